@@ -6,16 +6,15 @@
 __all__ = ['METRICS', 'HIGHER_IS_BETTER', 'diagonal', 'missed', 'dice', 'iou', 'hd95', 'assd', 'score_classes', 'score',
            'legacy_hd95']
 
-# %% ../nbs/04_metrics.ipynb #7cc28637
+# %% ../nbs/04_metrics.ipynb #99376cb3
 import warnings
 import numpy as np
 import torch
-from monai.metrics import compute_average_surface_distance, compute_dice, compute_hausdorff_distance, compute_iou
 from .config import ScsamError, nearest
 
 warnings.filterwarnings('ignore', message='.*always_return_as_numpy', category=FutureWarning) # MONAI calls itself the old way
 
-# %% ../nbs/04_metrics.ipynb #0d8c4024
+# %% ../nbs/04_metrics.ipynb #5cf5c47e
 def _masks(pred, truth):
     "Both masks as boolean arrays of one shape, or a `ScsamError`."
     out = []
@@ -41,7 +40,7 @@ def _spacing(spacing, ndim: int) -> list: # mm per pixel along each axis
         raise ScsamError(f'metrics: spacing {spacing} does not fit a mask with {ndim} dimensions; give one positive number per axis, in its order')
     return spacing
 
-# %% ../nbs/04_metrics.ipynb #6ed6df03
+# %% ../nbs/04_metrics.ipynb #b6472316
 def diagonal(shape: tuple,  # of the mask
              spacing=None   # mm per pixel along each axis
             ) -> float:     # pixels or mm
@@ -57,17 +56,23 @@ def missed(pred, truth,  # boolean, (H, W) or (D, H, W)
     return float(pred.any() != truth.any())
 
 
+def _monai(name: str, *args, **kw) -> float:
+    "Call a function of `monai.metrics`, which is imported late: that takes seconds, and many commands need no metric."
+    import monai.metrics
+    return float(getattr(monai.metrics, name)(*args, **kw))
+
+
 def _batch(*masks, dtype=torch.bool):
     "Masks as MONAI wants them: (1, 1, ...) tensors."
     return [torch.from_numpy(np.ascontiguousarray(m))[None, None].to(dtype) for m in masks]
 
-# %% ../nbs/04_metrics.ipynb #222f77e6
+# %% ../nbs/04_metrics.ipynb #1a8c9529
 def dice(pred,        # boolean, (H, W) or (D, H, W)
          truth,       # boolean, same shape
          spacing=None # not used: overlap has no unit
         ) -> float:   # 0 to 1
     "Dice = 2|P∩G| / (|P|+|G|); both empty 1, one empty 0."
-    return float(compute_dice(*_batch(*_masks(pred, truth)), include_background=True, ignore_empty=False, num_classes=1))
+    return _monai('compute_dice', *_batch(*_masks(pred, truth)), include_background=True, ignore_empty=False, num_classes=1)
 
 
 def iou(pred,        # boolean, (H, W) or (D, H, W)
@@ -75,15 +80,15 @@ def iou(pred,        # boolean, (H, W) or (D, H, W)
         spacing=None # not used
        ) -> float:   # 0 to 1
     "IoU = |P∩G| / |P∪G|; both empty 1, one empty 0."
-    return float(compute_iou(*_batch(*_masks(pred, truth), dtype=torch.float64), ignore_empty=False))
+    return _monai('compute_iou', *_batch(*_masks(pred, truth), dtype=torch.float64), ignore_empty=False)
 
-# %% ../nbs/04_metrics.ipynb #7dda033a
-def _distance(compute, pred, truth, spacing, **kw):
+# %% ../nbs/04_metrics.ipynb #24717c02
+def _distance(name, pred, truth, spacing, **kw):
     "A MONAI surface distance under the empty rules."
     pred, truth = _masks(pred, truth)
     spacing = _spacing(spacing, pred.ndim)
     if not pred.any() or not truth.any(): return diagonal(pred.shape, spacing) if pred.any() != truth.any() else 0.
-    return float(compute(*_batch(pred, truth), include_background=True, spacing=spacing, **kw))
+    return _monai(name, *_batch(pred, truth), include_background=True, spacing=spacing, **kw)
 
 
 def hd95(pred,        # boolean, (H, W) or (D, H, W)
@@ -91,7 +96,7 @@ def hd95(pred,        # boolean, (H, W) or (D, H, W)
          spacing=None # mm per pixel along each axis; None = pixels
         ) -> float:   # pixels or mm
     "The larger of the two directed 95th percentiles of surface distance; both empty 0, one empty the diagonal."
-    return _distance(compute_hausdorff_distance, pred, truth, spacing, percentile=95)
+    return _distance('compute_hausdorff_distance', pred, truth, spacing, percentile=95)
 
 
 def assd(pred,        # boolean, (H, W) or (D, H, W)
@@ -99,9 +104,9 @@ def assd(pred,        # boolean, (H, W) or (D, H, W)
          spacing=None # mm per pixel along each axis; None = pixels
         ) -> float:   # pixels or mm
     "Mean distance of all points of both surfaces to the other surface; both empty 0, one empty the diagonal."
-    return _distance(compute_average_surface_distance, pred, truth, spacing, symmetric=True)
+    return _distance('compute_average_surface_distance', pred, truth, spacing, symmetric=True)
 
-# %% ../nbs/04_metrics.ipynb #1b11620c
+# %% ../nbs/04_metrics.ipynb #91ef16e6
 METRICS = {'dice': dice, 'iou': iou, 'hd95': hd95, 'assd': assd, 'missed': missed}
 HIGHER_IS_BETTER = {'dice': True, 'iou': True, 'hd95': False, 'assd': False, 'missed': False}
 
@@ -135,7 +140,7 @@ def score(pred,                    # label map (H, W) or (D, H, W), or boolean
     each = score_classes(pred, truth, num_classes, spacing, metrics)
     return {m: float(np.mean([s[m] for s in each.values()])) for m in metrics}
 
-# %% ../nbs/04_metrics.ipynb #7858bd5f
+# %% ../nbs/04_metrics.ipynb #c5d3a029
 def legacy_hd95(pred, # boolean (H, W)
                 truth # boolean, same shape
                ) -> float:
