@@ -7,7 +7,7 @@ __all__ = ['IGNORE', 'MAX_PIXELS', 'open_image', 'stretch', 'to_rgb', 'read_labe
            'stratified_order', 'parse_budget', 'Dataset', 'resize_image', 'resize_mask', 'Arrays', 'load_arrays',
            'cache_key', 'TwoStream', 'Batch']
 
-# %% ../nbs/01_data.ipynb #4206f657
+# %% ../nbs/01_data.ipynb #f6ad90e6
 import functools, hashlib, itertools, json, os, warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ import torch
 from PIL import Image, ImageOps
 from .config import ScsamError, atomic, cache_dir, mix
 
-# %% ../nbs/01_data.ipynb #bd0f7928
+# %% ../nbs/01_data.ipynb #ebdf948f
 IGNORE = 255             # in a label map: no label at this pixel, leave it out of every loss and score
 MAX_PIXELS = 100_000_000 # the largest picture that is read, in pixels
 
@@ -51,7 +51,7 @@ def open_image(path: str|Path) -> Image.Image: # decoded, turned upright where t
     except Exception as e: # Pillow's decoders raise many kinds of errors on damaged bytes
         raise ScsamError(f'{path} is not a readable image ({type(e).__name__}: {e}); copy it again or remove it') from None
 
-# %% ../nbs/01_data.ipynb #08d9f6b3
+# %% ../nbs/01_data.ipynb #97f684ce
 def stretch(a: np.ndarray,               # numbers of any range and shape
             percentiles=(0.5, 99.5),     # these become 0 and 255; (0, 100) is min-max
            ) -> np.ndarray:              # uint8, same shape; 0 everywhere when `a` is constant
@@ -69,7 +69,7 @@ def to_rgb(im: Image.Image) -> np.ndarray: # uint8 (H, W, 3)
     if im.mode.startswith(('I', 'F')): return np.repeat(stretch(np.asarray(im))[..., None], 3, -1)
     return np.asarray(im.convert('RGB'))
 
-# %% ../nbs/01_data.ipynb #cee1e7df
+# %% ../nbs/01_data.ipynb #953624f1
 def _mask_values(im: Image.Image, path: Path) -> np.ndarray: # (H, W) integers
     "The numbers that a mask's pixels stand for, before any rule about labels."
     if im.mode == 'P':
@@ -104,7 +104,10 @@ def read_labels(path: str|Path,
     "Read a mask file as a label map by the rules above."
     path, im = Path(path), open_image(path)
     if threshold is None and not values and im.format in ('JPEG', 'MPO'): threshold = 127
-    if threshold is not None: return (np.asarray(Image.fromarray(_on_black(im)).convert('L')) > threshold).astype(np.uint8)
+    if threshold is not None:
+        grey = _on_black(im)
+        if grey.ndim == 3: grey = np.asarray(Image.fromarray(grey).convert('L'))
+        return (grey > (0 if grey.max() <= 1 else threshold)).astype(np.uint8) # 1-bit masks and masks of 0 and 1 have no grey
     if im.format in ('JPEG', 'MPO'): raise ScsamError(f'{path} is a JPEG, which blurs labels into each other; save label maps of several classes as PNG')
     if values and not np.isscalar(values[0]): # colours, packed into one number each
         a = _on_black(im.convert('RGBA') if im.mode == 'P' else im)
@@ -126,7 +129,7 @@ def read_labels(path: str|Path,
     for v in found: out[a == v] = table[int(v)]
     return out
 
-# %% ../nbs/01_data.ipynb #9ad76e62
+# %% ../nbs/01_data.ipynb #f69629dc
 @functools.lru_cache(maxsize=100_000)
 def _file_sha256(path: str, size: int, changed: int) -> str:
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest() if hasattr(hashlib, 'file_digest') else hashlib.sha256(f.read()).hexdigest()
@@ -169,7 +172,7 @@ def _header_size(path) -> tuple: # (width, height)
             with Image.open(path) as im: return im.size if im.getexif().get(0x0112, 1) < 5 else im.size[::-1]
     except Exception: return open_image(path).size
 
-# %% ../nbs/01_data.ipynb #42f1f0b9
+# %% ../nbs/01_data.ipynb #5e9479d0
 @dataclass(frozen=True)
 class Case:
     "One image or one slice: what it is, and where it came from; its pixels are read when asked for."
@@ -189,7 +192,7 @@ class Case:
             raise ScsamError(f"case {self.id}: role {self.role!r} is unknown; it must be 'train', 'val' or 'test:NAME'")
 
     @property
-    def has_mask(self) -> bool: return self.mask is not None
+    def has_mask(self) -> bool: return self.mask is not None or getattr(self.reader, 'has_mask', False) # a reader may draw masks
     def read_image(self) -> np.ndarray: # uint8 (H, W, 3), RGB
         return self.reader.image(self)
     def read_mask(self) -> np.ndarray:  # uint8 (H, W): 0 … K-1 and IGNORE
@@ -198,7 +201,7 @@ class Case:
     def sha256(self) -> dict:           # of the content: {'image': hex, 'mask': hex}, without 'mask' where there is none
         return self.reader.sha256(self)
 
-# %% ../nbs/01_data.ipynb #ba85f62f
+# %% ../nbs/01_data.ipynb #a3205f55
 def stratified_order(groups: dict, # patient -> source
                      *keys         # seed and purpose
                     ) -> list:     # all patients, in an order every prefix of which has about the sources' proportions
@@ -209,7 +212,7 @@ def stratified_order(groups: dict, # patient -> source
         ranked += [((i + 0.5) / len(mine), mix(*keys, source), p) for i, p in enumerate(mine)]
     return [p for _, _, p in sorted(ranked)]
 
-# %% ../nbs/01_data.ipynb #eb2938a9
+# %% ../nbs/01_data.ipynb #8934d847
 def parse_budget(amount,     # '5%', 0.05, '72' or 72
                  total: int  # what per cent refer to
                 ) -> tuple:  # (count, was it said relative to the total?)
@@ -224,7 +227,7 @@ def parse_budget(amount,     # '5%', 0.05, '72' or 72
     if count < 0 or (share is not None and not 0 <= share <= 1): raise wrong
     return count, share is not None
 
-# %% ../nbs/01_data.ipynb #23a6ba68
+# %% ../nbs/01_data.ipynb #9b0214e4
 class Dataset(Sequence):
     "A named, immutable sequence of cases with roles."
     def __init__(self, name: str,
@@ -288,7 +291,7 @@ class Dataset(Sequence):
         chosen = set(order[:count])
         return [c for c in train if c.patient in chosen and c.has_mask]
 
-# %% ../nbs/01_data.ipynb #e373cfd6
+# %% ../nbs/01_data.ipynb #ca725100
 def _table(self: Dataset) -> list: # rows of strings, the header first
     "Cases, masks and patients of each role and source."
     rows = [('role', 'source', 'cases', 'with mask', 'patients')]
@@ -305,7 +308,7 @@ def _text(self: Dataset) -> str:
 
 Dataset.__repr__ = _text
 
-# %% ../nbs/01_data.ipynb #9a90f15c
+# %% ../nbs/01_data.ipynb #d3fa9021
 def _manifest(self: Dataset, labeled=()) -> dict: # plain data, ready for JSON
     "Every case with its role, use and content; and one hash over all of it."
     used = {c.id for c in labeled}
@@ -338,7 +341,7 @@ def _apply(self: Dataset, manifest: dict) -> tuple: # (Dataset, list of labelled
 
 Dataset.manifest, Dataset.compare, Dataset.apply = _manifest, _compare, _apply
 
-# %% ../nbs/01_data.ipynb #63f64626
+# %% ../nbs/01_data.ipynb #14e395ae
 def resize_image(image: np.ndarray, # uint8 (H, W, 3)
                  size: tuple        # (height, width)
                 ) -> np.ndarray:    # uint8 (height, width, 3)
@@ -357,7 +360,7 @@ def resize_mask(mask: np.ndarray, # uint8 (H, W) label map
     if len(labels) == 2: return np.where(share(labels[1]) > 127, labels[1], labels[0]).astype(np.uint8)
     return labels[np.argmax([share(v) for v in labels], axis=0)].astype(np.uint8)
 
-# %% ../nbs/01_data.ipynb #75f47b10
+# %% ../nbs/01_data.ipynb #06c12229
 @dataclass
 class Arrays:
     "Cases at one size."
@@ -427,7 +430,7 @@ def _cached(cases, size, masks, folder, progress):
         need = len(cases) * size * size * 4 / 2**20
         raise ScsamError(f'cannot write the image cache {path} ({e.strerror or e}; {need:.0f} MB are needed); free some room or set SCSAM_CACHE to another folder') from None
 
-# %% ../nbs/01_data.ipynb #4d5c850f
+# %% ../nbs/01_data.ipynb #55ca34a6
 @functools.lru_cache(maxsize=64)
 def _shuffle(n: int, seed: int, stream: str, epoch: int) -> np.ndarray:
     return np.random.default_rng(mix(seed, 'stream', stream, epoch)).permutation(n)
@@ -451,7 +454,7 @@ class TwoStream:
         places = range(step * batch, (step + 1) * batch)
         return np.array([_shuffle(n, self.seed, ('labeled', 'unlabeled')[stream], p // n)[p % n] for p in places], np.int64)
 
-# %% ../nbs/01_data.ipynb #f9dd8cc7
+# %% ../nbs/01_data.ipynb #c8099f33
 @dataclass
 class Batch:
     "One step's images, labelled first."
