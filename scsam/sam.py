@@ -6,7 +6,7 @@
 __all__ = ['resize_positions', 'relative_table', 'relative_bias', 'Attention', 'to_windows', 'Block', 'PatchEmbed', 'ViT',
            'TinyAttention', 'TinyViT', 'Sam', 'load_sam']
 
-# %% ../nbs/11_sam.ipynb #1124b8e6
+# %% ../nbs/11_sam.ipynb #aca639c2
 import itertools
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from timm.models import tiny_vit
 from .config import ScsamError
 from .weights import SAMS, Checkpoint, checkpoint, find_weights, read_checkpoint
 
-# %% ../nbs/11_sam.ipynb #4783d2a0
+# %% ../nbs/11_sam.ipynb #bbaa8880
 def resize_positions(table: torch.Tensor, # (1, h, w, C) absolute position embedding
                      size: tuple          # (h', w') grid that is wanted
                     ) -> torch.Tensor:    # (1, h', w', C)
@@ -49,7 +49,7 @@ def relative_bias(q: torch.Tensor,     # (B, heads, h*w, d) queries
     left_right = torch.einsum('bnhwc,wkc->bnhwk', grid, relative_table(rel_w, w))
     return (up_down[..., :, None] + left_right[..., None, :]).flatten(4, 5).flatten(2, 3)
 
-# %% ../nbs/11_sam.ipynb #41c3551b
+# %% ../nbs/11_sam.ipynb #c39b3584
 class Attention(nn.Module):
     "Self-attention over a grid, with decomposed relative positions."
     def __init__(self, dim: int, # channels
@@ -72,7 +72,7 @@ class Attention(nn.Module):
         "Which outputs of `qkv` are the queries ('q'), keys ('k') or values ('v'): one third after the other."
         return torch.arange(self.qkv.out_features).view(3, -1)['qkv'.index(part)]
 
-# %% ../nbs/11_sam.ipynb #55d87dd4
+# %% ../nbs/11_sam.ipynb #3b01ff97
 def to_windows(x: torch.Tensor, # (B, h, w, C)
                side: int        # cells on each side of a window
               ) -> tuple:       # windows (B*n, side, side, C), and the function that puts such windows back
@@ -101,7 +101,7 @@ class Block(nn.Module):
         else: x = x + self.attn(y)
         return x + self.mlp(self.norm2(x))
 
-# %% ../nbs/11_sam.ipynb #78c4424c
+# %% ../nbs/11_sam.ipynb #d22a0ba7
 class PatchEmbed(nn.Module):
     "Cuts the image into patches of 16×16 pixels and embeds each."
     def __init__(self, dim, patch=16):
@@ -143,9 +143,13 @@ def _run(block, x, save_memory):
     "`block(x)`; its activations are recomputed in the backward pass when memory is to be saved."
     return recompute(block, x, use_reentrant=False) if save_memory and torch.is_grad_enabled() else block(x)
 
-# %% ../nbs/11_sam.ipynb #7867b2b0
+# %% ../nbs/11_sam.ipynb #a12b5a7c
 class TinyAttention(tiny_vit.Attention):
     "timm's attention without its cache of the bias."
+    def train(self, mode=True):
+        super().train(mode)
+        return self # timm forgets to
+
     def get_attention_biases(self, device): return self.attention_biases[:, self.attention_bias_idxs]
 
     def qkv_rows(self, part: str) -> torch.Tensor:
@@ -182,7 +186,7 @@ class TinyViT(nn.Module):
             if isinstance(m, nn.BatchNorm2d): m.eval()
         return self
 
-# %% ../nbs/11_sam.ipynb #e64a4e1f
+# %% ../nbs/11_sam.ipynb #5e6495d4
 def _ours(state: dict) -> dict: # of official names
     "A checkpoint's tensors under the names that they have here."
     out = {}
@@ -197,7 +201,7 @@ def _ours(state: dict) -> dict: # of official names
         out[k] = v
     return out
 
-# %% ../nbs/11_sam.ipynb #ea5627cc
+# %% ../nbs/11_sam.ipynb #b1a78323
 class Sam(nn.Module):
     "A SAM whose prompts and masks have a batch and a class dimension, differentiable throughout."
     def __init__(self, facts: Checkpoint,  # name, normalisation
@@ -258,6 +262,7 @@ class Sam(nn.Module):
         stride = self.encoder.stride
         if size is None: size = self.image_size if self.embedding_size(self.image_size) == (h, w) else (h*stride, w*stride)
         size = _pair(size)
+        if self.embedding_size(size) != (h, w): raise ScsamError(f'sam: images of {size} pixels do not have embeddings of {h}×{w} cells')
         xy, labels = points if points is not None else (None, None)
         given = {'xy': (xy, 4), 'labels': (labels, 3), 'boxes': (boxes, 3), 'masks': (masks, 4), 'tokens': (tokens, 4)}
         given = {k: v if v.ndim == n else v[:, None] for k, (v, n) in given.items() if v is not None}
@@ -305,7 +310,7 @@ class Sam(nn.Module):
 
 def _pair(size): return (size, size) if isinstance(size, int) else tuple(size)
 
-# %% ../nbs/11_sam.ipynb #548aec02
+# %% ../nbs/11_sam.ipynb #11bb4657
 _VITS = {'vit_b': dict(dim=768, depth=12, heads=12, whole=(2, 5, 8, 11)),
          'vit_l': dict(dim=1024, depth=24, heads=16, whole=(5, 11, 17, 23)),
          'vit_h': dict(dim=1280, depth=32, heads=16, whole=(7, 15, 23, 31)),
@@ -338,7 +343,7 @@ def load_sam(name: str,                 # a key of `SAMS`
     c = checkpoint(name)
     for s in _pair(image_size):
         if not 32 <= s <= 4096: raise ScsamError(f'sam: image_size={image_size} is out of range; sides from 64 to 1024 pixels are usual')
-    if str(weights) == 'random' or (c.arch == 'tiny' and not weights): return _build(c, image_size, num_classes)
+    if str(weights) == 'random' or (c.arch == 'tiny' and not weights): return _build(c, image_size, num_classes).eval()
     path, sha256 = find_weights(name, weights)
     state = _ours(read_checkpoint(path))
     with torch.device('meta' if c.arch in _VITS else 'cpu'): sam = _build(c, image_size, num_classes) # no time spent on random numbers
@@ -347,5 +352,6 @@ def load_sam(name: str,                 # a key of `SAMS`
         raise ScsamError(f'{path} does not fit {name!r}: {wrong}. ' + (f'It would fit {" or ".join(map(repr, fits))}.' if fits else
                          'It fits no SAM that scsam knows.'))
     sam.load_state_dict(state, assign=c.arch in _VITS)
-    sam.sha256, sam.saw_similar_data = sha256, c.saw_similar_data if sha256 == c.sha256 or not weights else 'unknown'
+    known = not weights or sha256 == c.sha256 or c.saw_similar_data == 'likely'
+    sam.sha256, sam.saw_similar_data = sha256, c.saw_similar_data if known else 'unknown'
     return sam.eval()
