@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['TARGETS', 'LoRA', 'add_lora', 'lora_layers', 'merge_lora', 'unmerge_lora', 'Bottleneck', 'AdapterAfter',
-           'AdapterBeside', 'add_adapters', 'apply_peft', 'count_trained', 'lora_state', 'load_lora_state']
+           'AdapterBeside', 'add_adapters', 'apply_peft', 'count_trained', 'lora_state', 'load_lora_state', 'save_lora',
+           'load_lora']
 
-# %% ../nbs/12_lora.ipynb #6de470d5
-import itertools, math
+# %% ../nbs/12_lora.ipynb #9a333ec0
+import itertools, json, math
 from pathlib import Path
 import torch
 import torch.nn as nn
@@ -16,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from .config import PEFT, Recipe, ScsamError, atomic, nearest
 
-# %% ../nbs/12_lora.ipynb #68f4230d
+# %% ../nbs/12_lora.ipynb #0db3209d
 class LoRA(nn.Linear):
     "y = W x + b + (alpha/rank) B A x, with B A on some of the outputs only."
     def __init__(self, base: nn.Linear,   # its weight and bias are taken over, not copied
@@ -47,7 +48,7 @@ class LoRA(nn.Linear):
 
     def extra_repr(self): return f'{super().extra_repr()}, rank={self.rank}, scale={self.scale:g}, parts={len(self.rows)}'
 
-# %% ../nbs/12_lora.ipynb #2c96186d
+# %% ../nbs/12_lora.ipynb #27e460a6
 TARGETS = ('q', 'k', 'v', 'proj', 'mlp')
 _MLP = ('lin1', 'lin2', 'fc1', 'fc2') # of segment_anything and of timm
 
@@ -88,6 +89,7 @@ def add_lora(module: nn.Module,            # changed in place
             layer.requires_grad_(False)
             setattr(parent, last, LoRA(layer, rank, alpha or rank, rows, dropout))
             names.append(f'{block_name}.{name}'.lstrip('.'))
+    module.lora = dict(rank=rank, alpha=alpha or rank, targets=list(targets), dropout=dropout, blocks=None if blocks is None else list(blocks))
     if not names: raise ScsamError(f'lora: no layer for targets={tuple(targets)}, blocks={blocks}; '
                                    'a block is a module with `attn` and `mlp`, whose layers are named qkv, proj, lin1/fc1 and lin2/fc2')
     return names
@@ -97,7 +99,7 @@ def lora_layers(module: nn.Module): # yields (name, layer)
     "All LoRA layers of a model."
     return ((n, m) for n, m in module.named_modules() if isinstance(m, LoRA))
 
-# %% ../nbs/12_lora.ipynb #2b2ab01b
+# %% ../nbs/12_lora.ipynb #3dbefb6b
 @torch.no_grad()
 def merge_lora(module: nn.Module) -> nn.Module:
     "Add each correction to its weight: same outputs, no extra cost."
@@ -116,7 +118,7 @@ def unmerge_lora(module: nn.Module) -> nn.Module:
         if m.merged is not None: m.weight.data, m.merged = m.merged, None
     return module
 
-# %% ../nbs/12_lora.ipynb #05bfd523
+# %% ../nbs/12_lora.ipynb #00da1952
 class Bottleneck(nn.Module):
     "Down to a quarter of the width, GELU, up again; zero at the start."
     def __init__(self, dim, ratio=0.25):
@@ -159,7 +161,7 @@ def add_adapters(sam: nn.Module # a Sam, changed in place
         names += [f'{name}.{attention}', f'{name}.mlp']
     return names
 
-# %% ../nbs/12_lora.ipynb #5c22127c
+# %% ../nbs/12_lora.ipynb #9aca6440
 def _unused(name: str) -> bool: # a parameter's name in a Sam
     "Is it in a head whose output `Sam.decode` does not use?"
     return 'iou_prediction_head' in name or any(f'output_hypernetworks_mlps.{i}.' in name for i in (1, 2, 3))
@@ -190,7 +192,7 @@ def count_trained(sam: nn.Module) -> dict: # part → parameters
            for part in ('encoder', 'prompt_encoder', 'mask_decoder')}
     return {**out, 'all': sum(out.values())}
 
-# %% ../nbs/12_lora.ipynb #6bc3bb01
+# %% ../nbs/12_lora.ipynb #7a86c7f7
 def lora_state(module: nn.Module) -> dict: # name → tensor on the CPU
     "The corrections' A and B, and nothing else."
     return {f'{n}.{k}': getattr(m, k).detach().cpu().clone() for n, m in lora_layers(module) for k in ('lora_a', 'lora_b')}
@@ -210,3 +212,31 @@ def load_lora_state(module: nn.Module, # with LoRA of the same kind
     for n, m in lora_layers(module):
         if m.merged is not None: raise ScsamError('lora: unmerge_lora before loading other corrections')
         m.lora_a.copy_(state[f'{n}.lora_a']); m.lora_b.copy_(state[f'{n}.lora_b'])
+
+# %% ../nbs/12_lora.ipynb #abc5d285
+def save_lora(sam: nn.Module, path: str|Path):
+    "Write the corrections, with the base's name and hash, as safetensors."
+    state = lora_state(sam)
+    if not state: raise ScsamError('lora: this model has no LoRA to save')
+    about = {'format': 'scsam-lora-1', 'base': sam.name, 'base_sha256': sam.sha256, 'lora': json.dumps(sam.encoder.lora)}
+    with atomic(path) as tmp: save_file(state, tmp, about)
+
+
+def load_lora(sam: nn.Module,       # changed in place; LoRA is added where it has none
+              path: str|Path) -> nn.Module:
+    "Load corrections written by `save_lora` onto the same base."
+    try:
+        with safe_open(path, 'pt') as f: about, state = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
+    except FileNotFoundError: raise ScsamError(f'{path} does not exist') from None
+    except (SafetensorError, OSError) as e: raise ScsamError(f'{path} is cut short or is no safetensors file ({e})') from None
+    if about.get('format') != 'scsam-lora-1': raise ScsamError(f'{path} was not written by save_lora: it names no base checkpoint')
+    name = lambda n, sha: f'{n} ({sha[:8]})'
+    if (about['base'], about['base_sha256']) != (sam.name, sam.sha256):
+        raise ScsamError(f'{path} belongs to {name(about["base"], about["base_sha256"])}, but this model is {name(sam.name, sam.sha256)}; '
+                         f'load that base first')
+    settings = json.loads(about['lora'])
+    if not hasattr(sam.encoder, 'lora'): add_lora(sam.encoder, **settings)
+    unlike = [f'{k} is {settings[k]} in the file and {v} in the model' for k, v in sam.encoder.lora.items() if k != 'dropout' and settings[k] != v]
+    if unlike: raise ScsamError(f'lora: {path} does not fit: {"; ".join(unlike)}')
+    load_lora_state(sam, state)
+    return sam
