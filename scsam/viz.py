@@ -7,7 +7,7 @@ __all__ = ['ORANGE', 'SKY', 'GREEN', 'YELLOW', 'BLUE', 'VERMILION', 'PINK', 'CLA
            'to_rgb', 'edges', 'overlay', 'show_grid', 'errors', 'heat', 'disagreement', 'uncertainty', 'draw_points',
            'draw_boxes', 'curves', 'save']
 
-# %% ../nbs/06_viz.ipynb #07d47ea6
+# %% ../nbs/06_viz.ipynb #0f11409b
 from pathlib import Path
 import matplotlib
 import matplotlib.pyplot as plt
@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 from .config import ScsamError, atomic
 
-# %% ../nbs/06_viz.ipynb #7cfba033
+# %% ../nbs/06_viz.ipynb #1975d014
 ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PINK = '#E69F00', '#56B4E9', '#009E73', '#F0E442', '#0072B2', '#D55E00', '#CC79A7'
-CLASSES = (ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PINK)  # of classes 1, 2, …; starts again after 7
+CLASSES = (SKY, ORANGE, GREEN, YELLOW, BLUE, VERMILION, PINK)  # of classes 1, 2, …; sky blue first, as endoscopy is reddish
 BRANCHES = {'unet': ORANGE, 'sam': BLUE, 'mean': GREEN, 'truth': PINK} # of curves and outlines
 POSITIVE, NEGATIVE = GREEN, VERMILION                          # of points
 
@@ -28,7 +28,7 @@ def rgb(colour: str) -> np.ndarray: # (3,) uint8
     "A colour's name or hex code as three bytes."
     return np.round(255 * np.array(matplotlib.colors.to_rgb(colour))).astype(np.uint8)
 
-# %% ../nbs/06_viz.ipynb #118f27ad
+# %% ../nbs/06_viz.ipynb #9004d955
 def _array(x) -> np.ndarray:
     "NumPy view of an array or tensor."
     return x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x)
@@ -44,7 +44,7 @@ def to_rgb(image # (H, W), (H, W, 3) or (3, H, W); bytes, bool, or floats in 0..
     if x.dtype != np.uint8: x = np.round(255 * np.clip(x.astype(float), 0, 1)).astype(np.uint8)
     return np.repeat(x, 3, 2) if x.shape[2] == 1 else x.copy()
 
-# %% ../nbs/06_viz.ipynb #fc50c1ce
+# %% ../nbs/06_viz.ipynb #35d1f243
 def edges(mask,        # (H, W) bool
           width: int=1 # pixels, inwards
          ) -> np.ndarray: # (H, W) bool
@@ -72,41 +72,43 @@ def overlay(image,               # anything `to_rgb` takes
         if contour: out[edges(region, max(1, round(min(mask.shape) / 150)))] = colour
     return out
 
-# %% ../nbs/06_viz.ipynb #b2f1a6d7
+# %% ../nbs/06_viz.ipynb #45a2ca4a
 def show_grid(rows: list,      # of cases, each a list of images (anything `to_rgb` takes); None = an empty place
               titles: list = (), # of the columns
               labels: list = (), # of the rows
-              size: float = 1.6  # inches per image
+              size: float = 1.6  # width of an image in inches
              ) -> Figure:
     "Cases × views as one figure."
     rows = [list(r) for r in rows]
     if not rows or not max(map(len, rows)): raise ScsamError('viz: there is nothing to show; give at least one row with one image')
     n = max(map(len, rows))
-    fig, axs = plt.subplots(len(rows), n, figsize=(size*n, size*len(rows) + 0.25), squeeze=False, layout='constrained')
+    rows = [[x if x is None else to_rgb(x) for x in r] for r in rows]
+    height = sum(max((x.shape[0]/x.shape[1] for x in r if x is not None), default=1) for r in rows)
+    fig, axs = plt.subplots(len(rows), n, figsize=(size*n, size*height + 0.25), squeeze=False, layout='constrained')
     for i, row in enumerate(rows):
         for j, ax in enumerate(axs[i]):
             ax.set(xticks=[], yticks=[]); ax.set_frame_on(False)
-            if j < len(row) and row[j] is not None: ax.imshow(to_rgb(row[j]), interpolation='nearest')
+            if j < len(row) and row[j] is not None: ax.imshow(row[j], interpolation='nearest')
             if i == 0 and j < len(titles): ax.set_title(titles[j], fontsize=9)
         if i < len(labels): axs[i, 0].set_ylabel(labels[i], fontsize=8)
     plt.close(fig)                                             # shown where it is returned to, not twice
     return fig
 
-# %% ../nbs/06_viz.ipynb #3c52603c
+# %% ../nbs/06_viz.ipynb #41027b28
 def errors(image,               # anything `to_rgb` takes
            pred, truth,         # (H, W) label maps or bool; truth 255 = no label here
            alpha: float = 0.6   # strength of the tint
           ) -> np.ndarray:      # (H, W, 3) uint8
-    "Where a prediction is wrong: false parts vermilion, missed parts sky blue, the truth outlined in white."
+    "Where a prediction is wrong: false parts yellow, missed parts sky blue, the truth outlined in white."
     pred, truth = _array(pred), _array(truth)
     if pred.shape != truth.shape: raise ScsamError(f'viz: prediction {pred.shape} and truth {truth.shape} differ in shape')
     known = truth != 255 if truth.dtype != bool else np.ones(truth.shape, bool)
     missed, extra = known & (truth != 0) & (pred != truth), known & (truth == 0) & (pred != 0)
-    out = overlay(image, np.where(missed, 1, np.where(extra, 2, 0)), alpha, contour=False, colours=(SKY, VERMILION))
+    out = overlay(image, np.where(missed, 1, np.where(extra, 2, 0)), alpha, contour=False, colours=(SKY, YELLOW))
     out[edges(known & (truth != 0))] = 255
     return out
 
-# %% ../nbs/06_viz.ipynb #437d764f
+# %% ../nbs/06_viz.ipynb #12b55b36
 def heat(values,              # (H, W) floats in 0..1
          cmap: str = 'cividis'
         ) -> np.ndarray:      # (H, W, 3) uint8
@@ -128,7 +130,7 @@ def uncertainty(probs # (K, H, W)
     p = np.clip(_array(probs).astype(float), 1e-12, 1)
     return -(p * np.log(p)).sum(0) / np.log(len(p))
 
-# %% ../nbs/06_viz.ipynb #b2c73f22
+# %% ../nbs/06_viz.ipynb #e4bc2067
 def draw_points(image,      # anything `to_rgb` takes
                 points,     # (N, 2) xy in pixels
                 labels,     # (N,) 1 positive, 0 negative, -1 not drawn
@@ -157,7 +159,7 @@ def draw_boxes(image,           # anything `to_rgb` takes
         ImageDraw.Draw(picture).rectangle(box, outline=colours[i % len(colours)], width=max(1, round(min(picture.size) / 100)))
     return np.array(picture)
 
-# %% ../nbs/06_viz.ipynb #b2acd4dc
+# %% ../nbs/06_viz.ipynb #59a210b4
 def curves(history: list,              # of rows: dicts of numbers, each with `x`
            panels: dict|None = None,   # {title: [keys]}
            x: str = 'step',            # key of the horizontal axis
@@ -181,7 +183,7 @@ def curves(history: list,              # of rows: dicts of numbers, each with `x
     plt.close(fig)
     return fig
 
-# %% ../nbs/06_viz.ipynb #56a5f016
+# %% ../nbs/06_viz.ipynb #375e40d3
 def save(picture,        # a figure, or anything `to_rgb` takes
          path: str|Path, # the suffix says the format: .png, .pdf (figures), .jpg
          dpi: int = 110  # of figures
