@@ -6,7 +6,7 @@
 __all__ = ['evaluating', 'predict_probs', 'predict_cases', 'is_slice', 'score_cases', 'evaluate', 'save_labels',
            'save_predictions', 'load_predictions', 'recompute', 'choose_branch', 'worst', 'show_worst', 'show_scores']
 
-# %% ../nbs/31_evaluate.ipynb #559ce7bb
+# %% ../nbs/31_evaluate.ipynb #35871dba
 import contextlib
 from pathlib import Path
 import matplotlib.pyplot as plt
@@ -20,7 +20,7 @@ from .metrics import HIGHER_IS_BETTER, METRICS, score
 from .records import summarise, summarise_scores
 from .viz import BRANCHES, CLASSES, errors, overlay, rgb, show_grid
 
-# %% ../nbs/31_evaluate.ipynb #edb4e1f2
+# %% ../nbs/31_evaluate.ipynb #5e5351f1
 @contextlib.contextmanager
 def evaluating(method):
     "No gradients and `eval` mode inside; afterwards every module is in the mode in which it was."
@@ -51,7 +51,7 @@ def predict_probs(method,             # has .predict(images, embeddings, seeds) 
                  ):                   # yields (case, {branch: (K, H, W) float32 at native size})
     "Class probabilities of every branch for every case, in order."
     cases = list(cases)
-    if device is None: device = next((p.device for p in method.parameters()), 'cpu') if isinstance(method, torch.nn.Module) else 'cpu'
+    if device is None: device = next((p.device for p in getattr(method, 'parameters', list)()), 'cpu')
     for name, given in (('embeddings', embeddings), ('arrays', arrays)):
         if given is not None and len(given) != len(cases):
             raise ScsamError(f'evaluate: {len(given)} {name} for {len(cases)} cases; give one per case, in their order')
@@ -62,27 +62,30 @@ def predict_probs(method,             # has .predict(images, embeddings, seeds) 
     for i in starts:
         some = cases[i:i + batch_size]
         if arrays is not None:
-            pixels, sizes = arrays.images[i:i + batch_size], [(c.read_mask() if c.has_mask else c.read_image()).shape[:2] for c in some]
+            pixels = arrays.images[i:i + batch_size]
+            sizes = [(c.read_mask() if c.has_mask else c.read_image()).shape[:2] for c in some]
         else:
             native = [c.read_image() for c in some]
-            pixels, sizes = np.stack([resize_image(x, (recipe.image_size,) * 2) for x in native]), [x.shape[:2] for x in native]
+            pixels = np.stack([resize_image(x, (recipe.image_size,) * 2) for x in native])
+            sizes = [x.shape[:2] for x in native]
         x = torch.from_numpy(np.ascontiguousarray(pixels)).to(device).permute(0, 3, 1, 2).float() / 255
         known = None if embeddings is None else torch.as_tensor(embeddings[i:i + batch_size]).to(device)
         with evaluating(method): out = method.predict(x, embeddings=known, seeds=[mix(c.id) for c in some])
         out = {branch: p.float().cpu() for branch, p in out.items()}
         for j, case in enumerate(some):
             bad = [branch for branch, p in out.items() if not torch.isfinite(p[j]).all()]
-            if bad: raise ScsamError(f'evaluate: branch {bad[0]!r} gave NaN for case {case.id}: the training diverged; use an earlier checkpoint')
+            if bad: raise ScsamError(f'evaluate: branch {bad[0]!r} gave NaN for case {case.id}: training diverged; use an earlier checkpoint')
             yield case, {branch: _native(p[j], sizes[j]) for branch, p in out.items()}
 
 
-def predict_cases(method, cases, recipe: Recipe, batch_size: int = 8, device=None, embeddings=None, arrays=None, progress: bool = False
+def predict_cases(method, cases, recipe: Recipe, batch_size: int = 8, device=None, embeddings=None, arrays=None,
+                  progress: bool = False # all as in `predict_probs`
                  ): # yields (case, {branch: (H, W) uint8 label map at native size})
     "`predict_probs`, then argmax: label maps of every branch for every case, in order. With two classes: probability > 0.5."
     for case, probs in predict_probs(method, cases, recipe, batch_size, device, embeddings, arrays, progress):
         yield case, {branch: p.argmax(0).astype(np.uint8) for branch, p in probs.items()}
 
-# %% ../nbs/31_evaluate.ipynb #9631c087
+# %% ../nbs/31_evaluate.ipynb #79dd68b5
 def is_slice(case) -> bool:
     "Is this case a slice of a volume with a known spacing?"
     return case.index is not None and case.spacing is not None and len(case.spacing) == 3
@@ -103,7 +106,7 @@ def _stack(patient: str, slices: list # of (case, truth, maps)
     slices = sorted(slices, key=lambda s: s[0].index)
     cases = [c for c, *_ in slices]
     if [c.index for c in cases] != list(range(cases[0].index, cases[0].index + len(cases))):
-        raise ScsamError(f'patient {patient}: slices {[c.index for c in cases]} are not a whole volume; give all its slices, each once')
+        raise ScsamError(f'patient {patient}: slices {[c.index for c in cases]} are not a whole volume; give all, each once')
     if len({c.spacing for c in cases}) > 1 or len({t.shape for _, t, _ in slices}) > 1:
         raise ScsamError(f'patient {patient}: slices differ in size or spacing; they cannot be one volume')
     maps = {branch: np.stack([m[branch] for *_, m in slices]) for branch in slices[0][2]}
@@ -114,8 +117,8 @@ def score_cases(predictions,              # yields (case, {branch: label map}), 
                 name: str,                # of the set
                 num_classes: int = 2,     # background included
                 metrics=('dice', 'iou')   # keys of `scsam.metrics.METRICS`
-               ) -> dict:                 # {name: {'ids', 'groups', 'unit', 'mode', branch: {metric: [...]}}}, and name + ' slices' for volumes
-    "Scores of all cases that have a mask, in columns."
+               ) -> dict:                 # {name: {'ids', 'groups', 'unit', 'mode', branch: {metric: [...]}}}
+    "Scores of all cases that have a mask, in columns; of volumes also those of their slices, under `name` + ' slices'."
     for m in metrics:
         if m not in METRICS: raise ScsamError(f'unknown metric {m!r}{nearest(m, METRICS)}')
     single, volumes, seen = {'ids': [], 'groups': []}, {}, []
@@ -126,7 +129,7 @@ def score_cases(predictions,              # yields (case, {branch: label map}), 
         _column(single, case.id, case.patient, maps, truth, spacing, num_classes, metrics)
         seen.append(case)
         if is_slice(case): volumes.setdefault(case.patient, []).append((case, truth, maps))
-    if not seen: raise ScsamError(f'evaluate: no case of {name!r} has a mask, so there is nothing to score; use `scsam predict` for images without masks')
+    if not seen: raise ScsamError(f'evaluate: no case of {name!r} has a mask: nothing to score; use `scsam predict` for such images')
     units = {'px' if c.spacing is None else 'mm' for c in seen}
     if len(units) > 1 or (volumes and not all(map(is_slice, seen))):
         raise ScsamError(f'evaluate: {name!r} mixes cases with and without spacing; put them into sets of their own')
@@ -138,11 +141,11 @@ def score_cases(predictions,              # yields (case, {branch: label map}), 
     del whole['groups']
     return {name: {**whole, 'unit': 'mm', 'mode': 'volumes'}, f'{name} slices': {**single, 'unit': 'mm', 'mode': 'slices'}}
 
-# %% ../nbs/31_evaluate.ipynb #626ec5f5
+# %% ../nbs/31_evaluate.ipynb #f1942ac6
 def _sets(data) -> dict: # {name: cases}
     "The test sets of a dataset, or the sets as given."
     sets = data.tests() if isinstance(data, Dataset) else dict(data)
-    if not sets: raise ScsamError('evaluate: the dataset has no test set; carve one out with Dataset.split(test=0.2), or name the cases: {"mine": cases}')
+    if not sets: raise ScsamError('evaluate: the dataset has no test set; carve one out with split(test=0.2), or name cases: {"mine": cases}')
     return sets
 
 
@@ -169,7 +172,7 @@ def _saving(predictions, folder: Path):
         for branch, labels in maps.items(): save_labels(labels, folder/branch/f'{case.id}.png')
         yield case, maps
 
-# %% ../nbs/31_evaluate.ipynb #89d24c78
+# %% ../nbs/31_evaluate.ipynb #251293dc
 _PALETTE = [0, 0, 0] + [int(v) for i in range(255) for v in rgb(CLASSES[i % len(CLASSES)])]
 
 
@@ -195,7 +198,8 @@ def load_predictions(folder: str|Path, # as written by `save_predictions`
                     ):                 # yields (case, {branch: label map})
     "Read label maps back."
     folder = Path(folder)
-    branches = sorted((p.name for p in folder.iterdir() if p.is_dir()), key=lambda b: ([*BRANCHES, b].index(b), b)) if folder.is_dir() else []
+    found = [p.name for p in folder.iterdir() if p.is_dir()] if folder.is_dir() else []
+    branches = sorted(found, key=lambda b: ([*BRANCHES, b].index(b), b)) # unet, sam, mean, others
     if not branches: raise ScsamError(f'{folder} holds no predictions; evaluate with save=… first')
     for case in cases:
         maps = {}
@@ -212,10 +216,11 @@ def recompute(folder: str|Path, # the `save` of `evaluate`
              ) -> dict:         # {'scores': ..., 'summary': ...}
     "The scores again, from the saved masks alone."
     scores = {}
-    for name, cases in _sets(data).items(): scores.update(score_cases(load_predictions(Path(folder)/name, cases), name, recipe.num_classes, metrics))
+    for name, cases in _sets(data).items():
+        scores.update(score_cases(load_predictions(Path(folder)/name, cases), name, recipe.num_classes, metrics))
     return {'scores': scores, 'summary': summarise_scores(scores)}
 
-# %% ../nbs/31_evaluate.ipynb #b2386b2c
+# %% ../nbs/31_evaluate.ipynb #465a9c00
 def choose_branch(scores: dict|None = None, # of `evaluate` on the validation part; None or {} = there is none
                   branches=(),              # names, when there are no scores
                   metric: str = 'dice'
@@ -230,14 +235,15 @@ def choose_branch(scores: dict|None = None, # of `evaluate` on the validation pa
     dices = [v for c in sets for v in c[best].get('dice', [])]
     return {'branch': best, 'by': 'validation', 'dice': round(float(np.mean(dices)), 6) if dices else None}
 
-# %% ../nbs/31_evaluate.ipynb #8d9a7738
+# %% ../nbs/31_evaluate.ipynb #d8301f5c
 def worst(columns: dict,     # one set's scores, such as evaluate(...)['scores']['Kvasir']
           branch: str,
           n: int = 6,
           metric: str = 'dice'
          ) -> list:          # of (id, value), worst first
     "The cases with the worst scores."
-    for name, key, known in (('branch', branch, [b for b in columns if isinstance(columns[b], dict)]), ('metric', metric, columns.get(branch, {}))):
+    branches = [b for b in columns if isinstance(columns[b], dict)]
+    for name, key, known in (('branch', branch, branches), ('metric', metric, columns.get(branch, {}))):
         if key not in known: raise ScsamError(f'worst: unknown {name} {key!r}{nearest(key, known)}')
     sign = 1 if HIGHER_IS_BETTER[metric] else -1
     return sorted(zip(columns['ids'], columns[branch][metric]), key=lambda x: (sign * x[1], x[0]))[:n]
@@ -249,14 +255,15 @@ def show_worst(method, cases, recipe: Recipe, # as given to `evaluate`
               ):                              # a figure
     "The worst cases as pictures."
     listed, by_id = worst(columns, branch, n, metric), {c.id: c for c in cases}
-    if any(i not in by_id for i, _ in listed): raise ScsamError('show_worst: these scores are of other cases; for volumes give the scores of their slices')
+    if any(i not in by_id for i, _ in listed):
+        raise ScsamError('show_worst: these scores are of other cases; for volumes give the scores of their slices')
     rows = []
     for case, maps in predict_cases(method, [by_id[i] for i, _ in listed], recipe, **kw):
         image, truth = case.read_image(), case.read_mask()
         rows.append([image, overlay(image, truth), overlay(image, maps[branch]), errors(image, maps[branch], truth)])
     return show_grid(rows, ['image', 'truth', branch, 'errors'], [f'{i}\n{metric} {v:.2f}' for i, v in listed])
 
-# %% ../nbs/31_evaluate.ipynb #f04b6d0e
+# %% ../nbs/31_evaluate.ipynb #89be6573
 def show_scores(columns: dict, # one set's scores
                 metric: str = 'dice', title: str = ''
                ):              # a figure
@@ -264,7 +271,8 @@ def show_scores(columns: dict, # one set's scores
     fig, ax = plt.subplots(figsize=(4.5, 2.4), layout='constrained')
     names = [b for b in columns if isinstance(columns[b], dict)]
     for k, b in enumerate(names):
-        v, s, colour = sorted(columns[b][metric]), summarise(columns[b][metric], groups=columns.get('groups')), BRANCHES.get(b, CLASSES[k])
+        v, colour = sorted(columns[b][metric]), BRANCHES.get(b, CLASSES[k])
+        s = summarise(columns[b][metric], groups=columns.get('groups'))
         at = len(v) * (1.06 + .05 * k)
         ax.plot(range(len(v)), v, color=colour, ls=('-', '--', ':')[k % 3], label=b)
         ax.plot([at], [s['mean']], 'o', color=colour, ms=4)

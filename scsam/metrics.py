@@ -6,7 +6,7 @@
 __all__ = ['METRICS', 'HIGHER_IS_BETTER', 'diagonal', 'missed', 'dice', 'iou', 'hd95', 'assd', 'score_classes', 'score',
            'legacy_hd95']
 
-# %% ../nbs/04_metrics.ipynb #99376cb3
+# %% ../nbs/04_metrics.ipynb #4ef72cc1
 import warnings
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from .config import ScsamError, nearest
 
 warnings.filterwarnings('ignore', message='.*always_return_as_numpy', category=FutureWarning) # MONAI calls itself the old way
 
-# %% ../nbs/04_metrics.ipynb #5cf5c47e
+# %% ../nbs/04_metrics.ipynb #102785fa
 def _masks(pred, truth):
     "Both masks as boolean arrays of one shape, or a `ScsamError`."
     out = []
@@ -22,13 +22,13 @@ def _masks(pred, truth):
         mask = np.asarray(mask.detach().cpu() if isinstance(mask, torch.Tensor) else mask)
         if mask.dtype != bool:
             if not np.isin(mask, (0, 1)).all():
-                raise ScsamError(f'metrics: {name} has values other than 0 and 1; pass a boolean array, such as labels == 1 or probability > 0.5')
+                raise ScsamError(f'metrics: {name} has values other than 0 and 1; pass booleans, such as labels == 1 or probability > 0.5')
             mask = mask.astype(bool)
         if mask.ndim not in (2, 3) or mask.size == 0:
             raise ScsamError(f'metrics: {name} has shape {mask.shape}; a mask has 2 or 3 dimensions, none of length 0')
         out.append(mask)
     if out[0].shape != out[1].shape:
-        raise ScsamError(f'metrics: pred has shape {out[0].shape} but truth has {out[1].shape}; resize the prediction to the truth, not the truth')
+        raise ScsamError(f'metrics: pred has shape {out[0].shape} but truth has {out[1].shape}; resize the prediction, not the truth')
     return out
 
 
@@ -37,10 +37,10 @@ def _spacing(spacing, ndim: int) -> list: # mm per pixel along each axis
     spacing = [1.] * ndim if spacing is None else [float(s) for s in np.ravel(spacing)]
     if len(spacing) == 1: spacing = spacing * ndim
     if len(spacing) != ndim or not all(np.isfinite(s) and s > 0 for s in spacing):
-        raise ScsamError(f'metrics: spacing {spacing} does not fit a mask with {ndim} dimensions; give one positive number per axis, in its order')
+        raise ScsamError(f'metrics: spacing {spacing} does not fit a mask with {ndim} dimensions; give one positive number per axis')
     return spacing
 
-# %% ../nbs/04_metrics.ipynb #b6472316
+# %% ../nbs/04_metrics.ipynb #8b94359c
 def diagonal(shape: tuple,  # of the mask
              spacing=None   # mm per pixel along each axis
             ) -> float:     # pixels or mm
@@ -66,7 +66,7 @@ def _batch(*masks, dtype=torch.bool):
     "Masks as MONAI wants them: (1, 1, ...) tensors."
     return [torch.from_numpy(np.ascontiguousarray(m))[None, None].to(dtype) for m in masks]
 
-# %% ../nbs/04_metrics.ipynb #1a8c9529
+# %% ../nbs/04_metrics.ipynb #05772d86
 def dice(pred,        # boolean, (H, W) or (D, H, W)
          truth,       # boolean, same shape
          spacing=None # not used: overlap has no unit
@@ -82,7 +82,7 @@ def iou(pred,        # boolean, (H, W) or (D, H, W)
     "IoU = |P∩G| / |P∪G|; both empty 1, one empty 0."
     return _monai('compute_iou', *_batch(*_masks(pred, truth), dtype=torch.float64), ignore_empty=False)
 
-# %% ../nbs/04_metrics.ipynb #24717c02
+# %% ../nbs/04_metrics.ipynb #be1f1add
 def _distance(name, pred, truth, spacing, **kw):
     "A MONAI surface distance under the empty rules."
     pred, truth = _masks(pred, truth)
@@ -106,7 +106,7 @@ def assd(pred,        # boolean, (H, W) or (D, H, W)
     "Mean distance of all points of both surfaces to the other surface; both empty 0, one empty the diagonal."
     return _distance('compute_average_surface_distance', pred, truth, spacing, symmetric=True)
 
-# %% ../nbs/04_metrics.ipynb #91ef16e6
+# %% ../nbs/04_metrics.ipynb #8a60f6d4
 METRICS = {'dice': dice, 'iou': iou, 'hd95': hd95, 'assd': assd, 'missed': missed}
 HIGHER_IS_BETTER = {'dice': True, 'iou': True, 'hd95': False, 'assd': False, 'missed': False}
 
@@ -125,9 +125,10 @@ def score_classes(pred,                   # label map (H, W) or (D, H, W) with 0
     known = truth != 255 if truth.dtype != bool else np.ones(truth.shape, bool)
     for name, x in (('pred', pred), ('truth', truth)):
         if x.dtype.kind not in 'bui': raise ScsamError(f'metrics: {name} is of type {x.dtype}, not a label map; pass integers or booleans')
-        if x.min() < 0 or x[known].max(initial=0) >= num_classes:
-            raise ScsamError(f'metrics: {name} has label {x.min() if x.min() < 0 else x[known].max()}, but num_classes={num_classes} allows 0 to {num_classes - 1}')
-    return {c: {m: METRICS[m]((pred == c) & known, (truth == c) & known, spacing) for m in metrics} for c in range(1, num_classes)}
+        bad = [v for v in np.unique(x[known]) if not 0 <= v < num_classes]
+        if bad: raise ScsamError(f'metrics: {name} has label {bad[0]}, but num_classes={num_classes} allows 0 to {num_classes - 1}')
+    masks = {c: ((pred == c) & known, (truth == c) & known) for c in range(1, num_classes)}
+    return {c: {m: METRICS[m](*both, spacing) for m in metrics} for c, both in masks.items()}
 
 
 def score(pred,                    # label map (H, W) or (D, H, W), or boolean
@@ -140,7 +141,7 @@ def score(pred,                    # label map (H, W) or (D, H, W), or boolean
     each = score_classes(pred, truth, num_classes, spacing, metrics)
     return {m: float(np.mean([s[m] for s in each.values()])) for m in metrics}
 
-# %% ../nbs/04_metrics.ipynb #c5d3a029
+# %% ../nbs/04_metrics.ipynb #5aa1cab4
 def legacy_hd95(pred, # boolean (H, W)
                 truth # boolean, same shape
                ) -> float:
@@ -148,5 +149,5 @@ def legacy_hd95(pred, # boolean (H, W)
     pred, truth = (m.astype(float) for m in _masks(pred, truth))
     if pred.ndim != 2: raise ScsamError('metrics: legacy_hd95 was only ever defined for images, not for volumes')
     if not pred.any() or not truth.any(): return 100. if pred.any() != truth.any() else 0.
-    squared = (pred**2).sum(1)[:, None] + (truth**2).sum(1)[None] - 2 * pred @ truth.T # (rows of pred, rows of truth), exact for 0/1
+    squared = pred.sum(1)[:, None] + truth.sum(1)[None] - 2 * pred @ truth.T # (rows of pred, rows of truth), exact for 0/1
     return 0.95 * float(np.sqrt(max(squared.min(1).max(), squared.min(0).max())))

@@ -7,7 +7,7 @@ __all__ = ['PACKAGES', 'FORMAT', 'REQUIRED', 'REQUIRED_IN', 'SHOWN', 'environmen
            'summarise_scores', 'new_record', 'add_scores', 'validate', 'content_hash', 'write_record', 'read_record',
            'find_records', 'compare', 'Cell', 'Row', 'table', 'check_reported', 'read_reported', 'Table']
 
-# %% ../nbs/05_records.ipynb #ce7d4ed1
+# %% ../nbs/05_records.ipynb #638cb3f7
 import csv, hashlib, importlib.metadata, inspect, io, json, os, platform, string, subprocess
 from collections import Counter
 from dataclasses import dataclass, field
@@ -18,13 +18,15 @@ import torch
 from .config import ScsamError, Recipe, nearest, read_json, write_json
 from .metrics import HIGHER_IS_BETTER
 
-# %% ../nbs/05_records.ipynb #d24b84f8
-PACKAGES = ('scsam', 'torch', 'torchvision', 'timm', 'kornia', 'monai', 'segment-anything', 'accelerate', 'numpy', 'scipy', 'pillow')
+# %% ../nbs/05_records.ipynb #0de571ef
+PACKAGES = ('scsam', 'torch', 'torchvision', 'timm', 'kornia', 'monai', 'segment-anything', 'accelerate', 'numpy', 'scipy',
+            'pillow')
 
 
 def _git(*args) -> str|None:
     "Output of git in the package's folder; None where that fails."
-    try: done = subprocess.run(['git', *args], cwd=Path(inspect.getfile(ScsamError)).parent, capture_output=True, text=True, timeout=20)
+    here = Path(inspect.getfile(ScsamError)).parent
+    try: done = subprocess.run(['git', *args], cwd=here, capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.SubprocessError): return None
     return done.stdout.strip() if done.returncode == 0 else None
 
@@ -50,12 +52,13 @@ def environment() -> dict: # {'commit', 'versions', 'machine'}
     machine = {'cpu': _cpu(), 'threads': torch.get_num_threads(), 'gpu': ', '.join(gpus) or None, 'system': platform.system()}
     return {'commit': commit or None, 'versions': versions, 'machine': machine}
 
-# %% ../nbs/05_records.ipynb #f1d6ecb7
+# %% ../nbs/05_records.ipynb #665fdf39
 def _group_sums(values, groups):
     "(sum, count) of `values` in every group; every value its own group when `groups` is None."
     values = np.asarray(values, float)
     if groups is None: return values, np.ones(len(values))
-    if len(groups) != len(values): raise ScsamError(f'records: {len(groups)} group names for {len(values)} values; give one per value')
+    if len(groups) != len(values):
+        raise ScsamError(f'records: {len(groups)} group names for {len(values)} values; give one per value')
     _, where = np.unique(np.asarray(groups, str), return_inverse=True)
     return np.bincount(where, values), np.bincount(where).astype(float)
 
@@ -74,7 +77,7 @@ def summarise(values,             # one number per case
         low, high = (float(x) for x in np.percentile(sums[draw].sum(1) / counts[draw].sum(1), [2.5, 97.5]))
     return {'mean': float(sums.sum() / counts.sum()), 'low': low, 'high': high, 'n': len(values)}
 
-# %% ../nbs/05_records.ipynb #8a41ff4b
+# %% ../nbs/05_records.ipynb #c2c1c8a9
 def paired(a, b,               # scores of two methods on the same cases, in the same order
            groups=None,        # patient of each case
            n_boot: int = 2000, # bootstrap samples
@@ -88,7 +91,8 @@ def paired(a, b,               # scores of two methods on the same cases, in the
     sums, _ = _group_sums(d, groups)
     signs = np.random.default_rng(seed).choice([-1, 1], size=(n_flip, len(sums)))
     extreme = np.abs((signs * sums).sum(1)) >= abs(sums.sum()) - 1e-12
-    return {'difference': s['mean'], 'low': s['low'], 'high': s['high'], 'p': float((1 + extreme.sum()) / (1 + n_flip)), 'n': s['n']}
+    p = float((1 + extreme.sum()) / (1 + n_flip))
+    return {'difference': s['mean'], 'low': s['low'], 'high': s['high'], 'p': p, 'n': s['n']}
 
 
 def over_seeds(values) -> dict: # mean, sd (None for one value), n
@@ -96,12 +100,13 @@ def over_seeds(values) -> dict: # mean, sd (None for one value), n
     v = np.asarray(list(values), float)
     return {'mean': float(v.mean()), 'sd': float(v.std(ddof=1)) if len(v) > 1 else None, 'n': len(v)}
 
-# %% ../nbs/05_records.ipynb #f2cd7da8
+# %% ../nbs/05_records.ipynb #abb4e461
 FORMAT = 1
-REQUIRED = {'format': int, 'experiment': str, 'run': str, 'method': str, 'recipe': dict, 'seed': int, 'versions': dict, 'machine': dict,
-            'weights': dict, 'dataset': str, 'manifest_sha256': str, 'budget': dict, 'steps': int, 'seconds': (int, float),
-            'selected': dict, 'scores': dict, 'summary': dict}
-REQUIRED_IN = {'weights': ('name', 'sha256', 'saw_similar_data'), 'budget': ('labeled', 'unlabeled', 'total'), 'selected': ('step', 'by', 'branch')}
+REQUIRED = {'format': int, 'experiment': str, 'run': str, 'method': str, 'recipe': dict, 'seed': int, 'versions': dict,
+            'machine': dict, 'weights': dict, 'dataset': str, 'manifest_sha256': str, 'budget': dict, 'steps': int,
+            'seconds': (int, float), 'selected': dict, 'scores': dict, 'summary': dict}
+REQUIRED_IN = {'weights': ('name', 'sha256', 'saw_similar_data'), 'budget': ('labeled', 'unlabeled', 'total'),
+               'selected': ('step', 'by', 'branch')}
 
 
 class Record(dict):
@@ -124,7 +129,7 @@ class Record(dict):
         "Scores of all cases of a test set."
         return self['scores'].get(name, {}).get(branch, {}).get(metric)
 
-# %% ../nbs/05_records.ipynb #470b6684
+# %% ../nbs/05_records.ipynb #1c1db1be
 def summarise_scores(scores: dict,      # {set: {'ids': [...], 'groups': [...], branch: {metric: [...]}}}
                      n_boot: int = 2000, seed: int = 0
                     ) -> dict:          # {set: {branch: {metric: {mean, low, high, n, missed}}}}
@@ -144,51 +149,57 @@ def new_record(experiment: str,      # folder of results it belongs to
                selected: dict,       # {'step', 'by': 'validation' or 'last step', 'branch', 'dice'}
                scores: dict|None = None, # as `scsam.evaluate.evaluate` returns them
                weights: dict|None = None, # {'name', 'sha256', 'saw_similar_data'}; None = no pretrained weights
-               steps: int = 0, seconds: float = 0., images_per_second: float|None = None, peak_memory_mb: float|None = None,
+               steps: int = 0, seconds: float = 0., # of training
+               images_per_second: float|None = None, peak_memory_mb: float|None = None,
                **more                # any other plain data worth keeping
               ) -> Record:
     "A record of a run in this environment; check and write it with `write_record`."
     scores = scores or {}
-    return Record(format=FORMAT, experiment=experiment, run=run, method=recipe.method, recipe=recipe.to_dict(), seed=recipe.seed, **environment(),
-                  weights=weights or {'name': 'none', 'sha256': '', 'saw_similar_data': 'no'}, dataset=dataset, manifest_sha256=manifest_sha256,
-                  budget=budget, steps=steps, seconds=seconds, images_per_second=images_per_second, peak_memory_mb=peak_memory_mb,
-                  selected=selected, scores=scores, summary=summarise_scores(scores), **more)
+    weights = weights or {'name': 'none', 'sha256': '', 'saw_similar_data': 'no'}
+    return Record(format=FORMAT, experiment=experiment, run=run, method=recipe.method, recipe=recipe.to_dict(), seed=recipe.seed,
+                  **environment(), weights=weights, dataset=dataset, manifest_sha256=manifest_sha256, budget=budget, steps=steps,
+                  seconds=seconds, images_per_second=images_per_second, peak_memory_mb=peak_memory_mb, selected=selected,
+                  scores=scores, summary=summarise_scores(scores), **more)
 
-# %% ../nbs/05_records.ipynb #e9cb02f3
+# %% ../nbs/05_records.ipynb #71cd2fc9
 def add_scores(record: Record, scores: dict # as `scsam.evaluate.evaluate` returns them
               ) -> Record:
     "Put the scores of more test sets into a record, with their summary."
     record['scores'].update(scores); record['summary'].update(summarise_scores(scores))
     return record
 
-# %% ../nbs/05_records.ipynb #94d36d7d
+# %% ../nbs/05_records.ipynb #379e72a5
 def validate(record: dict, where: str = 'record'):
     "Raise a `ScsamError` that names file and key when a record is not complete and consistent."
     def wrong(key, what): raise ScsamError(f'{where}: {key} {what}; the keys of a record are explained in nbs/05_records.ipynb')
     if not isinstance(record, dict): wrong('the file', 'does not hold a JSON object')
     for key, kind in REQUIRED.items():
         if key not in record: wrong(f'key {key!r}', 'is missing')
-        if not isinstance(record[key], kind) or isinstance(record[key], bool): wrong(f'key {key!r}', f'is {record[key]!r}, of the wrong type')
+        if not isinstance(record[key], kind) or isinstance(record[key], bool):
+            wrong(f'key {key!r}', f'is {record[key]!r}, of the wrong type')
     if record['format'] != FORMAT: wrong("key 'format'", f'is {record["format"]}, but this scsam reads format {FORMAT}')
     for key, inner in REQUIRED_IN.items():
         for k in inner:
             if k not in record[key]: wrong(f"key '{key}.{k}'", 'is missing')
     if record['weights']['saw_similar_data'] not in ('likely', 'no', 'unknown'):
         wrong("key 'weights.saw_similar_data'", f"is {record['weights']['saw_similar_data']!r}, not 'likely', 'no' or 'unknown'")
-    if record['selected']['by'] not in ('validation', 'last step'): wrong("key 'selected.by'", f"is {record['selected']['by']!r}, not 'validation' or 'last step'")
+    if record['selected']['by'] not in ('validation', 'last step'):
+        wrong("key 'selected.by'", f"is {record['selected']['by']!r}, not 'validation' or 'last step'")
     for k in REQUIRED_IN['budget']:
         n = record['budget'][k]
         if not isinstance(n, int) or n < 0: wrong(f"key 'budget.{k}'", f'is {n!r}, not a count')
     for name, cols in record['scores'].items():
         if 'ids' not in cols: wrong(f"key 'scores.{name}.ids'", 'is missing')
-        columns = {'groups': cols.get('groups', cols['ids']), **{f'{b}.{m}': v for b, d in cols.items() if isinstance(d, dict) for m, v in d.items()}}
-        for column, values in columns.items():
-            if len(values) != len(cols['ids']): wrong(f"key 'scores.{name}.{column}'", f'has {len(values)} entries for {len(cols["ids"])} cases')
+        columns = {f'{b}.{m}': v for b, d in cols.items() if isinstance(d, dict) for m, v in d.items()}
+        for column, values in {'groups': cols.get('groups', cols['ids']), **columns}.items():
+            if len(values) != len(cols['ids']):
+                wrong(f"key 'scores.{name}.{column}'", f'has {len(values)} entries for {len(cols["ids"])} cases')
 
 
 def content_hash(record: dict) -> str: # hex
     "SHA-256 of a record's content as canonical JSON, its own `sha256` left out."
-    text = json.dumps({k: v for k, v in record.items() if k != 'sha256'}, sort_keys=True, ensure_ascii=False, separators=(',', ':'))
+    rest = {k: v for k, v in record.items() if k != 'sha256'}
+    text = json.dumps(rest, sort_keys=True, ensure_ascii=False, separators=(',', ':'))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -196,7 +207,7 @@ def write_record(record: Record, path: str|Path # usually results/<experiment>/<
                 ) -> Path:
     "Validate, hash and write; whole or not at all."
     if getattr(record, 'changed', False):
-        raise ScsamError(f'{record.path} was changed after scsam had written it; it will not get a new hash. Evaluate the run again')
+        raise ScsamError(f'{record.path} was changed after scsam had written it; it will not get a new hash: evaluate the run again')
     record = json.loads(json.dumps(record, allow_nan=False)) # plain JSON types only, as they will be read
     validate(record, str(path))
     write_json(path, {**record, 'sha256': content_hash(record)})
@@ -222,12 +233,13 @@ def find_records(folder: str|Path # looked through with all its sub-folders
         if isinstance(data, dict) and {'format', 'experiment', 'run'} <= set(data): found.append(read_record(path))
     return found
 
-# %% ../nbs/05_records.ipynb #9e8e4452
+# %% ../nbs/05_records.ipynb #f410c0b6
 def _branch(record: Record, branch: str|None, name: str) -> str:
     "`branch`, or the one the run selected; an error when it was not scored on the set."
     branch = branch or record['selected']['branch']
     if branch not in record.branches(name):
-        raise ScsamError(f'{record.path or record["run"]}: no scores of branch {branch!r} on {name!r}{nearest(branch, record.branches(name))}')
+        known = nearest(branch, record.branches(name))
+        raise ScsamError(f'{record.path or record["run"]}: no scores of branch {branch!r} on {name!r}{known}')
     return branch
 
 
@@ -242,18 +254,21 @@ def compare(a: Record|list,      # one record, or those of several seeds
     for records in (a, b):
         rows = []
         for r in [records] if isinstance(records, dict) else records:
-            if name not in r['scores']: raise ScsamError(f'{r.path or r["run"]} has no scores on {name!r}{nearest(name, r["scores"])}')
+            where = r.path or r['run']
+            if name not in r['scores']: raise ScsamError(f'{where} has no scores on {name!r}{nearest(name, r["scores"])}')
             values = r.cases(name, _branch(r, branch, name), metric)
-            if values is None: raise ScsamError(f'{r.path or r["run"]} has no {metric!r} on {name!r}; evaluate it with this metric')
+            if values is None: raise ScsamError(f'{where} has no {metric!r} on {name!r}; evaluate it with this metric')
             score, ids = dict(zip(r['scores'][name]['ids'], values)), ids or r['scores'][name]['ids']
-            if set(score) != set(ids): raise ScsamError(f'{r.path or r["run"]} was scored on other cases of {name!r} than the rest; compare needs the same cases')
+            if set(score) != set(ids):
+                raise ScsamError(f'{where} was scored on other cases of {name!r} than the rest; compare needs the same cases')
             groups = groups or r['scores'][name].get('groups')
             rows.append([score[i] for i in ids])
         means.append(np.mean(rows, 0))
     return {'a': float(means[0].mean()), 'b': float(means[1].mean()), **paired(*means, groups=groups)}
 
-# %% ../nbs/05_records.ipynb #bccac2e0
-SHOWN = {'dice': ('Dice', 100, '%'), 'iou': ('IoU', 100, '%'), 'hd95': ('HD95', 1, ''), 'assd': ('ASSD', 1, ''), 'missed': ('missed', 100, '%')}
+# %% ../nbs/05_records.ipynb #f76c9c8a
+SHOWN = {'dice': ('Dice', 100, '%'), 'iou': ('IoU', 100, '%'), 'hd95': ('HD95', 1, ''), 'assd': ('ASSD', 1, ''),
+         'missed': ('missed', 100, '%')} # name, factor, unit ('' = that of the distances)
 
 
 @dataclass
@@ -283,14 +298,15 @@ class Row:
     cells: dict          # {set: Cell}
     notes: list = field(default_factory=list)
 
-# %% ../nbs/05_records.ipynb #03baa9b8
+# %% ../nbs/05_records.ipynb #9b493c80
 def _key(record: Record, key: str):
     "What a record has under a grouping key: one of its own, or a recipe value."
     if key == 'budget': return tuple(record['budget'][k] for k in REQUIRED_IN['budget'])
     if key in ('method', 'experiment', 'dataset', 'seed', 'run'): return record[key]
     if key == 'weights': return record['weights']['name']
     if key in record['recipe']: return _show(record['recipe'][key])
-    raise ScsamError(f'table: rows has {key!r}{nearest(key, ["method", "budget", "experiment", "dataset", "run", "weights", *record["recipe"]])}')
+    known = ['method', 'budget', 'experiment', 'dataset', 'run', 'weights', *record['recipe']]
+    raise ScsamError(f'table: rows has {key!r}{nearest(key, known)}')
 
 
 def _show(value) -> str:
@@ -300,7 +316,8 @@ def _show(value) -> str:
 
 def _trained_on(budget: dict) -> str:
     "The budget in words."
-    labelled = f'{budget["labeled"]} labelled' + (f' ({100 * budget["labeled"] / budget["total"]:.0f} %)' if budget['total'] else '')
+    labelled = f'{budget["labeled"]} labelled'
+    if budget['total']: labelled += f' ({100 * budget["labeled"] / budget["total"]:.0f} %)'
     return f'{labelled} + {budget["unlabeled"]} unlabelled' if budget['unlabeled'] else f'{labelled}, labelled only'
 
 
@@ -308,6 +325,11 @@ def _differing(dicts) -> dict: # {key: its values, joined}
     "Keys in which some dictionaries differ."
     every = {k: [_show(d.get(k)) for d in dicts] for k in dict.fromkeys(k for d in dicts for k in d)}
     return {k: ' / '.join(dict.fromkeys(v)) for k, v in every.items() if len(set(v)) > 1}
+
+
+def _short(commit: str|None) -> str:
+    "A commit's first eight digits, and whether there were changes."
+    return commit[:8] + '+changes' * commit.endswith('+changes') if commit else 'unknown'
 
 
 def _row_notes(records: list, seeds: set) -> list: # seeds: those that the row should have
@@ -319,18 +341,18 @@ def _row_notes(records: list, seeds: set) -> list: # seeds: those that the row s
     have = Counter(r['seed'] for r in records)
     if seeds - set(have): notes.append('missing: seed ' + ', '.join(map(str, sorted(seeds - set(have)))))
     notes += [f'seed {s} is there {n} times' for s, n in have.items() if n > 1]
-    facts = [{**r['versions'], 'commit': (r.get('commit') or 'unknown')[:8] + ('+changes' if str(r.get('commit')).endswith('+changes') else '')} for r in records]
-    if mixed := _differing(facts): notes.append('mixed versions: ' + '; '.join(f'{k} {v}' for k, v in mixed.items()))
-    facts = [{**{k: v for k, v in r['recipe'].items() if k != 'seed'}, 'budget': _key(r, 'budget'), 'manifest': r['manifest_sha256'][:8],
-              'weights': r['weights']['sha256'][:8]} for r in records]
-    if mixed := _differing(facts): notes.append('mixed settings: ' + '; '.join(f'{k} {v}' for k, v in mixed.items()))
+    versions = [{**r['versions'], 'commit': _short(r.get('commit'))} for r in records]
+    settings = [{**r['recipe'], 'seed': None, 'budget': _key(r, 'budget'), 'manifest': r['manifest_sha256'][:8],
+                 'weights': r['weights']['sha256'][:8]} for r in records]
+    for what, facts in (('versions', versions), ('settings', settings)):
+        if mixed := _differing(facts): notes.append(f'mixed {what}: ' + '; '.join(f'{k} {v}' for k, v in mixed.items()))
     for r in records:
-        name = r.path.name if r.path else r['run']
-        if r['steps'] < r['recipe'].get('steps', 0): notes.append(f'{name} stopped at step {r["steps"]} of {r["recipe"]["steps"]}')
+        name, planned = r.path.name if r.path else r['run'], r['recipe'].get('steps', 0)
+        if r['steps'] < planned: notes.append(f'{name} stopped at step {r["steps"]} of {planned}')
         if r.changed: notes.append(f'{name} was changed after it was written')
     return notes
 
-# %% ../nbs/05_records.ipynb #10149912
+# %% ../nbs/05_records.ipynb #f4171957
 def _cell(records: list, branches: list, name: str, metric: str,
           usual: frozenset # ids on which most of the column was scored
          ) -> Cell|None:
@@ -348,56 +370,74 @@ def _cell(records: list, branches: list, name: str, metric: str,
     return cell
 
 
-def table(records: list,                 # of Record
-          rows=('method', 'budget'),     # what makes a row: 'method', 'budget', 'experiment', 'dataset', 'weights', any recipe key
-          metric: str = 'dice',          # a key of `scsam.metrics.METRICS`
-          sets: list|None = None,        # test sets to show, in this order; None = all
-          branches: str = 'selected',    # 'selected', 'all', or a branch's name
-          seeds=None,                    # seeds that every row should have; None = all that occur
-          reported: list = (),           # numbers from elsewhere, see `check_reported`
-          base: str|Path = '.'           # links are relative to this folder
+def _rows(records: list, rows: tuple, sets: list, branches: str):
+    "[(row key, [(record, branch), ...]), ...], and the records that have nothing to show."
+    groups, left_out = {}, []
+    for r in records:
+        scored = list(dict.fromkeys(b for n in sets for b in r.branches(n)))
+        wanted = scored if branches == 'all' else [r['selected']['branch'] if branches == 'selected' else branches]
+        if not set(wanted) & set(scored): left_out.append(r)
+        for b in wanted:
+            key = (*(_key(r, k) for k in rows), None if branches == 'selected' else b)
+            if b in scored: groups.setdefault(key, []).append((r, b))
+    return list(groups.values()), left_out
+
+
+def _row(runs: list, shown: list, rows: tuple, cells: dict, branches: str, seeds: set) -> Row:
+    "One row: the records `runs`, of each the branch in `shown`."
+    by = {'selected': 'chosen by ' + ' or '.join(dict.fromkeys(r['selected']['by'] for r in runs)),
+          'all': 'every branch is shown'}.get(branches, 'the same for all rows')
+    names = ', '.join(f'{b} ×{n}' if len(set(shown)) > 1 else b for b, n in Counter(shown).items())
+    keys = {k: str(_key(runs[0], k)) for k in rows if k != 'budget'}
+    return Row(keys, _trained_on(runs[0]['budget']), f'{names}, {by}', cells, _row_notes(runs, seeds))
+
+
+def table(records: list,              # of Record
+          rows=('method', 'budget'),  # what makes a row: 'method', 'budget', 'experiment', 'dataset', 'weights', any recipe key
+          metric: str = 'dice',       # a key of `scsam.metrics.METRICS`
+          sets: list|None = None,     # test sets to show, in this order; None = all
+          branches: str = 'selected', # 'selected', 'all', or a branch's name
+          seeds=None,                 # seeds that every row should have; None = all that occur
+          reported: list = (),        # numbers from elsewhere, see `check_reported`
+          base: str|Path = '.'        # links are relative to this folder
          ) -> 'Table':
     "A table made from records only."
     if not records: raise ScsamError('table: there are no records; train and evaluate a run first')
     if metric not in SHOWN: raise ScsamError(f'table: unknown metric {metric!r}{nearest(metric, SHOWN)}')
     check_reported(reported)
-    known = list(dict.fromkeys(n for r in records for n in r['scores'])) + [n for x in reported for n in x['scores'] if sets is None]
-    sets = list(dict.fromkeys(known)) if sets is None else list(sets)
+    known = list(dict.fromkeys(n for x in [*records, *reported] for n in x['scores']))
+    sets = known if sets is None else list(sets)
     for n in sets:
         if n not in known: raise ScsamError(f'table: no record has scores on {n!r}{nearest(n, known)}')
     if len({r['dataset'] for r in records}) > 1 and 'dataset' not in rows: rows = ('dataset', *rows)
     seeds = {r['seed'] for r in records} if seeds is None else set(seeds)
-    groups = {}
-    for r in records:
-        names = list(dict.fromkeys(b for n in sets for b in r.branches(n)))
-        for b in names if branches == 'all' else [r['selected']['branch'] if branches == 'selected' else branches]:
-            if b in names: groups.setdefault((*(_key(r, k) for k in rows), None if branches == 'selected' else b), []).append((r, b))
-    if not groups: raise ScsamError(f'table: no record has scores of branch {branches!r}{nearest(branches, ["selected", "all", *{b for r in records for n in sets for b in r.branches(n)}])}')
-    usual = {n: Counter(frozenset(r['scores'][n]['ids']) for r in records if n in r['scores']).most_common(1) for n in sets}
+    ids = {n: [frozenset(r['scores'][n]['ids']) for r in records if n in r['scores']] for n in sets}
+    usual = {n: Counter(x).most_common(1)[0][0] for n, x in ids.items() if x}
+    groups, left_out = _rows(records, rows, sets, branches)
+    if not groups:
+        choices = ['selected', 'all', *dict.fromkeys(b for r in records for n in sets for b in r.branches(n))]
+        raise ScsamError(f'table: no record has scores of branch {branches!r}{nearest(branches, choices)}')
+    order = lambda group: (group[0][0]['dataset'], group[0][0]['budget']['labeled'], not group[0][0].labelled_only)
     out = []
-    for group in groups.values():
+    for group in sorted(groups, key=order):                    # stable: else in the order of the records
         runs, shown = [r for r, _ in group], [b for _, b in group]
-        cells = {n: c for n in sets if usual[n] and (c := _cell(runs, shown, n, metric, usual[n][0][0]))}
-        by = {'selected': 'chosen by ' + ' or '.join(dict.fromkeys(r['selected']['by'] for r in runs)), 'all': 'every branch is shown'}.get(branches, 'the same for all rows')
-        names = ', '.join(f'{b} ×{n}' if len(set(shown)) > 1 else b for b, n in Counter(shown).items())
-        out.append((runs[0], Row({k: str(_key(runs[0], k)) for k in rows if k != 'budget'}, _trained_on(runs[0]['budget']), f'{names}, {by}',
-                                 cells, _row_notes(runs, seeds))))
-    out.sort(key=lambda x: (x[0]['dataset'], x[0]['budget']['labeled'], not x[0].labelled_only)) # stable: else in the order of the records
-    rest = [Row({'method': x['method']}, x.get('trained_on', 'not stated'), x.get('branch', 'not stated'),
-                {n: Cell(v, source=x['source']) for n, v in x['scores'].items() if n in sets}) for x in reported if x.get('metric', 'dice') == metric]
-    return Table([row for _, row in out] + rest, sets, metric, [k for k in rows if k != 'budget'], Path(base), _unit(records, sets))
+        cells = {n: c for n in usual if (c := _cell(runs, shown, n, metric, usual[n]))}
+        out.append(_row(runs, shown, rows, cells, branches, seeds))
+    for x in reported:
+        cells = {n: Cell(v, source=x['source']) for n, v in x['scores'].items() if n in sets}
+        if x.get('metric', 'dice') == metric:
+            out.append(Row({'method': x['method']}, x.get('trained_on', 'not stated'), x.get('branch', 'not stated'), cells))
+    units = dict.fromkeys(r['scores'][n].get('unit', 'px') for r in records for n in sets if n in r['scores'])
+    return Table(out, sets, metric, [k for k in rows if k != 'budget'], Path(base), ' or '.join(units),
+                 [str(r.path.name if r.path else r['run']) for r in left_out])
 
-
-def _unit(records: list, sets: list) -> str:
-    "Unit of the distances in all columns together."
-    return ' or '.join(dict.fromkeys(r['scores'][n].get('unit', 'px') for r in records for n in sets if n in r['scores']))
-
-# %% ../nbs/05_records.ipynb #e99c99a4
+# %% ../nbs/05_records.ipynb #16f25028
 def check_reported(reported: list, where: str = 'reported numbers'):
     "Raise a `ScsamError` unless each entry has `method`, `source` and `scores` {set: value in 0..1 or px/mm}."
     for i, x in enumerate(reported):
         for k in ('method', 'source', 'scores'):
-            if not isinstance(x, dict) or not x.get(k): raise ScsamError(f'{where}, entry {i}: {k!r} is missing; a number from elsewhere needs its source')
+            if not isinstance(x, dict) or not x.get(k):
+                raise ScsamError(f'{where}, entry {i}: {k!r} is missing; a number from elsewhere needs its source')
 
 
 def read_reported(path: str|Path # JSON: a list of {method, source, scores, and maybe metric, trained_on, branch}
@@ -408,9 +448,9 @@ def read_reported(path: str|Path # JSON: a list of {method, source, scores, and 
     check_reported(reported, str(path))
     return reported
 
-# %% ../nbs/05_records.ipynb #c8668885
-_LATEX = {'\\': r'\textbackslash{}', '&': r'\&', '%': r'\%', '$': r'\$', '#': r'\#', '_': r'\_', '{': r'\{', '}': r'\}', '~': r'\textasciitilde{}',
-          '^': r'\textasciicircum{}', '±': r'$\pm$', '×': r'$\times$', '–': '--'}
+# %% ../nbs/05_records.ipynb #d0cf92b7
+_LATEX = {'\\': r'\textbackslash{}', '&': r'\&', '%': r'\%', '$': r'\$', '#': r'\#', '_': r'\_', '{': r'\{', '}': r'\}',
+          '~': r'\textasciitilde{}', '^': r'\textasciicircum{}', '±': r'$\pm$', '×': r'$\times$', '–': '--'}
 
 
 @dataclass(repr=False)
@@ -422,12 +462,15 @@ class Table:
     keys: list
     base: Path
     unit: str = 'px'
+    left_out: list = field(default_factory=list) # records without scores to show
 
     @property
     def caption(self) -> str:
         name, _, percent = SHOWN[self.metric]
         best = 'higher' if HIGHER_IS_BETTER[self.metric] else 'lower'
-        return (f'{name}, {percent or self.unit}, {best} is better. Mean ± standard deviation over seeds; with one seed, the 95 % bootstrap interval over cases.')
+        text = (f'{name}, {percent or self.unit}, {best} is better. Mean ± standard deviation over seeds; '
+                'with one seed, the 95 % bootstrap interval over cases.')
+        return text + (f' Left out, as not yet evaluated here: {", ".join(self.left_out)}.' if self.left_out else '')
 
     def _link(self, path) -> str:
         return quote(Path(os.path.relpath(path, self.base)).as_posix())
@@ -454,9 +497,9 @@ class Table:
             return f'{c.text(factor)} (seed{"s" if len(c.runs) > 1 else ""} {links}){mark(self._cell_notes(c))}'
         lines = ['| ' + ' | '.join(self._head()) + ' |', '|' + '---|' * len(self._head())]
         for row in self.rows:
-            first = [row.keys.get(k, '') for k in self.keys]
+            first = [*(row.keys.get(k, '') for k in self.keys), row.trained_on, row.branch]
             first[0] += mark(row.notes)
-            lines.append('| ' + ' | '.join([*first, row.trained_on, row.branch, *(cell(row.cells.get(n)) for n in self.sets)]) + ' |')
+            lines.append('| ' + ' | '.join([*first, *(cell(row.cells.get(n)) for n in self.sets)]) + ' |')
         return '\n'.join([*lines, '', self.caption, *(f'\n<sup>{x}</sup> {n}.' for n, x in notes.items())]) + '\n'
 
     __repr__ = _repr_markdown_ = markdown
@@ -471,13 +514,14 @@ class Table:
             text = tex(c.text(factor))
             if c.source: text = rf'\textit{{{text}}}'
             return text + mark(self._cell_notes(c))
-        lines = [rf'\begin{{tabular}}{{{"l" * len(self._head())}}}', r'\toprule', ' & '.join(map(tex, self._head())) + r' \\', r'\midrule']
+        head = self._head()
+        lines = [rf'\begin{{tabular}}{{{"l" * len(head)}}}', r'\toprule', ' & '.join(map(tex, head)) + r' \\', r'\midrule']
         for row in self.rows:
-            first = [tex(row.keys.get(k, '')) for k in self.keys]
+            first = [tex(x) for x in (*(row.keys.get(k, '') for k in self.keys), row.trained_on, row.branch)]
             first[0] += mark(row.notes)
             files = dict.fromkeys(self._link(p) for c in row.cells.values() for _, p in c.runs if p)
             lines += [f'% {f}' for f in files]
-            lines.append(' & '.join([*first, tex(row.trained_on), tex(row.branch), *(cell(row.cells.get(n)) for n in self.sets)]) + r' \\')
+            lines.append(' & '.join([*first, *(cell(row.cells.get(n)) for n in self.sets)]) + r' \\')
         lines += [r'\bottomrule', r'\end{tabular}', '', tex(self.caption)]
         return '\n'.join([*lines, *(rf'\textsuperscript{{{x}}} {tex(n)}.' for n, x in notes.items())]) + '\n'
 
@@ -485,10 +529,12 @@ class Table:
         "One line per cell, numbers as they are."
         out = io.StringIO()
         w = csv.writer(out, lineterminator='\n')
-        w.writerow([*self.keys, 'trained_on', 'branch', 'set', 'metric', 'mean', 'sd', 'low', 'high', 'seeds', 'records', 'measured', 'notes'])
+        w.writerow([*self.keys, 'trained_on', 'branch', 'set', 'metric', 'mean', 'sd', 'low', 'high', 'seeds', 'records',
+                    'measured', 'notes'])
         for row in self.rows:
             for n, c in row.cells.items():
-                w.writerow([*(row.keys.get(k, '') for k in self.keys), row.trained_on, row.branch, n, self.metric,
-                            *('' if x is None else x for x in (c.mean, c.sd, c.low, c.high)), ' '.join(str(s) for s, _ in c.runs),
-                            ' '.join(self._link(p) for _, p in c.runs if p), 'no' if c.source else 'yes', '; '.join(row.notes + self._cell_notes(c))])
+                seeds, files = ' '.join(str(s) for s, _ in c.runs), ' '.join(self._link(p) for _, p in c.runs if p)
+                numbers = ['' if x is None else x for x in (c.mean, c.sd, c.low, c.high)]
+                w.writerow([*(row.keys.get(k, '') for k in self.keys), row.trained_on, row.branch, n, self.metric, *numbers,
+                            seeds, files, 'no' if c.source else 'yes', '; '.join(row.notes + self._cell_notes(c))])
         return out.getvalue()

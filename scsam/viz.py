@@ -7,7 +7,7 @@ __all__ = ['ORANGE', 'SKY', 'GREEN', 'YELLOW', 'BLUE', 'VERMILION', 'PINK', 'CLA
            'to_rgb', 'edges', 'overlay', 'show_grid', 'errors', 'heat', 'disagreement', 'uncertainty', 'draw_points',
            'draw_boxes', 'curves', 'save']
 
-# %% ../nbs/06_viz.ipynb #0f11409b
+# %% ../nbs/06_viz.ipynb #0f016631
 from pathlib import Path
 import matplotlib
 import matplotlib.pyplot as plt
@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 from .config import ScsamError, atomic
 
-# %% ../nbs/06_viz.ipynb #1975d014
+# %% ../nbs/06_viz.ipynb #879b3fc6
 ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PINK = '#E69F00', '#56B4E9', '#009E73', '#F0E442', '#0072B2', '#D55E00', '#CC79A7'
 CLASSES = (SKY, ORANGE, GREEN, YELLOW, BLUE, VERMILION, PINK)  # of classes 1, 2, …; sky blue first, as endoscopy is reddish
 BRANCHES = {'unet': ORANGE, 'sam': BLUE, 'mean': GREEN, 'truth': PINK} # of curves and outlines
@@ -28,7 +28,7 @@ def rgb(colour: str) -> np.ndarray: # (3,) uint8
     "A colour's name or hex code as three bytes."
     return np.round(255 * np.array(matplotlib.colors.to_rgb(colour))).astype(np.uint8)
 
-# %% ../nbs/06_viz.ipynb #9004d955
+# %% ../nbs/06_viz.ipynb #ea563fd0
 def _array(x) -> np.ndarray:
     "NumPy view of an array or tensor."
     return x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x)
@@ -40,11 +40,12 @@ def to_rgb(image # (H, W), (H, W, 3) or (3, H, W); bytes, bool, or floats in 0..
     x = _array(image)
     if x.ndim == 3 and x.shape[0] in (1, 3) and x.shape[2] not in (1, 3): x = x.transpose(1, 2, 0)
     if x.ndim == 2: x = x[..., None]
-    if x.ndim != 3 or x.shape[2] not in (1, 3): raise ScsamError(f'viz: an image of shape {x.shape} cannot be shown; give (H, W), (H, W, 3) or (3, H, W)')
+    if x.ndim != 3 or x.shape[2] not in (1, 3):
+        raise ScsamError(f'viz: an image of shape {x.shape} cannot be shown; give (H, W), (H, W, 3) or (3, H, W)')
     if x.dtype != np.uint8: x = np.round(255 * np.clip(x.astype(float), 0, 1)).astype(np.uint8)
     return np.repeat(x, 3, 2) if x.shape[2] == 1 else x.copy()
 
-# %% ../nbs/06_viz.ipynb #35d1f243
+# %% ../nbs/06_viz.ipynb #727041ce
 def edges(mask,        # (H, W) bool
           width: int=1 # pixels, inwards
          ) -> np.ndarray: # (H, W) bool
@@ -64,7 +65,8 @@ def overlay(image,               # anything `to_rgb` takes
            ) -> np.ndarray:      # (H, W, 3) uint8
     "A label map drawn over an image."
     out, mask = to_rgb(image), _array(mask)
-    if mask.shape != out.shape[:2]: raise ScsamError(f'viz: the mask has shape {mask.shape}, the image {out.shape[:2]}; they must be equal')
+    if mask.shape != out.shape[:2]:
+        raise ScsamError(f'viz: the mask has shape {mask.shape}, the image {out.shape[:2]}; they must be equal')
     for c in np.unique(mask):
         if c in (0, 255): continue
         colour, region = rgb(colours[(int(c) - 1) % len(colours)]), mask == c
@@ -72,7 +74,7 @@ def overlay(image,               # anything `to_rgb` takes
         if contour: out[edges(region, max(1, round(min(mask.shape) / 150)))] = colour
     return out
 
-# %% ../nbs/06_viz.ipynb #45a2ca4a
+# %% ../nbs/06_viz.ipynb #536694e8
 def show_grid(rows: list,      # of cases, each a list of images (anything `to_rgb` takes); None = an empty place
               titles: list = (), # of the columns
               labels: list = (), # of the rows
@@ -80,7 +82,7 @@ def show_grid(rows: list,      # of cases, each a list of images (anything `to_r
              ) -> Figure:
     "Cases × views as one figure."
     rows = [list(r) for r in rows]
-    if not rows or not max(map(len, rows)): raise ScsamError('viz: there is nothing to show; give at least one row with one image')
+    if not any(rows): raise ScsamError('viz: there is nothing to show; give at least one row with one image')
     n = max(map(len, rows))
     rows = [[x if x is None else to_rgb(x) for x in r] for r in rows]
     height = sum(max((x.shape[0]/x.shape[1] for x in r if x is not None), default=1) for r in rows)
@@ -94,7 +96,7 @@ def show_grid(rows: list,      # of cases, each a list of images (anything `to_r
     plt.close(fig)                                             # shown where it is returned to, not twice
     return fig
 
-# %% ../nbs/06_viz.ipynb #41027b28
+# %% ../nbs/06_viz.ipynb #cedb1b73
 def errors(image,               # anything `to_rgb` takes
            pred, truth,         # (H, W) label maps or bool; truth 255 = no label here
            alpha: float = 0.6   # strength of the tint
@@ -108,7 +110,7 @@ def errors(image,               # anything `to_rgb` takes
     out[edges(known & (truth != 0))] = 255
     return out
 
-# %% ../nbs/06_viz.ipynb #12b55b36
+# %% ../nbs/06_viz.ipynb #690c64fb
 def heat(values,              # (H, W) floats in 0..1
          cmap: str = 'cividis'
         ) -> np.ndarray:      # (H, W, 3) uint8
@@ -130,7 +132,7 @@ def uncertainty(probs # (K, H, W)
     p = np.clip(_array(probs).astype(float), 1e-12, 1)
     return -(p * np.log(p)).sum(0) / np.log(len(p))
 
-# %% ../nbs/06_viz.ipynb #e4bc2067
+# %% ../nbs/06_viz.ipynb #004793be
 def draw_points(image,      # anything `to_rgb` takes
                 points,     # (N, 2) xy in pixels
                 labels,     # (N,) 1 positive, 0 negative, -1 not drawn
@@ -159,31 +161,34 @@ def draw_boxes(image,           # anything `to_rgb` takes
         ImageDraw.Draw(picture).rectangle(box, outline=colours[i % len(colours)], width=max(1, round(min(picture.size) / 100)))
     return np.array(picture)
 
-# %% ../nbs/06_viz.ipynb #59a210b4
+# %% ../nbs/06_viz.ipynb #3333e892
 def curves(history: list,              # of rows: dicts of numbers, each with `x`
            panels: dict|None = None,   # {title: [keys]}
            x: str = 'step',            # key of the horizontal axis
            size: tuple = (4., 2.4)     # inches per panel
           ) -> Figure:
     "Learning curves."
-    keys = list(dict.fromkeys(k for row in history for k, v in row.items() if k != x and isinstance(v, (int, float)) and not isinstance(v, bool)))
+    number = lambda v: isinstance(v, (int, float)) and not isinstance(v, bool)
+    keys = list(dict.fromkeys(k for row in history for k, v in row.items() if k != x and number(v)))
     if panels is None:
         val = [k for k in keys if k.startswith('val')]
         panels = {'training': [k for k in keys if k not in val], 'validation': val}
+    panels = {title: [k for k in ks if k in keys] for title, ks in panels.items()}
     panels = {title: ks for title, ks in panels.items() if ks}
     if not panels: raise ScsamError('viz: the history has no numbers to draw; train at least one step')
     fig, axs = plt.subplots(1, len(panels), figsize=(size[0]*len(panels), size[1]), squeeze=False, layout='constrained')
     for ax, (title, ks) in zip(axs[0], panels.items()):
         for i, k in enumerate(ks):
-            at, values = [row[x] for row in history if row.get(k) is not None], [row[k] for row in history if row.get(k) is not None]
+            at, values = zip(*((row[x], row[k]) for row in history if row.get(k) is not None))
             colour = next((c for b, c in BRANCHES.items() if b in k.split('_')), CLASSES[i % len(CLASSES)])
-            ax.plot(at, values, color=colour, ls=('-', '--', ':', '-.')[i % 4], marker='o' if len(at) < 15 else None, ms=3, lw=1.5, label=k)
+            style = dict(ls=('-', '--', ':', '-.')[i % 4], marker='o' if len(at) < 15 else None, ms=3, lw=1.5)
+            ax.plot(at, values, color=colour, label=k, **style)
         ax.set(xlabel=x, title=title); ax.legend(frameon=False, fontsize=8)
         ax.spines[['top', 'right']].set_visible(False)
     plt.close(fig)
     return fig
 
-# %% ../nbs/06_viz.ipynb #375e40d3
+# %% ../nbs/06_viz.ipynb #f239fbf9
 def save(picture,        # a figure, or anything `to_rgb` takes
          path: str|Path, # the suffix says the format: .png, .pdf (figures), .jpg
          dpi: int = 110  # of figures
@@ -191,7 +196,8 @@ def save(picture,        # a figure, or anything `to_rgb` takes
     "Write a figure or an image."
     path = Path(path)
     known = ('.png', '.jpg', '.pdf', '.svg') if isinstance(picture, Figure) else ('.png', '.jpg')
-    if path.suffix.lower() not in known: raise ScsamError(f'{path}: cannot write this kind of picture; use one of {", ".join(known)}')
+    if path.suffix.lower() not in known:
+        raise ScsamError(f'{path}: cannot write this kind of picture; use one of {", ".join(known)}')
     with atomic(path) as tmp:
         if isinstance(picture, Figure): picture.savefig(tmp, dpi=dpi, format=path.suffix[1:].lower(), bbox_inches='tight')
         else: Image.fromarray(to_rgb(picture)).save(tmp, format={'.jpg': 'JPEG'}.get(path.suffix.lower(), 'PNG'))
