@@ -6,7 +6,7 @@
 __all__ = ['VIEWS', 'LIGHT', 'SHIFT', 'SCALE', 'ROTATE', 'HOLE', 'STRETCH', 'BEND', 'NODES', 'MAX_HOLES', 'DRAWS', 'View', 'draw',
            'flip', 'relight', 'coordinates', 'warp', 'cut_holes', 'augment', 'random_box', 'paste', 'cutmix']
 
-# %% ../nbs/03_augment.ipynb #733a3d18
+# %% ../nbs/03_augment.ipynb #082cd978
 import math
 from dataclasses import dataclass
 import torch
@@ -15,7 +15,7 @@ from kornia.enhance import adjust_brightness, adjust_contrast
 from .config import ScsamError, nearest
 from .data import IGNORE
 
-# %% ../nbs/03_augment.ipynb #521e3b12
+# %% ../nbs/03_augment.ipynb #8a149922
 @dataclass(frozen=True)
 class View:
     "How likely each disturbance is, per image."
@@ -35,7 +35,7 @@ VIEWS = {
 LIGHT, SHIFT, SCALE, ROTATE, HOLE = .2, .0625, .05, 10., 1/20
 STRETCH, BEND, NODES, MAX_HOLES = .05, .025, 6, 20
 
-# %% ../nbs/03_augment.ipynb #e04bc7d5
+# %% ../nbs/03_augment.ipynb #c5f48f25
 DRAWS = {'flip': 2, 'light': 3, 'affine': 5, 'bend': 2 + 2*NODES**2, 'cut': 2 + 2*MAX_HOLES}
 
 
@@ -52,7 +52,7 @@ def _signed(u: torch.Tensor, limit: float) -> torch.Tensor:
     "Uniform in [0, 1) to uniform in [-limit, limit)."
     return (2*u - 1)*limit
 
-# %% ../nbs/03_augment.ipynb #510c14db
+# %% ../nbs/03_augment.ipynb #755a06cc
 def flip(x: torch.Tensor,   # (B, ..., H, W)
          flips              # (B, 2) bool: vertical (rows reversed), horizontal (columns reversed); None = none
         ) -> torch.Tensor:  # same shape
@@ -62,7 +62,7 @@ def flip(x: torch.Tensor,   # (B, ..., H, W)
         x = torch.where(f.view(-1, *[1]*(x.ndim - 1)), x.flip(axis), x)
     return x
 
-# %% ../nbs/03_augment.ipynb #fd464825
+# %% ../nbs/03_augment.ipynb #874bb097
 def relight(images: torch.Tensor, # (B, 3, H, W) in [0, 1]
             u: torch.Tensor,      # (B, 3) uniform: coin, contrast, brightness
             p: float              # probability
@@ -72,7 +72,7 @@ def relight(images: torch.Tensor, # (B, 3, H, W) in [0, 1]
     images = adjust_contrast(images, 1 + on*_signed(u[:, 1], LIGHT), clip_output=False)
     return adjust_brightness(images, on*_signed(u[:, 2], LIGHT))
 
-# %% ../nbs/03_augment.ipynb #08e4ba47
+# %% ../nbs/03_augment.ipynb #7df60b32
 def coordinates(affine: torch.Tensor, # (B, 5) uniform: coin, shift x, shift y, scale, angle
                 bend: torch.Tensor,   # (B, 2 + 2·36) uniform: coin, grid or elastic, nodes
                 view: View,           # its probabilities
@@ -99,7 +99,7 @@ def _bend(u: torch.Tensor,   # (B, 2 + 2·36) uniform
     nodes = torch.where((u[:, 1] < .5).view(-1, 1, 1, 1), grid, elastic)*(u[:, 0] < p).view(-1, 1, 1, 1)
     return F.interpolate(nodes, (h, w), mode='bicubic', align_corners=True).movedim(1, -1)
 
-# %% ../nbs/03_augment.ipynb #79ceb4b3
+# %% ../nbs/03_augment.ipynb #96d762fd
 def warp(images: torch.Tensor, # (B, 3, H, W)
          masks: torch.Tensor,  # (B, H, W) int64
          xy: torch.Tensor      # (B, H, W, 2) as `coordinates` gives them
@@ -110,7 +110,7 @@ def warp(images: torch.Tensor, # (B, 3, H, W)
     labels = F.grid_sample(masks[:, None].float(), xy, mode='nearest', padding_mode='reflection', align_corners=False)[:, 0].to(masks.dtype)
     return moved, labels.masked_fill(~inside, IGNORE), inside
 
-# %% ../nbs/03_augment.ipynb #2360b2c5
+# %% ../nbs/03_augment.ipynb #2b4be74b
 def cut_holes(u: torch.Tensor,  # (B, 2 + 2·20) uniform: coin, number, corners
               view: View,       # its probability and numbers
               h: int, w: int    # in pixels
@@ -127,7 +127,7 @@ def cut_holes(u: torch.Tensor,  # (B, 2 + 2·20) uniform: coin, number, corners
     rows, columns = spans(u[:, 2:2 + MAX_HOLES], h) & there[..., None], spans(u[:, 2 + MAX_HOLES:], w)
     return rows.float().mT @ columns.float() > 0
 
-# %% ../nbs/03_augment.ipynb #85e88c44
+# %% ../nbs/03_augment.ipynb #49084496
 @torch.no_grad()
 def augment(images: torch.Tensor,   # (B, 3, H, W) float32 in [0, 1]
             masks: torch.Tensor,    # (B, H, W) int64 with IGNORE
@@ -160,7 +160,7 @@ def augment(images: torch.Tensor,   # (B, 3, H, W) float32 in [0, 1]
             else: masks = masks.masked_fill(holes & (masks != IGNORE), 0)
     return images, masks, valid, flips
 
-# %% ../nbs/03_augment.ipynb #34d1ab0d
+# %% ../nbs/03_augment.ipynb #6460bf07
 def random_box(n: int,              # boxes
                h: int, w: int,      # of the image, in pixels
                area=(.02, .4),      # smallest and largest area, as a fraction of the image

@@ -6,13 +6,13 @@
 __all__ = ['PSEUDO', 'one_hot', 'ce', 'dice_loss', 'ce_dice', 'entropy_map', 'entropy', 'rampup', 'pseudo_label', 'consistency',
            'kd']
 
-# %% ../nbs/20_losses.ipynb #f090069c
+# %% ../nbs/20_losses.ipynb #e6852eef
 import math, torch
 import torch.nn.functional as F
 from .config import ScsamError, nearest
 from .data import IGNORE
 
-# %% ../nbs/20_losses.ipynb #661b1aa3
+# %% ../nbs/20_losses.ipynb #b27e0886
 def one_hot(target: torch.Tensor, # (B, H, W) labels 0..K-1 or IGNORE
             num_classes: int      # K
            ) -> torch.Tensor:     # (B, K, H, W) float32; all zero at ignored pixels
@@ -24,7 +24,7 @@ def one_hot(target: torch.Tensor, # (B, H, W) labels 0..K-1 or IGNORE
     classes = torch.arange(num_classes, device=target.device).view(-1, 1, 1)
     return (target[:, None] == classes).float()
 
-# %% ../nbs/20_losses.ipynb #6a56aeca
+# %% ../nbs/20_losses.ipynb #518df0f5
 def _full(x: torch.Tensor) -> torch.Tensor:
     "At least float32 (float64 stays, for gradient checks)."
     return x if x.dtype == torch.float64 else x.float()
@@ -49,7 +49,7 @@ def _mean(x: torch.Tensor, # (B, H, W)
     weight = weight.to(x.dtype)
     return (weight*x).sum()/weight.sum().clamp_min(1e-12)
 
-# %% ../nbs/20_losses.ipynb #fa3b536e
+# %% ../nbs/20_losses.ipynb #977dcd56
 def ce(logits: torch.Tensor, # (B, K, H, W)
        target: torch.Tensor, # (B, H, W) hard with IGNORE, or (B, K, H, W) soft
        weight=None           # (B, H, W) ≥ 0
@@ -58,7 +58,7 @@ def ce(logits: torch.Tensor, # (B, K, H, W)
     logits, soft, weight = _prepare(logits, target, weight)
     return _mean(-(soft*logits.log_softmax(1)).sum(1), weight)
 
-# %% ../nbs/20_losses.ipynb #d87f1469
+# %% ../nbs/20_losses.ipynb #817809a0
 def dice_loss(logits: torch.Tensor, # (B, K, H, W)
               target: torch.Tensor, # (B, H, W) hard with IGNORE, or (B, K, H, W) soft
               weight=None,          # (B, H, W) ≥ 0
@@ -79,7 +79,7 @@ def ce_dice(logits: torch.Tensor, # (B, K, H, W)
     "Cross-entropy plus Dice loss: the supervised loss of the paper, for masks and for pseudo-labels."
     return ce(logits, target, weight) + dice_loss(logits, target, weight)
 
-# %% ../nbs/20_losses.ipynb #c7d4999e
+# %% ../nbs/20_losses.ipynb #0a65e9db
 def entropy_map(logits=None,      # (B, K, ...) …
                 *, probs=None     # … or probabilities (B, K, ...)
                ) -> torch.Tensor: # (B, ...) in [0, 1]
@@ -99,7 +99,7 @@ def entropy(logits=None,      # (B, K, H, W) …
     "Mean entropy over pixels, divided by ln K."
     return _mean(entropy_map(logits, probs=probs), weight)
 
-# %% ../nbs/20_losses.ipynb #0effa3ac
+# %% ../nbs/20_losses.ipynb #8f2200a8
 def rampup(step: float,  # t ≥ 0
            steps: float  # T: where 1 is reached; 0 = at once
           ) -> float:    # exp(-5) … 1
@@ -107,7 +107,7 @@ def rampup(step: float,  # t ≥ 0
     if steps <= 0: return 1.
     return math.exp(-5*(1 - min(max(step, 0), steps)/steps)**2)
 
-# %% ../nbs/20_losses.ipynb #b17fcd3c
+# %% ../nbs/20_losses.ipynb #7a4c28bd
 PSEUDO = ('hard', 'soft', 'confident')
 
 def pseudo_label(probs: torch.Tensor,   # (B, K, H, W), rows sum to 1
@@ -123,7 +123,7 @@ def pseudo_label(probs: torch.Tensor,   # (B, K, H, W), rows sum to 1
     if kind == 'confident': label = label.masked_fill(top < confidence, IGNORE)
     return label if valid is None else label.masked_fill(~valid, IGNORE)
 
-# %% ../nbs/20_losses.ipynb #5a5bc71f
+# %% ../nbs/20_losses.ipynb #888510ca
 def consistency(logits: torch.Tensor, # of the student (B, K, H, W)
                 target: torch.Tensor, # the teacher's probabilities (B, K, H, W)
                 weight=None           # (B, H, W) ≥ 0

@@ -6,13 +6,13 @@
 __all__ = ['MEAN', 'STD', 'conv_block', 'pad_to_multiple', 'SegmentationNet', 'UNet', 'count_parameters', 'TimmUNet', 'timm_unet',
            'make_unet']
 
-# %% ../nbs/10_unet.ipynb #44085812
+# %% ../nbs/10_unet.ipynb #50b8aa78
 import timm, torch
 import torch.nn.functional as F
 from torch import nn
 from .config import ScsamError, nearest
 
-# %% ../nbs/10_unet.ipynb #aba9f04e
+# %% ../nbs/10_unet.ipynb #b55a84a9
 def conv_block(n_in: int,      # channels in
                n_out: int,     # channels out
                dropout=0.      # probability, between the two convolutions
@@ -21,7 +21,7 @@ def conv_block(n_in: int,      # channels in
     half = lambda a: [nn.Conv2d(a, n_out, 3, padding=1), nn.BatchNorm2d(n_out), nn.LeakyReLU()]
     return nn.Sequential(*half(n_in), *([nn.Dropout(dropout)] if dropout else []), *half(n_out))
 
-# %% ../nbs/10_unet.ipynb #612f429c
+# %% ../nbs/10_unet.ipynb #44abac31
 def pad_to_multiple(images: torch.Tensor, # (B, C, H, W)
                     stride: int           # what both sides shall be a multiple of, in pixels
                    ) -> torch.Tensor:     # (B, C, H + (-H mod stride), W + (-W mod stride))
@@ -29,7 +29,7 @@ def pad_to_multiple(images: torch.Tensor, # (B, C, H, W)
     h, w = images.shape[-2:]
     return F.pad(images, (0, -w % stride, 0, -h % stride), mode='replicate') if h % stride or w % stride else images
 
-# %% ../nbs/10_unet.ipynb #3d3c7d7f
+# %% ../nbs/10_unet.ipynb #d107a790
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)   # ImageNet, RGB
 
 
@@ -59,7 +59,7 @@ class SegmentationNet(nn.Module):
         h, w = images.shape[-2:]
         return self.decode(self.encode(images))[..., :h, :w]
 
-# %% ../nbs/10_unet.ipynb #a27d1857
+# %% ../nbs/10_unet.ipynb #6d366b03
 class UNet(SegmentationNet):
     "The paper's U-Net: 1.94 M parameters with its default widths."
     def __init__(self, in_channels: int = 3,              # of the images
@@ -92,14 +92,14 @@ class UNet(SegmentationNet):
             x = block(torch.cat([skip, lift(x)], 1))
         return self.head(x)
 
-# %% ../nbs/10_unet.ipynb #b9a981e9
+# %% ../nbs/10_unet.ipynb #5c9b4e93
 def count_parameters(module: nn.Module,
                      trainable: bool = False # only those with `requires_grad`
                     ) -> int:
     "How many numbers an optimiser could change (buffers not counted)."
     return sum(p.numel() for p in module.parameters() if p.requires_grad or not trainable)
 
-# %% ../nbs/10_unet.ipynb #0d94ea0a
+# %% ../nbs/10_unet.ipynb #89796310
 class TimmUNet(SegmentationNet):
     "A timm encoder, and a decoder of convolution blocks with its skips; made by `timm_unet`."
     def __init__(self, encoder: nn.Module, # of timm, made with `features_only`
@@ -132,7 +132,7 @@ class TimmUNet(SegmentationNet):
             x = block(torch.cat([by_ratio[int(ratio)], x], 1) if int(ratio) in by_ratio else x)
         return self.head(x)
 
-# %% ../nbs/10_unet.ipynb #612679e6
+# %% ../nbs/10_unet.ipynb #8b8a929a
 def timm_unet(encoder_name: str,        # a model of timm, such as 'resnet18'; 'resnet18.a1_in1k' also names weights
               num_classes: int = 2,     # background included
               pretrained: bool = False  # download the encoder's weights (once) instead of random ones
@@ -172,7 +172,7 @@ def _check_pyramid(encoder: nn.Module, name: str):
     encoder.train(training)
     if problem: raise ScsamError(f'{name!r} gives no pyramid of feature maps for a U-Net ({problem}); choose another, such as resnet18')
 
-# %% ../nbs/10_unet.ipynb #7d45c13c
+# %% ../nbs/10_unet.ipynb #d8a2ee14
 def make_unet(recipe # a `Recipe`: `unet`, `num_classes`
              ) -> SegmentationNet:
     "The specialist that a recipe asks for."
