@@ -6,7 +6,7 @@
 __all__ = ['VIEWS', 'LIGHT', 'SHIFT', 'SCALE', 'ROTATE', 'HOLE', 'STRETCH', 'BEND', 'NODES', 'MAX_HOLES', 'DRAWS', 'View', 'draw',
            'flip', 'relight', 'coordinates', 'warp', 'cut_holes', 'augment', 'random_box', 'paste', 'cutmix']
 
-# %% ../nbs/03_augment.ipynb #082cd978
+# %% ../nbs/03_augment.ipynb #b0323d01
 import math
 from dataclasses import dataclass
 import torch
@@ -15,7 +15,7 @@ from kornia.enhance import adjust_brightness, adjust_contrast
 from .config import ScsamError, nearest
 from .data import IGNORE
 
-# %% ../nbs/03_augment.ipynb #8a149922
+# %% ../nbs/03_augment.ipynb #b0c8334a
 @dataclass(frozen=True)
 class View:
     "How likely each disturbance is, per image."
@@ -35,7 +35,7 @@ VIEWS = {
 LIGHT, SHIFT, SCALE, ROTATE, HOLE = .2, .0625, .05, 10., 1/20
 STRETCH, BEND, NODES, MAX_HOLES = .05, .025, 6, 20
 
-# %% ../nbs/03_augment.ipynb #c5f48f25
+# %% ../nbs/03_augment.ipynb #0d0dc7a5
 DRAWS = {'flip': 2, 'light': 3, 'affine': 5, 'bend': 2 + 2*NODES**2, 'cut': 2 + 2*MAX_HOLES}
 
 
@@ -52,7 +52,7 @@ def _signed(u: torch.Tensor, limit: float) -> torch.Tensor:
     "Uniform in [0, 1) to uniform in [-limit, limit)."
     return (2*u - 1)*limit
 
-# %% ../nbs/03_augment.ipynb #755a06cc
+# %% ../nbs/03_augment.ipynb #bfc84a83
 def flip(x: torch.Tensor,   # (B, ..., H, W)
          flips              # (B, 2) bool: vertical (rows reversed), horizontal (columns reversed); None = none
         ) -> torch.Tensor:  # same shape
@@ -62,7 +62,7 @@ def flip(x: torch.Tensor,   # (B, ..., H, W)
         x = torch.where(f.view(-1, *[1]*(x.ndim - 1)), x.flip(axis), x)
     return x
 
-# %% ../nbs/03_augment.ipynb #874bb097
+# %% ../nbs/03_augment.ipynb #825fa40e
 def relight(images: torch.Tensor, # (B, 3, H, W) in [0, 1]
             u: torch.Tensor,      # (B, 3) uniform: coin, contrast, brightness
             p: float              # probability
@@ -72,7 +72,7 @@ def relight(images: torch.Tensor, # (B, 3, H, W) in [0, 1]
     images = adjust_contrast(images, 1 + on*_signed(u[:, 1], LIGHT), clip_output=False)
     return adjust_brightness(images, on*_signed(u[:, 2], LIGHT))
 
-# %% ../nbs/03_augment.ipynb #7df60b32
+# %% ../nbs/03_augment.ipynb #c556bb61
 def coordinates(affine: torch.Tensor, # (B, 5) uniform: coin, shift x, shift y, scale, angle
                 bend: torch.Tensor,   # (B, 2 + 2·36) uniform: coin, grid or elastic, nodes
                 view: View,           # its probabilities
@@ -99,7 +99,7 @@ def _bend(u: torch.Tensor,   # (B, 2 + 2·36) uniform
     nodes = torch.where((u[:, 1] < .5).view(-1, 1, 1, 1), grid, elastic)*(u[:, 0] < p).view(-1, 1, 1, 1)
     return F.interpolate(nodes, (h, w), mode='bicubic', align_corners=True).movedim(1, -1)
 
-# %% ../nbs/03_augment.ipynb #96d762fd
+# %% ../nbs/03_augment.ipynb #0966fe77
 def warp(images: torch.Tensor, # (B, 3, H, W)
          masks: torch.Tensor,  # (B, H, W) int64
          xy: torch.Tensor      # (B, H, W, 2) as `coordinates` gives them
@@ -107,10 +107,10 @@ def warp(images: torch.Tensor, # (B, 3, H, W)
     "Resample images (bilinear) and masks (nearest) at the same coordinates."
     inside = (xy.abs() <= 1).all(-1)
     moved = F.grid_sample(images, xy, mode='bilinear', padding_mode='reflection', align_corners=False)
-    labels = F.grid_sample(masks[:, None].float(), xy, mode='nearest', padding_mode='reflection', align_corners=False)[:, 0].to(masks.dtype)
-    return moved, labels.masked_fill(~inside, IGNORE), inside
+    labels = F.grid_sample(masks[:, None].float(), xy, mode='nearest', padding_mode='reflection', align_corners=False)[:, 0]
+    return moved, labels.to(masks.dtype).masked_fill(~inside, IGNORE), inside
 
-# %% ../nbs/03_augment.ipynb #2b4be74b
+# %% ../nbs/03_augment.ipynb #741219d4
 def cut_holes(u: torch.Tensor,  # (B, 2 + 2·20) uniform: coin, number, corners
               view: View,       # its probability and numbers
               h: int, w: int    # in pixels
@@ -127,7 +127,7 @@ def cut_holes(u: torch.Tensor,  # (B, 2 + 2·20) uniform: coin, number, corners
     rows, columns = spans(u[:, 2:2 + MAX_HOLES], h) & there[..., None], spans(u[:, 2 + MAX_HOLES:], w)
     return rows.float().mT @ columns.float() > 0
 
-# %% ../nbs/03_augment.ipynb #49084496
+# %% ../nbs/03_augment.ipynb #0d342462
 @torch.no_grad()
 def augment(images: torch.Tensor,   # (B, 3, H, W) float32 in [0, 1]
             masks: torch.Tensor,    # (B, H, W) int64 with IGNORE
@@ -160,7 +160,7 @@ def augment(images: torch.Tensor,   # (B, 3, H, W) float32 in [0, 1]
             else: masks = masks.masked_fill(holes & (masks != IGNORE), 0)
     return images, masks, valid, flips
 
-# %% ../nbs/03_augment.ipynb #6460bf07
+# %% ../nbs/03_augment.ipynb #5842ae69
 def random_box(n: int,              # boxes
                h: int, w: int,      # of the image, in pixels
                area=(.02, .4),      # smallest and largest area, as a fraction of the image
@@ -171,7 +171,8 @@ def random_box(n: int,              # boxes
     u = torch.rand(n, 4, generator=generator, device=device)
     a = area[0] + (area[1] - area[0])*u[:, 0]
     ratio = torch.exp(_signed(u[:, 1], 1.)*torch.log(torch.tensor(.3)))
-    high = (a*ratio).sqrt().clamp(max=1.); wide = (a/high).clamp(max=1.); high = a/wide       # too long a side gives way to the other
+    wide = (a/(a*ratio).sqrt().clamp(max=1.)).clamp(max=1.)
+    high = a/wide                                                    # too long a side gives way to the other
     def span(u, part, n):
         size = (part*n).round().clamp(1, n)[:, None]
         start, i = (u[:, None]*(n - size + 1)).floor(), torch.arange(n, device=device)

@@ -6,25 +6,25 @@
 __all__ = ['PSEUDO', 'one_hot', 'ce', 'dice_loss', 'ce_dice', 'entropy_map', 'entropy', 'rampup', 'pseudo_label', 'consistency',
            'kd']
 
-# %% ../nbs/20_losses.ipynb #e6852eef
+# %% ../nbs/20_losses.ipynb #25dce135
 import math, torch
 import torch.nn.functional as F
 from .config import ScsamError, nearest
 from .data import IGNORE
 
-# %% ../nbs/20_losses.ipynb #b27e0886
+# %% ../nbs/20_losses.ipynb #8b18a4e9
 def one_hot(target: torch.Tensor, # (B, H, W) labels 0..K-1 or IGNORE
             num_classes: int      # K
            ) -> torch.Tensor:     # (B, K, H, W) float32; all zero at ignored pixels
     "Label map to class planes."
     bad = (target != IGNORE) & ((target < 0) | (target >= num_classes))
     if bad.any():
-        raise ScsamError(f'a label map holds {sorted(target[bad].unique().tolist())[:5]}, but labels must be 0 to {num_classes - 1}, or '
-                         f'{IGNORE} for no label; set num_classes to the number of classes with the background, or mend the masks')
+        raise ScsamError(f'a label map holds {sorted(target[bad].unique().tolist())[:5]}, but labels must be 0 to '
+                         f'{num_classes - 1}, or {IGNORE} for no label; set num_classes to the number of classes with the background, or mend the masks')
     classes = torch.arange(num_classes, device=target.device).view(-1, 1, 1)
     return (target[:, None] == classes).float()
 
-# %% ../nbs/20_losses.ipynb #518df0f5
+# %% ../nbs/20_losses.ipynb #48af8b52
 def _full(x: torch.Tensor) -> torch.Tensor:
     "At least float32 (float64 stays, for gradient checks)."
     return x if x.dtype == torch.float64 else x.float()
@@ -49,7 +49,7 @@ def _mean(x: torch.Tensor, # (B, H, W)
     weight = weight.to(x.dtype)
     return (weight*x).sum()/weight.sum().clamp_min(1e-12)
 
-# %% ../nbs/20_losses.ipynb #977dcd56
+# %% ../nbs/20_losses.ipynb #1c993da3
 def ce(logits: torch.Tensor, # (B, K, H, W)
        target: torch.Tensor, # (B, H, W) hard with IGNORE, or (B, K, H, W) soft
        weight=None           # (B, H, W) ≥ 0
@@ -58,7 +58,7 @@ def ce(logits: torch.Tensor, # (B, K, H, W)
     logits, soft, weight = _prepare(logits, target, weight)
     return _mean(-(soft*logits.log_softmax(1)).sum(1), weight)
 
-# %% ../nbs/20_losses.ipynb #817809a0
+# %% ../nbs/20_losses.ipynb #044a5100
 def dice_loss(logits: torch.Tensor, # (B, K, H, W)
               target: torch.Tensor, # (B, H, W) hard with IGNORE, or (B, K, H, W) soft
               weight=None,          # (B, H, W) ≥ 0
@@ -79,7 +79,7 @@ def ce_dice(logits: torch.Tensor, # (B, K, H, W)
     "Cross-entropy plus Dice loss: the supervised loss of the paper, for masks and for pseudo-labels."
     return ce(logits, target, weight) + dice_loss(logits, target, weight)
 
-# %% ../nbs/20_losses.ipynb #0a65e9db
+# %% ../nbs/20_losses.ipynb #a57f06ad
 def entropy_map(logits=None,      # (B, K, ...) …
                 *, probs=None     # … or probabilities (B, K, ...)
                ) -> torch.Tensor: # (B, ...) in [0, 1]
@@ -99,7 +99,7 @@ def entropy(logits=None,      # (B, K, H, W) …
     "Mean entropy over pixels, divided by ln K."
     return _mean(entropy_map(logits, probs=probs), weight)
 
-# %% ../nbs/20_losses.ipynb #8f2200a8
+# %% ../nbs/20_losses.ipynb #0b779327
 def rampup(step: float,  # t ≥ 0
            steps: float  # T: where 1 is reached; 0 = at once
           ) -> float:    # exp(-5) … 1
@@ -107,7 +107,7 @@ def rampup(step: float,  # t ≥ 0
     if steps <= 0: return 1.
     return math.exp(-5*(1 - min(max(step, 0), steps)/steps)**2)
 
-# %% ../nbs/20_losses.ipynb #7a4c28bd
+# %% ../nbs/20_losses.ipynb #a6478116
 PSEUDO = ('hard', 'soft', 'confident')
 
 def pseudo_label(probs: torch.Tensor,   # (B, K, H, W), rows sum to 1
@@ -123,7 +123,7 @@ def pseudo_label(probs: torch.Tensor,   # (B, K, H, W), rows sum to 1
     if kind == 'confident': label = label.masked_fill(top < confidence, IGNORE)
     return label if valid is None else label.masked_fill(~valid, IGNORE)
 
-# %% ../nbs/20_losses.ipynb #888510ca
+# %% ../nbs/20_losses.ipynb #a0554021
 def consistency(logits: torch.Tensor, # of the student (B, K, H, W)
                 target: torch.Tensor, # the teacher's probabilities (B, K, H, W)
                 weight=None           # (B, H, W) ≥ 0

@@ -6,13 +6,13 @@
 __all__ = ['MEAN', 'STD', 'conv_block', 'pad_to_multiple', 'SegmentationNet', 'UNet', 'count_parameters', 'TimmUNet', 'timm_unet',
            'make_unet']
 
-# %% ../nbs/10_unet.ipynb #50b8aa78
+# %% ../nbs/10_unet.ipynb #3c0a5f81
 import timm, torch
 import torch.nn.functional as F
 from torch import nn
 from .config import ScsamError, nearest
 
-# %% ../nbs/10_unet.ipynb #b55a84a9
+# %% ../nbs/10_unet.ipynb #736eb995
 def conv_block(n_in: int,      # channels in
                n_out: int,     # channels out
                dropout=0.      # probability, between the two convolutions
@@ -21,7 +21,7 @@ def conv_block(n_in: int,      # channels in
     half = lambda a: [nn.Conv2d(a, n_out, 3, padding=1), nn.BatchNorm2d(n_out), nn.LeakyReLU()]
     return nn.Sequential(*half(n_in), *([nn.Dropout(dropout)] if dropout else []), *half(n_out))
 
-# %% ../nbs/10_unet.ipynb #44abac31
+# %% ../nbs/10_unet.ipynb #9779f44d
 def pad_to_multiple(images: torch.Tensor, # (B, C, H, W)
                     stride: int           # what both sides shall be a multiple of, in pixels
                    ) -> torch.Tensor:     # (B, C, H + (-H mod stride), W + (-W mod stride))
@@ -29,7 +29,7 @@ def pad_to_multiple(images: torch.Tensor, # (B, C, H, W)
     h, w = images.shape[-2:]
     return F.pad(images, (0, -w % stride, 0, -h % stride), mode='replicate') if h % stride or w % stride else images
 
-# %% ../nbs/10_unet.ipynb #d107a790
+# %% ../nbs/10_unet.ipynb #bc82e97c
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)   # ImageNet, RGB
 
 
@@ -49,8 +49,8 @@ class SegmentationNet(nn.Module):
                ) -> torch.Tensor:          # (B, C, H', W'), sides multiples of the stride
         "Check, normalise and pad."
         if images.ndim != 4 or images.shape[1] != self.in_channels:
-            raise ScsamError(f'U-Net: images have shape {tuple(images.shape)}, but it takes (batch, {self.in_channels}, height, width); '
-                             'repeat the channel of a grey image, as in images.expand(-1, 3, -1, -1)')
+            raise ScsamError(f'U-Net: images have shape {tuple(images.shape)}, but it takes (batch, {self.in_channels}, height, '
+                             'width); repeat the channel of a grey image, as in images.expand(-1, 3, -1, -1)')
         return pad_to_multiple((images - self.mean) / self.std, self.stride)
 
     def forward(self, images: torch.Tensor # (B, C, H, W) in [0, 1], any size
@@ -59,7 +59,7 @@ class SegmentationNet(nn.Module):
         h, w = images.shape[-2:]
         return self.decode(self.encode(images))[..., :h, :w]
 
-# %% ../nbs/10_unet.ipynb #6d366b03
+# %% ../nbs/10_unet.ipynb #d54d1e7e
 class UNet(SegmentationNet):
     "The paper's U-Net: 1.94 M parameters with its default widths."
     def __init__(self, in_channels: int = 3,              # of the images
@@ -92,14 +92,14 @@ class UNet(SegmentationNet):
             x = block(torch.cat([skip, lift(x)], 1))
         return self.head(x)
 
-# %% ../nbs/10_unet.ipynb #5c9b4e93
+# %% ../nbs/10_unet.ipynb #e3baa739
 def count_parameters(module: nn.Module,
                      trainable: bool = False # only those with `requires_grad`
                     ) -> int:
     "How many numbers an optimiser could change (buffers not counted)."
     return sum(p.numel() for p in module.parameters() if p.requires_grad or not trainable)
 
-# %% ../nbs/10_unet.ipynb #89796310
+# %% ../nbs/10_unet.ipynb #e5af2366
 class TimmUNet(SegmentationNet):
     "A timm encoder, and a decoder of convolution blocks with its skips; made by `timm_unet`."
     def __init__(self, encoder: nn.Module, # of timm, made with `features_only`
@@ -132,7 +132,7 @@ class TimmUNet(SegmentationNet):
             x = block(torch.cat([by_ratio[int(ratio)], x], 1) if int(ratio) in by_ratio else x)
         return self.head(x)
 
-# %% ../nbs/10_unet.ipynb #8b8a929a
+# %% ../nbs/10_unet.ipynb #b1600b54
 def timm_unet(encoder_name: str,        # a model of timm, such as 'resnet18'; 'resnet18.a1_in1k' also names weights
               num_classes: int = 2,     # background included
               pretrained: bool = False  # download the encoder's weights (once) instead of random ones
@@ -142,12 +142,14 @@ def timm_unet(encoder_name: str,        # a model of timm, such as 'resnet18'; '
         raise ScsamError(f'unknown U-Net encoder {encoder_name!r}{_nearest_encoder(encoder_name)}')
     make = lambda weights: timm.create_model(encoder_name, features_only=True, pretrained=weights)
     try: encoder = make(False)
-    except Exception as e: raise ScsamError(f'timm cannot build {encoder_name!r} as an encoder: {e}; choose another, such as resnet18') from e
+    except Exception as e:
+        raise ScsamError(f'timm cannot build {encoder_name!r} as an encoder: {e}; choose another, such as resnet18') from e
     if pretrained:
         try: encoder = make(True)
         except Exception as e:
             raise ScsamError(f'no pretrained weights for {encoder_name!r}: {type(e).__name__}: {str(e)[:200]}; they are downloaded '
-                             'once, which needs the network and a name that has weights; pretrained=False starts from random ones') from e
+                             'once, which needs the network and a name that has weights; pretrained=False starts from '
+                             'random ones') from e
     _check_pyramid(encoder, encoder_name)
     return TimmUNet(encoder, num_classes)
 
@@ -170,9 +172,10 @@ def _check_pyramid(encoder: nn.Module, name: str):
     except Exception as e: problem = str(e)
     if len(ratios) < 2 or any(r & (r - 1) for r in ratios): problem = f'features at 1/{sorted(ratios)} of the image only'
     encoder.train(training)
-    if problem: raise ScsamError(f'{name!r} gives no pyramid of feature maps for a U-Net ({problem}); choose another, such as resnet18')
+    if problem:
+        raise ScsamError(f'{name!r} gives no pyramid of feature maps for a U-Net ({problem}); choose another, such as resnet18')
 
-# %% ../nbs/10_unet.ipynb #d8a2ee14
+# %% ../nbs/10_unet.ipynb #ba47f924
 def make_unet(recipe # a `Recipe`: `unet`, `num_classes`
              ) -> SegmentationNet:
     "The specialist that a recipe asks for."
