@@ -7,7 +7,7 @@ __all__ = ['PACKAGES', 'FORMAT', 'REQUIRED', 'REQUIRED_IN', 'SHOWN', 'environmen
            'summarise_scores', 'new_record', 'add_scores', 'validate', 'content_hash', 'write_record', 'read_record',
            'find_records', 'compare', 'Cell', 'Row', 'table', 'check_reported', 'read_reported', 'Table']
 
-# %% ../nbs/05_records.ipynb #638cb3f7
+# %% ../nbs/05_records.ipynb #e4a79d19
 import csv, hashlib, importlib.metadata, inspect, io, json, os, platform, string, subprocess
 from collections import Counter
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ import torch
 from .config import ScsamError, Recipe, nearest, read_json, write_json
 from .metrics import HIGHER_IS_BETTER
 
-# %% ../nbs/05_records.ipynb #0de571ef
+# %% ../nbs/05_records.ipynb #e288a482
 PACKAGES = ('scsam', 'torch', 'torchvision', 'timm', 'kornia', 'monai', 'segment-anything', 'accelerate', 'numpy', 'scipy',
             'pillow')
 
@@ -52,7 +52,7 @@ def environment() -> dict: # {'commit', 'versions', 'machine'}
     machine = {'cpu': _cpu(), 'threads': torch.get_num_threads(), 'gpu': ', '.join(gpus) or None, 'system': platform.system()}
     return {'commit': commit or None, 'versions': versions, 'machine': machine}
 
-# %% ../nbs/05_records.ipynb #665fdf39
+# %% ../nbs/05_records.ipynb #b8b7a98a
 def _group_sums(values, groups):
     "(sum, count) of `values` in every group; every value its own group when `groups` is None."
     values = np.asarray(values, float)
@@ -77,7 +77,7 @@ def summarise(values,             # one number per case
         low, high = (float(x) for x in np.percentile(sums[draw].sum(1) / counts[draw].sum(1), [2.5, 97.5]))
     return {'mean': float(sums.sum() / counts.sum()), 'low': low, 'high': high, 'n': len(values)}
 
-# %% ../nbs/05_records.ipynb #c2c1c8a9
+# %% ../nbs/05_records.ipynb #f562ad23
 def paired(a, b,               # scores of two methods on the same cases, in the same order
            groups=None,        # patient of each case
            n_boot: int = 2000, # bootstrap samples
@@ -100,7 +100,7 @@ def over_seeds(values) -> dict: # mean, sd (None for one value), n
     v = np.asarray(list(values), float)
     return {'mean': float(v.mean()), 'sd': float(v.std(ddof=1)) if len(v) > 1 else None, 'n': len(v)}
 
-# %% ../nbs/05_records.ipynb #abb4e461
+# %% ../nbs/05_records.ipynb #a1a9db09
 FORMAT = 1
 REQUIRED = {'format': int, 'experiment': str, 'run': str, 'method': str, 'recipe': dict, 'seed': int, 'versions': dict,
             'machine': dict, 'weights': dict, 'dataset': str, 'manifest_sha256': str, 'budget': dict, 'steps': int,
@@ -129,7 +129,7 @@ class Record(dict):
         "Scores of all cases of a test set."
         return self['scores'].get(name, {}).get(branch, {}).get(metric)
 
-# %% ../nbs/05_records.ipynb #1c1db1be
+# %% ../nbs/05_records.ipynb #33daef4b
 def summarise_scores(scores: dict,      # {set: {'ids': [...], 'groups': [...], branch: {metric: [...]}}}
                      n_boot: int = 2000, seed: int = 0
                     ) -> dict:          # {set: {branch: {metric: {mean, low, high, n, missed}}}}
@@ -161,14 +161,14 @@ def new_record(experiment: str,      # folder of results it belongs to
                   seconds=seconds, images_per_second=images_per_second, peak_memory_mb=peak_memory_mb, selected=selected,
                   scores=scores, summary=summarise_scores(scores), **more)
 
-# %% ../nbs/05_records.ipynb #71cd2fc9
+# %% ../nbs/05_records.ipynb #e8768aa4
 def add_scores(record: Record, scores: dict # as `scsam.evaluate.evaluate` returns them
               ) -> Record:
     "Put the scores of more test sets into a record, with their summary."
     record['scores'].update(scores); record['summary'].update(summarise_scores(scores))
     return record
 
-# %% ../nbs/05_records.ipynb #379e72a5
+# %% ../nbs/05_records.ipynb #09a23615
 def validate(record: dict, where: str = 'record'):
     "Raise a `ScsamError` that names file and key when a record is not complete and consistent."
     def wrong(key, what): raise ScsamError(f'{where}: {key} {what}; the keys of a record are explained in nbs/05_records.ipynb')
@@ -195,7 +195,7 @@ def validate(record: dict, where: str = 'record'):
             if len(values) != len(cols['ids']):
                 wrong(f"key 'scores.{name}.{column}'", f'has {len(values)} entries for {len(cols["ids"])} cases')
 
-
+# %% ../nbs/05_records.ipynb #ce9fc384
 def content_hash(record: dict) -> str: # hex
     "SHA-256 of a record's content as canonical JSON, its own `sha256` left out."
     rest = {k: v for k, v in record.items() if k != 'sha256'}
@@ -233,7 +233,7 @@ def find_records(folder: str|Path # looked through with all its sub-folders
         if isinstance(data, dict) and {'format', 'experiment', 'run'} <= set(data): found.append(read_record(path))
     return found
 
-# %% ../nbs/05_records.ipynb #f410c0b6
+# %% ../nbs/05_records.ipynb #f04198d1
 def _branch(record: Record, branch: str|None, name: str) -> str:
     "`branch`, or the one the run selected; an error when it was not scored on the set."
     branch = branch or record['selected']['branch']
@@ -266,7 +266,7 @@ def compare(a: Record|list,      # one record, or those of several seeds
         means.append(np.mean(rows, 0))
     return {'a': float(means[0].mean()), 'b': float(means[1].mean()), **paired(*means, groups=groups)}
 
-# %% ../nbs/05_records.ipynb #f76c9c8a
+# %% ../nbs/05_records.ipynb #77891a62
 SHOWN = {'dice': ('Dice', 100, '%'), 'iou': ('IoU', 100, '%'), 'hd95': ('HD95', 1, ''), 'assd': ('ASSD', 1, ''),
          'missed': ('missed', 100, '%')} # name, factor, unit ('' = that of the distances)
 
@@ -282,11 +282,15 @@ class Cell:
     notes: list = field(default_factory=list)
     source: str = ''         # of a number that is reported elsewhere
 
-    def text(self, factor: float, pm: str = '±', dash: str = '–') -> str:
+    def text(self, factor: float) -> str:
         "The number as it is shown."
         n = lambda x: f'{factor * x:.1f}'
-        if self.sd is not None: return f'{n(self.mean)} {pm} {n(self.sd)}'
-        return n(self.mean) if self.low is None else f'{n(self.mean)} [{n(self.low)}{dash}{n(self.high)}]'
+        if self.sd is not None: return f'{n(self.mean)} ± {n(self.sd)}'
+        return n(self.mean) if self.low is None else f'{n(self.mean)} [{n(self.low)}–{n(self.high)}]'
+
+    @property
+    def all_notes(self) -> list:
+        return self.notes + ([f'reported elsewhere, not measured here: {self.source}'] if self.source else [])
 
 
 @dataclass
@@ -298,7 +302,7 @@ class Row:
     cells: dict          # {set: Cell}
     notes: list = field(default_factory=list)
 
-# %% ../nbs/05_records.ipynb #9b493c80
+# %% ../nbs/05_records.ipynb #2693e1b8
 def _key(record: Record, key: str):
     "What a record has under a grouping key: one of its own, or a recipe value."
     if key == 'budget': return tuple(record['budget'][k] for k in REQUIRED_IN['budget'])
@@ -326,7 +330,7 @@ def _differing(dicts) -> dict: # {key: its values, joined}
     every = {k: [_show(d.get(k)) for d in dicts] for k in dict.fromkeys(k for d in dicts for k in d)}
     return {k: ' / '.join(dict.fromkeys(v)) for k, v in every.items() if len(set(v)) > 1}
 
-
+# %% ../nbs/05_records.ipynb #40b6e65b
 def _short(commit: str|None) -> str:
     "A commit's first eight digits, and whether there were changes."
     return commit[:8] + '+changes' * commit.endswith('+changes') if commit else 'unknown'
@@ -352,7 +356,7 @@ def _row_notes(records: list, seeds: set) -> list: # seeds: those that the row s
         if r.changed: notes.append(f'{name} was changed after it was written')
     return notes
 
-# %% ../nbs/05_records.ipynb #f4171957
+# %% ../nbs/05_records.ipynb #7e44cd3e
 def _cell(records: list, branches: list, name: str, metric: str,
           usual: frozenset # ids on which most of the column was scored
          ) -> Cell|None:
@@ -369,7 +373,7 @@ def _cell(records: list, branches: list, name: str, metric: str,
     if len(there) < len(records): cell.notes.append('not all seeds of the row were scored on this set')
     return cell
 
-
+# %% ../nbs/05_records.ipynb #91b9f96c
 def _rows(records: list, rows: tuple, sets: list, branches: str):
     "[(row key, [(record, branch), ...]), ...], and the records that have nothing to show."
     groups, left_out = {}, []
@@ -391,7 +395,7 @@ def _row(runs: list, shown: list, rows: tuple, cells: dict, branches: str, seeds
     keys = {k: str(_key(runs[0], k)) for k in rows if k != 'budget'}
     return Row(keys, _trained_on(runs[0]['budget']), f'{names}, {by}', cells, _row_notes(runs, seeds))
 
-
+# %% ../nbs/05_records.ipynb #92fc1bbc
 def table(records: list,              # of Record
           rows=('method', 'budget'),  # what makes a row: 'method', 'budget', 'experiment', 'dataset', 'weights', any recipe key
           metric: str = 'dice',       # a key of `scsam.metrics.METRICS`
@@ -431,7 +435,7 @@ def table(records: list,              # of Record
     return Table(out, sets, metric, [k for k in rows if k != 'budget'], Path(base), ' or '.join(units),
                  [str(r.path.name if r.path else r['run']) for r in left_out])
 
-# %% ../nbs/05_records.ipynb #16f25028
+# %% ../nbs/05_records.ipynb #31c58679
 def check_reported(reported: list, where: str = 'reported numbers'):
     "Raise a `ScsamError` unless each entry has `method`, `source` and `scores` {set: value in 0..1 or px/mm}."
     for i, x in enumerate(reported):
@@ -448,19 +452,15 @@ def read_reported(path: str|Path # JSON: a list of {method, source, scores, and 
     check_reported(reported, str(path))
     return reported
 
-# %% ../nbs/05_records.ipynb #d0cf92b7
-_LATEX = {'\\': r'\textbackslash{}', '&': r'\&', '%': r'\%', '$': r'\$', '#': r'\#', '_': r'\_', '{': r'\{', '}': r'\}',
-          '~': r'\textasciitilde{}', '^': r'\textasciicircum{}', '±': r'$\pm$', '×': r'$\times$', '–': '--'}
-
-
+# %% ../nbs/05_records.ipynb #f1d3f31e
 @dataclass(repr=False)
 class Table:
     "Rows and columns made by `table`, ready to be shown."
-    rows: list
-    sets: list
+    rows: list    # of Row
+    sets: list    # names of the test sets
     metric: str
-    keys: list
-    base: Path
+    keys: list    # grouping keys that are shown as columns
+    base: Path    # links are relative to it
     unit: str = 'px'
     left_out: list = field(default_factory=list) # records without scores to show
 
@@ -472,69 +472,73 @@ class Table:
                 'with one seed, the 95 % bootstrap interval over cases.')
         return text + (f' Left out, as not yet evaluated here: {", ".join(self.left_out)}.' if self.left_out else '')
 
-    def _link(self, path) -> str:
-        return quote(Path(os.path.relpath(path, self.base)).as_posix())
-
-    def _notes(self) -> dict: # {note: letter}, in the order in which a reader meets them
-        found = [n for row in self.rows for n in [*row.notes, *(m for c in row.cells.values() for m in self._cell_notes(c))]]
+    @property
+    def notes(self) -> dict: # {note: letter}
+        found = [n for row in self.rows for n in [*row.notes, *(m for c in row.cells.values() for m in c.all_notes)]]
         letters = [*string.ascii_lowercase, *(x + y for x in string.ascii_lowercase for y in string.ascii_lowercase)]
         return dict(zip(dict.fromkeys(found), letters))
 
-    @staticmethod
-    def _cell_notes(cell: Cell) -> list:
-        return cell.notes + ([f'reported elsewhere, not measured here: {cell.source}'] if cell.source else [])
+    @property
+    def head(self) -> list: return [*self.keys, 'trained on', 'branch', *self.sets]
+    def first(self, row: Row) -> list: return [*(row.keys.get(k, '') for k in self.keys), row.trained_on, row.branch]
+    def link(self, path: Path) -> str: return quote(Path(os.path.relpath(path, self.base)).as_posix())
 
-    def _head(self) -> list: return [*self.keys, 'trained on', 'branch', *self.sets]
+# %% ../nbs/05_records.ipynb #2c5c9fe5
+def _markdown(self: Table) -> str:
+    "Markdown; every measured cell links to the records of its seeds."
+    notes, factor = self.notes, SHOWN[self.metric][1]
+    mark = lambda ns: f'<sup>{",".join(notes[n] for n in ns)}</sup>' if ns else ''
+    def cell(c):
+        if c is None: return ''
+        if c.source: return f'*{c.text(factor)}*{mark(c.all_notes)}'
+        links = ' '.join(f'[{s}]({self.link(p)})' if p else str(s) for s, p in c.runs)
+        return f'{c.text(factor)} (seed{"s" if len(c.runs) > 1 else ""} {links}){mark(c.all_notes)}'
+    lines = ['| ' + ' | '.join(self.head) + ' |', '|' + '---|' * len(self.head)]
+    for row in self.rows:
+        first = self.first(row)
+        first[0] += mark(row.notes)
+        lines.append('| ' + ' | '.join([*first, *(cell(row.cells.get(n)) for n in self.sets)]) + ' |')
+    return '\n'.join([*lines, '', self.caption, *(f'\n<sup>{x}</sup> {n}.' for n, x in notes.items())]) + '\n'
 
-    def markdown(self) -> str:
-        "Markdown; every measured cell links to the records of its seeds."
-        notes, factor = self._notes(), SHOWN[self.metric][1]
-        mark = lambda ns: f'<sup>{",".join(notes[n] for n in ns)}</sup>' if ns else ''
-        def cell(c):
-            if c is None: return ''
-            if c.source: return f'*{c.text(factor)}*{mark(self._cell_notes(c))}'
-            links = ' '.join(f'[{s}]({self._link(p)})' if p else str(s) for s, p in c.runs)
-            return f'{c.text(factor)} (seed{"s" if len(c.runs) > 1 else ""} {links}){mark(self._cell_notes(c))}'
-        lines = ['| ' + ' | '.join(self._head()) + ' |', '|' + '---|' * len(self._head())]
-        for row in self.rows:
-            first = [*(row.keys.get(k, '') for k in self.keys), row.trained_on, row.branch]
-            first[0] += mark(row.notes)
-            lines.append('| ' + ' | '.join([*first, *(cell(row.cells.get(n)) for n in self.sets)]) + ' |')
-        return '\n'.join([*lines, '', self.caption, *(f'\n<sup>{x}</sup> {n}.' for n, x in notes.items())]) + '\n'
+Table.markdown = Table._repr_markdown_ = Table.__repr__ = _markdown
 
-    __repr__ = _repr_markdown_ = markdown
+# %% ../nbs/05_records.ipynb #0ee07331
+_LATEX = {'\\': r'\textbackslash{}', '&': r'\&', '%': r'\%', '$': r'\$', '#': r'\#', '_': r'\_', '{': r'\{', '}': r'\}',
+          '~': r'\textasciitilde{}', '^': r'\textasciicircum{}', '±': r'$\pm$', '×': r'$\times$', '–': '--'}
 
-    def latex(self) -> str:
-        "LaTeX for booktabs; the records of each row stand in a comment before it."
-        notes, factor = self._notes(), SHOWN[self.metric][1]
-        tex = lambda s: ''.join(_LATEX.get(c, c) for c in str(s))
-        mark = lambda ns: rf'\textsuperscript{{{",".join(notes[n] for n in ns)}}}' if ns else ''
-        def cell(c):
-            if c is None: return ''
-            text = tex(c.text(factor))
-            if c.source: text = rf'\textit{{{text}}}'
-            return text + mark(self._cell_notes(c))
-        head = self._head()
-        lines = [rf'\begin{{tabular}}{{{"l" * len(head)}}}', r'\toprule', ' & '.join(map(tex, head)) + r' \\', r'\midrule']
-        for row in self.rows:
-            first = [tex(x) for x in (*(row.keys.get(k, '') for k in self.keys), row.trained_on, row.branch)]
-            first[0] += mark(row.notes)
-            files = dict.fromkeys(self._link(p) for c in row.cells.values() for _, p in c.runs if p)
-            lines += [f'% {f}' for f in files]
-            lines.append(' & '.join([*first, *(cell(row.cells.get(n)) for n in self.sets)]) + r' \\')
-        lines += [r'\bottomrule', r'\end{tabular}', '', tex(self.caption)]
-        return '\n'.join([*lines, *(rf'\textsuperscript{{{x}}} {tex(n)}.' for n, x in notes.items())]) + '\n'
 
-    def csv(self) -> str:
-        "One line per cell, numbers as they are."
-        out = io.StringIO()
-        w = csv.writer(out, lineterminator='\n')
-        w.writerow([*self.keys, 'trained_on', 'branch', 'set', 'metric', 'mean', 'sd', 'low', 'high', 'seeds', 'records',
-                    'measured', 'notes'])
-        for row in self.rows:
-            for n, c in row.cells.items():
-                seeds, files = ' '.join(str(s) for s, _ in c.runs), ' '.join(self._link(p) for _, p in c.runs if p)
-                numbers = ['' if x is None else x for x in (c.mean, c.sd, c.low, c.high)]
-                w.writerow([*(row.keys.get(k, '') for k in self.keys), row.trained_on, row.branch, n, self.metric, *numbers,
-                            seeds, files, 'no' if c.source else 'yes', '; '.join(row.notes + self._cell_notes(c))])
-        return out.getvalue()
+def _latex(self: Table) -> str:
+    "LaTeX for booktabs; the records of each row stand in a comment before it."
+    notes, factor = self.notes, SHOWN[self.metric][1]
+    tex = lambda s: ''.join(_LATEX.get(c, c) for c in str(s))
+    mark = lambda ns: rf'\textsuperscript{{{",".join(notes[n] for n in ns)}}}' if ns else ''
+    def cell(c):
+        if c is None: return ''
+        text = tex(c.text(factor))
+        return (rf'\textit{{{text}}}' if c.source else text) + mark(c.all_notes)
+    lines = [rf'\begin{{tabular}}{{{"l" * len(self.head)}}}', r'\toprule', ' & '.join(map(tex, self.head)) + r' \\', r'\midrule']
+    for row in self.rows:
+        first = [tex(x) for x in self.first(row)]
+        first[0] += mark(row.notes)
+        lines += [f'% {x}' for x in dict.fromkeys(self.link(p) for c in row.cells.values() for _, p in c.runs if p)]
+        lines.append(' & '.join([*first, *(cell(row.cells.get(n)) for n in self.sets)]) + r' \\')
+    lines += [r'\bottomrule', r'\end{tabular}', '', tex(self.caption)]
+    return '\n'.join([*lines, *(rf'\textsuperscript{{{x}}} {tex(n)}.' for n, x in notes.items())]) + '\n'
+
+Table.latex = _latex
+
+# %% ../nbs/05_records.ipynb #18f2f950
+def _csv(self: Table) -> str:
+    "CSV: one line per cell, numbers as they are."
+    out = io.StringIO()
+    w = csv.writer(out, lineterminator='\n')
+    w.writerow([*self.keys, 'trained_on', 'branch', 'set', 'metric', 'mean', 'sd', 'low', 'high', 'seeds', 'records', 'measured', 'notes'])
+    for row in self.rows:
+        for n, c in row.cells.items():
+            seeds, files = ' '.join(str(s) for s, _ in c.runs), ' '.join(self.link(p) for _, p in c.runs if p)
+            numbers = ['' if x is None else x for x in (c.mean, c.sd, c.low, c.high)]
+            w.writerow([*self.first(row), n, self.metric, *numbers, seeds, files, 'no' if c.source else 'yes',
+                        '; '.join(row.notes + c.all_notes)])
+    return out.getvalue()
+
+Table.csv = _csv
