@@ -6,7 +6,7 @@
 __all__ = ['ALIKE', 'ALIKE_FINE', 'NEIGHBOUR', 'FRAMES', 'FINDINGS', 'fingerprint', 'frame_number', 'video_neighbours', 'Finding',
            'Report', 'check', 'figure_sheet']
 
-# %% ../nbs/02a_check.ipynb #1d3fa603
+# %% ../nbs/02a_check.ipynb #ff00cea6
 import hashlib, os
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +20,7 @@ from .config import ScsamError
 from .data import IGNORE, Case, Dataset
 from .datasets import guess_kind, load_dataset, tolerate
 
-# %% ../nbs/02a_check.ipynb #a2a1d015
+# %% ../nbs/02a_check.ipynb #85cfe279
 def fingerprint(image: np.ndarray,  # uint8 (H, W, 3) or grey (H, W)
                 size: int = 32,     # side of the small picture
                ) -> np.ndarray:     # float32 (size * size,), of length 1 (0 for a blank picture)
@@ -30,12 +30,12 @@ def fingerprint(image: np.ndarray,  # uint8 (H, W, 3) or grey (H, W)
     edges -= edges.mean()
     return edges / max(np.linalg.norm(edges), 1e-6)
 
-# %% ../nbs/02a_check.ipynb #fce8444a
+# %% ../nbs/02a_check.ipynb #d57242d6
 ALIKE, ALIKE_FINE = 0.96, 0.9 # likeness at 32 and at 64 pixels from which two pictures are called twins
 NEIGHBOUR = 0.85              # likeness at 32 pixels from which frames with near numbers are called neighbours in a video
 FRAMES = 25                   # largest distance of the numbers of such frames: a second of video
 
-# %% ../nbs/02a_check.ipynb #10f7e076
+# %% ../nbs/02a_check.ipynb #2e9df98d
 def frame_number(case: Case) -> tuple: # (family, number), or (family, None)
     "The last number in a case's name, and what else the name and source say about the video."
     stem = case.id.rsplit('/', 1)[-1]
@@ -50,7 +50,7 @@ def video_neighbours(a: Case, b: Case) -> bool:
     if a.index is not None or b.index is not None: return False # slices of volumes
     return na is not None and nb is not None and abs(na - nb) <= FRAMES and (fa in fb or fb in fa)
 
-# %% ../nbs/02a_check.ipynb #1891926c
+# %% ../nbs/02a_check.ipynb #ffb0d4a8
 @dataclass
 class _Look:
     "What is remembered of one case."
@@ -71,7 +71,8 @@ def _look(case: Case) -> _Look:
         image = case.read_image()
         grey = np.asarray(Image.fromarray(image).convert('L'))
         out.pixels = hashlib.blake2b(image.tobytes() + str(image.shape).encode(), digest_size=16).hexdigest()
-        out.mean, out.spread, out.coarse, out.fine = float(grey.mean()), float(grey.std()), fingerprint(grey), fingerprint(grey, 64)
+        out.mean, out.spread = float(grey.mean()), float(grey.std())
+        out.coarse, out.fine = fingerprint(grey), fingerprint(grey, 64)
     except ScsamError as e: out.faults.append(str(e))
     if case.has_mask:
         try:
@@ -84,17 +85,20 @@ def _look(case: Case) -> _Look:
             if str(e) not in out.faults: out.faults.append(str(e))
     return out
 
-# %% ../nbs/02a_check.ipynb #38ab6979
+# %% ../nbs/02a_check.ipynb #34822734
 FINDINGS = { # kind: (level, what it means and what to do)
     'layout': ('error', 'files that do not belong together'),
     'unreadable': ('error', 'images or masks that cannot be read, do not fit each other, or hold values that are no labels'),
     'patient': ('error', 'patients in two splits: a score would measure memory; give all their images one role'),
     'copy': ('error', 'the same picture on both sides of a split: take it out of the training part'),
-    'twin': ('warning', 'pictures on both sides of a split that look the same: if they are copies, take them out of the training part'),
-    'video': ('warning', 'neighbours of one video on both sides of a split: scores on such a set are too good; split by video where you can, and say so where a published split has it'),
+    'twin': ('warning', 'pictures on both sides of a split that look the same: if they are copies, take them out of the '
+                        'training part'),
+    'video': ('warning', 'neighbours of one video on both sides of a split: scores on such a set are too good; split by video '
+                         'where you can, and say so where a published split has it'),
     'overlap': ('warning', 'the same picture, or its twin, in two test sets: never average the two as if they were independent'),
     'double': ('warning', 'the same picture twice in one split: it counts double; keep one'),
-    'contradiction': ('warning', 'one picture with different masks: two readers, or a mask that belongs to another image; decide which is right'),
+    'contradiction': ('warning', 'one picture with different masks: two readers, or a mask that belongs to another image; '
+                                 'decide which is right'),
     'empty': ('warning', 'masks without any foreground: right if there is nothing to see, else a mask is lost'),
     'tiny': ('warning', 'very small foregrounds (under 20 pixels at 256 x 256): often a slip of the brush'),
     'full': ('warning', 'masks that cover nearly all of the image: foreground and background may be exchanged'),
@@ -129,7 +133,9 @@ class Report:
     def raise_errors(self):
         "A `ScsamError` with all errors, if there are any: what training calls before it starts."
         bad = [f for f in self.findings if f.level == 'error']
-        if bad: raise ScsamError(f'{self.name} has {len(bad)} errors:\n' + '\n'.join(f'  {f.message}' for f in bad[:10]) + (f'\n  ... and {len(bad) - 10} more; see scsam data check' if len(bad) > 10 else ''))
+        if bad:
+            more = [f'  ... and {len(bad) - 10} more; see scsam data check'] if len(bad) > 10 else []
+            raise ScsamError('\n'.join([f'{self.name} has {len(bad)} errors:', *(f'  {f.message}' for f in bad[:10]), *more]))
 
     def text(self, most: int = 5) -> str: # findings shown of each kind
         "The report in words."
@@ -138,7 +144,8 @@ class Report:
             for kind, (l, meaning) in FINDINGS.items():
                 if l != level or not (found := self.of(kind)): continue
                 out.append(f'\n{level.upper()} {kind} ({len(found)}): {meaning}')
-                out += [f'  {f.message}' for f in found[:most]] + ([f'  ... and {len(found) - most} more'] if len(found) > most else [])
+                out += [f'  {f.message}' for f in found[:most]]
+                if len(found) > most: out.append(f'  ... and {len(found) - most} more')
         n = {l: sum(f.level == l for f in self.findings) for l in ('error', 'warning')}
         out.append(f'\n{n["error"]} errors, {n["warning"]} warnings' if self.findings else '\nclean: no errors, no warnings')
         return '\n'.join(out)
@@ -146,9 +153,10 @@ class Report:
     __str__ = text
     def __repr__(self): return self.text()
     def to_dict(self) -> dict: # plain data, ready for JSON
-        return {'name': self.name, 'exit_code': self.exit_code, 'findings': [dict(kind=f.kind, level=f.level, message=f.message, ids=list(f.ids)) for f in self.findings]}
+        return {'name': self.name, 'exit_code': self.exit_code,
+                'findings': [dict(kind=f.kind, level=f.level, message=f.message, ids=list(f.ids)) for f in self.findings]}
 
-# %% ../nbs/02a_check.ipynb #936d26b2
+# %% ../nbs/02a_check.ipynb #2976a898
 def check(dataset: Dataset|str|Path,   # or a path to open
           kind: str|None = None,       # of dataset, when a path is given; None = guessed
           errors_only: bool = False,   # skip what can only warn
@@ -170,7 +178,8 @@ def check(dataset: Dataset|str|Path,   # or a path to open
             from tqdm.auto import tqdm
             looks = tqdm(looks, total=len(cases), desc='checking', leave=False)
         looks = list(looks)
-    for message, ids in _merge([(m, c.id) for c, l in zip(cases, looks) for m in l.faults]).items(): add('unreadable', message, *ids)
+    for message, ids in _merge([(m, c.id) for c, l in zip(cases, looks) for m in l.faults]).items():
+        add('unreadable', message, *ids)
     roles = defaultdict(set)
     for c in cases: roles[c.patient].add(c.role)
     for p, r in roles.items():
@@ -256,7 +265,8 @@ def _intensities(cases, looks, add, limit=6.):
             values = np.array([np.mean([v[k] for v in patients[p]]) for p in names])
             middle = np.median(values); robust = max(1.4826 * np.median(np.abs(values - middle)), 4.)
             for n in np.flatnonzero(np.abs(values - middle) > limit * robust):
-                add('outlier', f'{names[n]}: {what} {values[n]:.0f}, usual {middle:.0f} ± {robust:.0f}' + (f' in {source}' if source else ''), patients[names[n]][0][0])
+                usual = f'usual {middle:.0f} ± {robust:.0f}' + (f' in {source}' if source else '')
+                add('outlier', f'{names[n]}: {what} {values[n]:.0f}, {usual}', patients[names[n]][0][0])
 
 
 def _links(dataset, cases, add):
@@ -266,7 +276,7 @@ def _links(dataset, cases, add):
     for path, c in {p: c for c in cases for p in (c.image, c.mask) if p is not None}.items():
         if path.is_symlink() and root not in (target := path.resolve()).parents: add('link', f'{path} leads to {target}', c.id)
 
-# %% ../nbs/02a_check.ipynb #3d552de4
+# %% ../nbs/02a_check.ipynb #0a140e72
 def figure_sheet(report: Report, each: int = 2, # findings shown of each kind
                  columns: int = 6):             # panels in a row
     "A matplotlib figure with the cases of some findings of each kind; None when there is nothing to show."

@@ -7,7 +7,7 @@ __all__ = ['IGNORE', 'MAX_PIXELS', 'open_image', 'stretch', 'to_rgb', 'labels_of
            'Case', 'stratified_order', 'parse_budget', 'Dataset', 'resize_image', 'resize_mask', 'Arrays',
            'load_arrays', 'cache_key', 'TwoStream', 'Batch']
 
-# %% ../nbs/01_data.ipynb #9933c046
+# %% ../nbs/01_data.ipynb #64568fd9
 import functools, hashlib, itertools, json, os, warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ import torch
 from PIL import Image, ImageOps
 from .config import ScsamError, atomic, cache_dir, mix
 
-# %% ../nbs/01_data.ipynb #2a323561
+# %% ../nbs/01_data.ipynb #6d3c26d3
 IGNORE = 255             # in a label map: no label at this pixel, leave it out of every loss and score
 MAX_PIXELS = 100_000_000 # the largest picture that is read, in pixels
 
@@ -28,7 +28,8 @@ def open_image(path: str|Path) -> Image.Image: # decoded, turned upright where t
     "Read a picture; whatever is wrong with the file becomes a `ScsamError` that names it."
     path = Path(path)
     if path.is_dir(): raise ScsamError(f'{path} is a folder, though it is named like an image; rename it or move it away')
-    if path.is_symlink() and not path.exists(): raise ScsamError(f'{path} is a link to {os.readlink(path)}, which does not exist; mend it or remove it')
+    if path.is_symlink() and not path.exists():
+        raise ScsamError(f'{path} is a link to {os.readlink(path)}, which does not exist; mend it or remove it')
     if not path.exists(): raise ScsamError(f'{path} does not exist; was it moved since the dataset was opened?')
     if not path.is_file(): raise ScsamError(f'{path} is not a regular file; move it away')
     try:
@@ -37,9 +38,11 @@ def open_image(path: str|Path) -> Image.Image: # decoded, turned upright where t
             warnings.simplefilter('ignore', Image.DecompressionBombWarning)
             with Image.open(path) as im:
                 if im.width * im.height > MAX_PIXELS:
-                    raise ScsamError(f'{path} has {im.width} x {im.height} pixels, more than scsam reads ({MAX_PIXELS:,}); cut it into tiles or shrink it')
+                    raise ScsamError(f'{path} has {im.width} x {im.height} pixels, more than scsam reads ({MAX_PIXELS:,}); cut '
+                                     f'it into tiles or shrink it')
                 if getattr(im, 'n_frames', 1) > 1 and im.format != 'MPO':
-                    raise ScsamError(f'{path} holds {im.n_frames} pictures; save each as a file of its own, or all as one volume (.nii.gz)')
+                    raise ScsamError(f'{path} holds {im.n_frames} pictures; save each as a file of its own, or all as one '
+                                     f'volume (.nii.gz)')
                 im.load()
                 upright = ImageOps.exif_transpose(im)
                 upright.format = im.format
@@ -51,7 +54,7 @@ def open_image(path: str|Path) -> Image.Image: # decoded, turned upright where t
     except Exception as e: # Pillow's decoders raise many kinds of errors on damaged bytes
         raise ScsamError(f'{path} is not a readable image ({type(e).__name__}: {e}); copy it again or remove it') from None
 
-# %% ../nbs/01_data.ipynb #19bf5fc0
+# %% ../nbs/01_data.ipynb #de150e77
 def stretch(a: np.ndarray,               # numbers of any range and shape
             percentiles=(0.5, 99.5),     # these become 0 and 255; (0, 100) is min-max
            ) -> np.ndarray:              # uint8, same shape; 0 everywhere when `a` is constant
@@ -69,7 +72,7 @@ def to_rgb(im: Image.Image) -> np.ndarray: # uint8 (H, W, 3)
     if im.mode.startswith(('I', 'F')): return np.repeat(stretch(np.asarray(im))[..., None], 3, -1)
     return np.asarray(im.convert('RGB'))
 
-# %% ../nbs/01_data.ipynb #1e2355c9
+# %% ../nbs/01_data.ipynb #dcb1df37
 def _mask_values(im: Image.Image, path: Path) -> np.ndarray: # (H, W) integers
     "The numbers that a mask's pixels stand for, before any rule about labels."
     if im.mode == 'P':
@@ -81,7 +84,8 @@ def _mask_values(im: Image.Image, path: Path) -> np.ndarray: # (H, W) integers
     a = _on_black(im)
     if a.ndim == 2: return a
     if (a == a[..., :1]).all(): return a[..., 0]
-    raise ScsamError(f'{path} is a colour picture, not a label map; name its colours in classes.json, as in {{"background": [0, 0, 0], "polyp": [255, 0, 0]}}')
+    raise ScsamError(f'{path} is a colour picture, not a label map; name its colours in classes.json, as in '
+                     f'{{"background": [0, 0, 0], "polyp": [255, 0, 0]}}')
 
 
 def _on_black(im: Image.Image) -> np.ndarray: # (H, W) or (H, W, 3)
@@ -106,13 +110,17 @@ def labels_of(a: np.ndarray,      # numbers of any type, of a picture or a slice
     if not values:
         top = next((t for t in (1, 255, 65535) if np.isin(found, (0, t)).all()), None)
         if top is None:
-            raise ScsamError(f'{path} has the values {_some(found)}, which are not labels of a binary mask (0 and 1, or 0 and 255); for several '
-                             'classes put a classes.txt beside the images (one name per line, background first), for grey masks a '
+            raise ScsamError(f'{path} has the values {_some(found)}, which are not labels of a binary mask (0 and 1, or 0 and '
+                             f'255); for several '
+                             'classes put a classes.txt beside the images (one name per line, background first), for grey masks '
+                             'a '
                              'classes.json with {"threshold": 127}')
         return (a == top).astype(np.uint8)
     table = {v: i for i, v in enumerate(values)}; table.setdefault(IGNORE, IGNORE)
     wrong = [v for v in found if v not in table]
-    if wrong: raise ScsamError(f'{path} has the values {_some(wrong)}, which are not in the class table ({_some(list(table), 20)}); mend the mask or the table')
+    if wrong:
+        raise ScsamError(f'{path} has the values {_some(wrong)}, which are not in the class table ({_some(list(table), 20)}); '
+                         f'mend the mask or the table')
     out = np.zeros(a.shape, np.uint8)
     for v in found: out[a == v] = table[v]
     return out
@@ -129,7 +137,8 @@ def read_labels(path: str|Path,
         grey = _on_black(im)
         if grey.ndim == 3: grey = np.asarray(Image.fromarray(grey).convert('L'))
         return (grey > (0 if grey.max() <= 1 else threshold)).astype(np.uint8) # 1-bit masks and masks of 0 and 1 have no grey
-    if im.format in ('JPEG', 'MPO'): raise ScsamError(f'{path} is a JPEG, which blurs labels into each other; save label maps of several classes as PNG')
+    if im.format in ('JPEG', 'MPO'):
+        raise ScsamError(f'{path} is a JPEG, which blurs labels into each other; save label maps of several classes as PNG')
     if values and not np.isscalar(values[0]): # colours, packed into one number each
         a = _on_black(im.convert('RGBA') if im.mode == 'P' else im)
         a = (np.repeat(a[..., None], 3, -1) if a.ndim == 2 else a).astype(np.int64) @ (65536, 256, 1)
@@ -137,10 +146,13 @@ def read_labels(path: str|Path,
     else: a = _mask_values(im, path)
     return labels_of(a, path, values)
 
-# %% ../nbs/01_data.ipynb #e41cd99f
+# %% ../nbs/01_data.ipynb #c97cb1fe
 @functools.lru_cache(maxsize=100_000)
 def _file_sha256(path: str, size: int, changed: int) -> str:
-    with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest() if hasattr(hashlib, 'file_digest') else hashlib.sha256(f.read()).hexdigest()
+    out = hashlib.sha256()
+    with open(path, 'rb') as f:
+        while block := f.read(1 << 20): out.update(block)
+    return out.hexdigest()
 
 
 def file_sha256(path: str|Path) -> str: # 64 hex digits
@@ -148,7 +160,8 @@ def file_sha256(path: str|Path) -> str: # 64 hex digits
     try:
         s = os.stat(path)
         return _file_sha256(str(path), s.st_size, s.st_mtime_ns)
-    except OSError as e: raise ScsamError(f'{path} cannot be read: {e.strerror}; was it moved since the dataset was opened?') from None
+    except OSError as e:
+        raise ScsamError(f'{path} cannot be read: {e.strerror}; was it moved since the dataset was opened?') from None
 
 
 @dataclass(frozen=True)
@@ -164,7 +177,8 @@ class FileReader:
     def mask(self, case) -> np.ndarray: # uint8 (H, W)
         mask = read_labels(case.mask, self.values, self.threshold)
         if case.image is not None and mask.shape[::-1] != (size := _header_size(case.image)):
-            raise ScsamError(f'{case.mask} is {mask.shape[1]} x {mask.shape[0]} pixels (width x height), but its image {case.image} is '
+            raise ScsamError(f'{case.mask} is {mask.shape[1]} x {mask.shape[0]} pixels (width x height), but its image '
+                             f'{case.image} is '
                              f'{size[0]} x {size[1]}; a mask must have its image\'s size: export one of them again')
         return mask
 
@@ -180,7 +194,7 @@ def _header_size(path) -> tuple: # (width, height)
             with Image.open(path) as im: return im.size if im.getexif().get(0x0112, 1) < 5 else im.size[::-1]
     except Exception: return open_image(path).size
 
-# %% ../nbs/01_data.ipynb #ff4740eb
+# %% ../nbs/01_data.ipynb #01317721
 @dataclass(frozen=True)
 class Case:
     "One image or one slice: what it is, and where it came from; its pixels are read when asked for."
@@ -209,7 +223,7 @@ class Case:
     def sha256(self) -> dict:           # of the content: {'image': hex, 'mask': hex}, without 'mask' where there is none
         return self.reader.sha256(self)
 
-# %% ../nbs/01_data.ipynb #021a83b8
+# %% ../nbs/01_data.ipynb #2242a798
 def stratified_order(groups: dict, # patient -> source
                      *keys         # seed and purpose
                     ) -> list:     # all patients, in an order every prefix of which has about the sources' proportions
@@ -220,7 +234,7 @@ def stratified_order(groups: dict, # patient -> source
         ranked += [((i + 0.5) / len(mine), mix(*keys, source), p) for i, p in enumerate(mine)]
     return [p for _, _, p in sorted(ranked)]
 
-# %% ../nbs/01_data.ipynb #4d342f74
+# %% ../nbs/01_data.ipynb #7662ed11
 def parse_budget(amount,     # '5%', 0.05, '72' or 72
                  total: int  # what per cent refer to
                 ) -> tuple:  # (count, was it said relative to the total?)
@@ -228,21 +242,23 @@ def parse_budget(amount,     # '5%', 0.05, '72' or 72
     text = str(amount).strip()
     wrong = ScsamError(f"label budget {amount!r} is neither a share nor a count; write '5%', 0.05 or 72")
     try:
-        share = Fraction(text[:-1].strip()) / 100 if text.endswith('%') else Fraction(text) if '.' in text or 'e' in text.lower() else None
-        if share is not None and share > 1 and share.denominator == 1 and not text.endswith('%'): text, share = str(share), None # 72.0
+        if text.endswith('%'): share = Fraction(text[:-1].strip()) / 100
+        else: share = Fraction(text) if '.' in text or 'e' in text.lower() else None
+        # 72.0
+        if share is not None and share > 1 and share.denominator == 1 and not text.endswith('%'): text, share = str(share), None
         count = round(share * total) if share is not None else int(text)
     except (ValueError, ZeroDivisionError): raise wrong from None
     if count < 0 or (share is not None and not 0 <= share <= 1): raise wrong
     return count, share is not None
 
-# %% ../nbs/01_data.ipynb #2aaa6b5a
+# %% ../nbs/01_data.ipynb #29bbbd04
 class Dataset(Sequence):
     "A named, immutable sequence of cases with roles."
     def __init__(self, name: str,
                  cases,                                      # of `Case`
                  class_names=('background', 'foreground'),   # one per label value, background first
                  root: Path|None = None,                     # folder that the manifest's paths are relative to
-                 base: int|None = None):                     # units that per cent of a budget refer to; None = those of role 'train'
+                 base: int|None = None):                     # what per cent of a budget refer to; None = role 'train'
         self.name, self._cases, self.class_names, self.root, self.base = name, tuple(cases), tuple(class_names), root, base
         twice = [i for i, n in Counter(c.id for c in self._cases).items() if n > 1]
         if twice: raise ScsamError(f'dataset {name}: two cases have the id {_some(twice)}; give them different names')
@@ -273,7 +289,8 @@ class Dataset(Sequence):
               test: float = 0.,        # the same for a test set named 'held-out'
               seed: int = 0) -> 'Dataset':
         "Carve 'val' and a test set out of 'train', by patient and stratified by source; a part that the data brings is kept."
-        if val < 0 or test < 0 or val + test >= 1: raise ScsamError(f'split: val={val} and test={test} are shares of the training part; they must leave some of it')
+        if val < 0 or test < 0 or val + test >= 1:
+            raise ScsamError(f'split: val={val} and test={test} are shares of the training part; they must leave some of it')
         train, roles = self.where(role='train'), {c.role for c in self}
         if 'val' in roles: val = 0
         if any(r.startswith('test:') for r in roles): test = 0
@@ -293,19 +310,23 @@ class Dataset(Sequence):
         total = self.base or len({c.patient for c in train})
         count, relative = parse_budget(amount, total)
         if not order: raise ScsamError(f'dataset {self.name} has no training case with a mask; add masks for some of its images')
-        if not count: raise ScsamError(f'a label budget of {amount} of {total} {unit} gives no labelled case; ask for at least {100 / total:.3g}% or 1')
+        if not count:
+            raise ScsamError(f'a label budget of {amount} of {total} {unit} gives no labelled case; ask for at least '
+                             f'{100 / total:.3g}% or 1')
         if count > len(order) and not relative:
-            raise ScsamError(f'a label budget of {amount} {unit} is more than dataset {self.name} has: {len(order)} training {unit} with masks')
+            raise ScsamError(f'a label budget of {amount} {unit} is more than dataset {self.name} has: {len(order)} training '
+                             f'{unit} with masks')
         chosen = set(order[:count])
         return [c for c in train if c.patient in chosen and c.has_mask]
 
-# %% ../nbs/01_data.ipynb #c082b600
+# %% ../nbs/01_data.ipynb #49dae909
 def _table(self: Dataset) -> list: # rows of strings, the header first
     "Cases, masks and patients of each role and source."
     rows = [('role', 'source', 'cases', 'with mask', 'patients')]
     for role, source in dict.fromkeys((c.role, c.source) for c in self):
         part = [c for c in self if (c.role, c.source) == (role, source)]
-        rows.append((role, source or '-', str(len(part)), str(sum(c.has_mask for c in part)), str(len({c.patient for c in part}))))
+        rows.append((role, source or '-', str(len(part)), str(sum(c.has_mask for c in part)),
+                     str(len({c.patient for c in part}))))
     return rows
 
 def _text(self: Dataset) -> str:
@@ -316,7 +337,7 @@ def _text(self: Dataset) -> str:
 
 Dataset.__repr__ = _text
 
-# %% ../nbs/01_data.ipynb #243dc997
+# %% ../nbs/01_data.ipynb #30826738
 def _manifest(self: Dataset, labeled=()) -> dict: # plain data, ready for JSON
     "Every case with its role, use and content; and one hash over all of it."
     used = {c.id for c in labeled}
@@ -331,11 +352,14 @@ def _manifest(self: Dataset, labeled=()) -> dict: # plain data, ready for JSON
 def _compare(self: Dataset, manifest: dict) -> list: # of sentences; empty when the data is the same
     "What differs between this data and the data that a manifest describes."
     mine, theirs = {c.id: c for c in self}, {c['id']: c for c in manifest['cases']}
-    out = [f'{i} is missing here' for i in theirs if i not in mine] + [f'{i} is not in the manifest' for i in mine if i not in theirs]
+    out = [f'{i} is missing here' for i in theirs if i not in mine]
+    out += [f'{i} is not in the manifest' for i in mine if i not in theirs]
     for i in (i for i in mine if i in theirs):
         here, there = mine[i].sha256(), theirs[i]['sha256']
-        out += [f'{i}: the {k} ' + ('is missing here' if k not in here else 'is not in the manifest' if k not in there else 'has other content')
-                for k in sorted(here | there) if here.get(k) != there.get(k)]
+        for k in sorted(here | there):
+            if here.get(k) == there.get(k): continue
+            what = 'is missing here' if k not in here else 'is not in the manifest' if k not in there else 'has other content'
+            out.append(f'{i}: the {k} {what}')
     return out
 
 
@@ -343,13 +367,16 @@ def _apply(self: Dataset, manifest: dict) -> tuple: # (Dataset, list of labelled
     "This data with the roles and labelled cases of a manifest."
     theirs = {c['id']: c for c in manifest['cases']}
     missing = [i for i in theirs if i not in {c.id for c in self}]
-    if missing: raise ScsamError(f'dataset {self.name} lacks {len(missing)} cases of the manifest, such as {_some(missing, 3)}; is it the same download?')
-    out = self._like([replace(c, role=theirs[c.id]['role'], patient=theirs[c.id]['patient']) for c in self if c.id in theirs], None)
+    if missing:
+        raise ScsamError(f'dataset {self.name} lacks {len(missing)} cases of the manifest, such as {_some(missing, 3)}; is it '
+                         f'the same download?')
+    out = self._like([replace(c, role=theirs[c.id]['role'], patient=theirs[c.id]['patient']) for c in self if c.id in theirs],
+                     None)
     return out, [c for c in out if theirs[c.id]['labeled']]
 
 Dataset.manifest, Dataset.compare, Dataset.apply = _manifest, _compare, _apply
 
-# %% ../nbs/01_data.ipynb #cfb2e068
+# %% ../nbs/01_data.ipynb #71a8db5d
 def resize_image(image: np.ndarray, # uint8 (H, W, 3)
                  size: tuple        # (height, width)
                 ) -> np.ndarray:    # uint8 (height, width, 3)
@@ -363,12 +390,14 @@ def resize_mask(mask: np.ndarray, # uint8 (H, W) label map
     "Resize a label map, up or down, by vote: every label of the result is one of the original."
     if mask.shape == tuple(size): return mask.copy()
     labels = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
-    share = lambda v: np.asarray(Image.fromarray((mask == v).astype(np.uint8) * 255).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+    def share(v): # of label v at each pixel of the result, 0 … 255
+        area = Image.fromarray((mask == v).astype(np.uint8) * 255)
+        return np.asarray(area.resize((size[1], size[0]), Image.Resampling.BILINEAR))
     if len(labels) == 1: return np.full(size, labels[0], np.uint8)
     if len(labels) == 2: return np.where(share(labels[1]) > 127, labels[1], labels[0]).astype(np.uint8)
     return labels[np.argmax([share(v) for v in labels], axis=0)].astype(np.uint8)
 
-# %% ../nbs/01_data.ipynb #e4618f4e
+# %% ../nbs/01_data.ipynb #20bc48d7
 @dataclass
 class Arrays:
     "Cases at one size."
@@ -431,14 +460,17 @@ def _cached(cases, size, masks, folder, progress):
     try:
         with atomic(path) as tmp:
             with open(tmp, 'wb') as f:
-                np.lib.format.write_array_header_1_0(f, {'descr': '|u1', 'fortran_order': False, 'shape': (len(cases), size, size, 4)})
+                np.lib.format.write_array_header_1_0(f,
+                                                     {'descr': '|u1', 'fortran_order': False,
+                                                      'shape': (len(cases), size, size, 4)})
                 for one in _all(cases, size, masks, progress): f.write(one.tobytes())
         return np.load(path, mmap_mode='r')
     except OSError as e:
         need = len(cases) * size * size * 4 / 2**20
-        raise ScsamError(f'cannot write the image cache {path} ({e.strerror or e}; {need:.0f} MB are needed); free some room or set SCSAM_CACHE to another folder') from None
+        raise ScsamError(f'cannot write the image cache {path} ({e.strerror or e}; {need:.0f} MB are needed); free some room or '
+                         f'set SCSAM_CACHE to another folder') from None
 
-# %% ../nbs/01_data.ipynb #c34c0924
+# %% ../nbs/01_data.ipynb #e319a7cd
 @functools.lru_cache(maxsize=64)
 def _shuffle(n: int, seed: int, stream: str, epoch: int) -> np.ndarray:
     return np.random.default_rng(mix(seed, 'stream', stream, epoch)).permutation(n)
@@ -449,7 +481,8 @@ class TwoStream:
     def __init__(self, n_labeled: int, n_unlabeled: int,         # cases in each stream
                  batch_labeled: int, batch_unlabeled: int,       # cases per step from each
                  seed: int = 0):
-        if n_labeled < 1 and batch_labeled > 0: raise ScsamError('there is no labelled case to learn from; raise the label budget')
+        if n_labeled < 1 and batch_labeled > 0:
+            raise ScsamError('there is no labelled case to learn from; raise the label budget')
         self.sizes, self.batches, self.seed = (n_labeled, n_unlabeled), (batch_labeled, batch_unlabeled), seed
 
     def at(self, step: int) -> tuple: # (indices into the labelled cases, indices into the unlabelled cases), int arrays
@@ -462,7 +495,7 @@ class TwoStream:
         places = range(step * batch, (step + 1) * batch)
         return np.array([_shuffle(n, self.seed, ('labeled', 'unlabeled')[stream], p // n)[p % n] for p in places], np.int64)
 
-# %% ../nbs/01_data.ipynb #0df80fc4
+# %% ../nbs/01_data.ipynb #4b790418
 @dataclass
 class Batch:
     "One step's images, labelled first."
@@ -490,4 +523,5 @@ class Batch:
         images = torch.from_numpy(np.ascontiguousarray(arrays.images[rows])).permute(0, 3, 1, 2).float().div_(255)
         masks = torch.from_numpy(arrays.masks[rows].astype(np.int64))
         masks[len(labeled):] = IGNORE
-        return cls(images.contiguous(), masks, torch.ones_like(masks, dtype=torch.bool), len(labeled), tuple(arrays.ids[i] for i in rows))
+        return cls(images.contiguous(), masks, torch.ones_like(masks, dtype=torch.bool), len(labeled),
+                   tuple(arrays.ids[i] for i in rows))

@@ -7,7 +7,7 @@ __all__ = ['SLICES', 'SUFFIXES', 'MARK', 'IMAGE_DIRS', 'MASK_DIRS', 'VOLUMES', '
            'pictures', 'pair', 'read_classes', 'folder', 'from_csv', 'polyp', 'Volume', 'read_volume', 'write_volume',
            'SliceReader', 'volume_cases', 'volumes', 'promise12', 'guess_kind', 'load_dataset']
 
-# %% ../nbs/02_datasets.ipynb #772329e6
+# %% ../nbs/02_datasets.ipynb #53e70b07
 import contextlib, contextvars, csv, functools, gzip, hashlib, io, math, os, re, struct, tempfile, threading, unicodedata, zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 from .config import ScsamError, mix, nearest, read_json
 from .data import Case, Dataset, FileReader, file_sha256, labels_of, stretch
 
-# %% ../nbs/02_datasets.ipynb #a8dfb576
+# %% ../nbs/02_datasets.ipynb #0b84b54c
 def _curve(knots, n): # (k, m), n -> (n, m)
     "Smooth curves (cubic B-splines) through columns of knots, at n places."
     t = np.linspace(0, len(knots) - 3 - 1e-6, n); i = t.astype(int); f = (t - i)[:, None]
@@ -33,7 +33,7 @@ def _sigmoid(a): return 1 / (1 + np.exp(-a))
 
 
 def _outline(r, size, y, x, radius, lobes=0.2, stretch=1.8):
-    "A lobed outline around (y, x): its window; in it the depth in pixels, the distance from the centre relative to the edge, and v, u in radii."
+    "A lobed outline around (y, x): its window, and in it depth in pixels, distance over the edge's, v and u in radii."
     reach = int(2.2 * radius) + 8
     ys, xs = slice(max(0, int(y) - reach), int(y) + reach), slice(max(0, int(x) - reach), int(x) + reach)
     v, u = np.mgrid[ys.start:min(ys.stop, size[0]), xs.start:min(xs.stop, size[1])]
@@ -45,7 +45,7 @@ def _outline(r, size, y, x, radius, lobes=0.2, stretch=1.8):
     edge = radius * edge.clip(0.4, 1.5)
     return (ys, xs), edge - d, d / edge, v / radius, u / radius
 
-# %% ../nbs/02_datasets.ipynb #050fe5f3
+# %% ../nbs/02_datasets.ipynb #734e4325
 def _colour(r,              # numpy generator
             size,           # (height, width)
            ) -> tuple:      # image uint8 (h, w, 3), mask uint8 (h, w) of 0 and 1
@@ -70,8 +70,10 @@ def _colour(r,              # numpy generator
         a = r.uniform(0, 6.3); tilt = (u*np.cos(a) + v*np.sin(a)).clip(-1, 1)
         spots.append((y, x, radius))
         if kind == 'polyp':
-            light[win] *= 1 + soft * (r.uniform(.2, .5) * (dome - .4) + r.uniform(.08, .22) * tilt) - r.uniform(.1, .35) * rim * (.5 - tilt).clip(0, 1)
-            image[win] += soft[..., None] * (tint + (_field(r, soft.shape, max(soft.shape) / r.uniform(5, 9)) * r.uniform(4, 12))[..., None])
+            relief = soft * (r.uniform(.2, .5) * (dome - .4) + r.uniform(.08, .22) * tilt)
+            light[win] *= 1 + relief - r.uniform(.1, .35) * rim * (.5 - tilt).clip(0, 1)
+            grain = _field(r, soft.shape, max(soft.shape) / r.uniform(5, 9)) * r.uniform(4, 12)
+            image[win] += soft[..., None] * (tint + grain[..., None])
             mask[win] |= depth > 0
         elif kind == 'hollow':
             light[win] *= 1 - soft * r.uniform(.15, .45) * dome
@@ -91,10 +93,11 @@ def _colour(r,              # numpy generator
     grain = r.normal(0, 1, size); grain[1:] += grain[:-1]; grain[:, 1:] += grain[:, :-1]
     speckle = grain[..., None] * r.uniform(1, 4)
     image = image * (1 + .006 * speckle) + .6 * speckle + r.normal(0, r.uniform(2, 5), (h, w, 3))
-    if r.random() < .5: image *= _sigmoid((r.uniform(1.15, 1.3) - np.hypot(2*yy/h - 1, 2*xx/w - 1)) / .012)[..., None] # field of view
+    # field of view
+    if r.random() < .5: image *= _sigmoid((r.uniform(1.15, 1.3) - np.hypot(2*yy/h - 1, 2*xx/w - 1)) / .012)[..., None]
     return np.rint(image.clip(0, 255)).astype(np.uint8), mask
 
-# %% ../nbs/02_datasets.ipynb #40d36619
+# %% ../nbs/02_datasets.ipynb #0f9db39e
 def _grey(p, r,             # numpy generators of the patient and of the slice
           size,             # (height, width)
           z,                # position along the gland, -1 … 1
@@ -104,7 +107,8 @@ def _grey(p, r,             # numpy generators of the patient and of the slice
     yy, xx = np.ogrid[:h, :w]
     cy, cx = h/2 + p.normal(0, .04*s), w/2 + p.normal(0, .04*s)
     im = p.uniform(60, 100) + 14*_field(r, size, 7)
-    im += p.uniform(70, 110) * _sigmoid((np.hypot((yy - cy) / (.42*h), (xx - cx) / (.44*w)) - 1 + .08*_field(r, size, 5)) / .04) # fat
+    # fat
+    im += p.uniform(70, 110) * _sigmoid((np.hypot((yy - cy) / (.42*h), (xx - cx) / (.44*w)) - 1 + .08*_field(r, size, 5)) / .04)
 
     def organ(who, y, x, radius, level, lobes=.15):
         win, depth, *_ = _outline(who, size, y, x, radius, lobes)
@@ -113,16 +117,19 @@ def _grey(p, r,             # numpy generators of the patient and of the slice
     for side in (-1, 1): # muscles and bones
         organ(p, cy + .05*s, cx + side*.42*s, .13*s, p.uniform(-55, -30))
         organ(p, cy - .32*s, cx + side*.27*s, .10*s, p.uniform(-45, 20))
-    organ(r, cy - .33*s + 4*z, cx + r.normal(0, 4), .13*s * p.uniform(.5, 1.2) * (.8 + .5*z), p.uniform(10, 90))          # bladder
+    # bladder
+    organ(r, cy - .33*s + 4*z, cx + r.normal(0, 4), .13*s * p.uniform(.5, 1.2) * (.8 + .5*z), p.uniform(10, 90))
     organ(r, cy + .34*s + r.normal(0, 3), cx + r.normal(0, 4), .12*s * r.uniform(.7, 1.2), p.uniform(-60, 40))            # rectum
-    t, breadth, radius = p.normal(0, .12), p.uniform(1.02, 1.18), s * p.uniform(.13, .24) * max(.12, 1 - .75*z*z)**.5     # the gland
+    # the gland
+    t, breadth, radius = p.normal(0, .12), p.uniform(1.02, 1.18), s * p.uniform(.13, .24) * max(.12, 1 - .75*z*z)**.5
     v, u = yy - cy - r.normal(0, 1.5), xx - cx - r.normal(0, 1.5)
     u, v = (np.cos(t)*u + np.sin(t)*v) / breadth, (np.cos(t)*v - np.sin(t)*u) * breadth
     angle = np.arctan2(v, u)
     edge = 1 + .08*np.cos(2*angle) + sum(r.normal(0, .05) * np.cos(k*angle + r.uniform(0, 6.3)) for k in (2, 3, 4))
     depth = radius*edge - np.hypot(u, v)
     inner = _sigmoid((.68*radius - np.hypot(u, v + .22*radius)) / 2)
-    im += _sigmoid(depth / r.uniform(1, 3.5)) * (p.uniform(-22, 30) + (1 - inner) * p.uniform(15, 55) + inner * 18 * _field(r, size, 18))
+    border = _sigmoid(depth / r.uniform(1, 3.5))
+    im += border * (p.uniform(-22, 30) + (1 - inner) * p.uniform(15, 55) + inner * 18 * _field(r, size, 18))
     im -= p.uniform(5, 28) * np.exp(-(depth / 1.8)**2)
     body = _sigmoid((1 - np.hypot((yy - h/2) / (.56*h), (xx - w/2) / (.56*w))) / .02)
     im *= body * p.uniform(.8, 1.25) * (1 + .25*_field(p, size, 2))
@@ -130,7 +137,7 @@ def _grey(p, r,             # numpy generators of the patient and of the slice
     im = np.hypot(im + sigma * grain, sigma * r.normal(0, .7, size))
     return np.rint(im.clip(0, 255)).astype(np.uint8), np.where(depth > 0, np.where(inner > .5, 1, 2), 0).astype(np.uint8)
 
-# %% ../nbs/02_datasets.ipynb #c5c7daa0
+# %% ../nbs/02_datasets.ipynb #941eee3a
 SLICES = 4 # of each grey patient
 
 @dataclass(frozen=True)
@@ -168,8 +175,10 @@ def phantom(n: int = 200,                # training cases
             num_classes: int = 2,        # 3 = background, inner and outer zone (grey only)
            ) -> Dataset:
     "A generated dataset: no files, no download, the same everywhere."
-    if source not in ('colour', 'grey', 'both'): raise ScsamError(f'phantom: source {source!r} is unknown{nearest(source, ("colour", "grey", "both"))}')
-    if num_classes not in ((2, 3) if source == 'grey' else (2,)): raise ScsamError(f"phantom: num_classes={num_classes} is not offered; 2, or 3 with source='grey'")
+    if source not in ('colour', 'grey', 'both'):
+        raise ScsamError(f'phantom: source {source!r} is unknown{nearest(source, ("colour", "grey", "both"))}')
+    if num_classes not in ((2, 3) if source == 'grey' else (2,)):
+        raise ScsamError(f"phantom: num_classes={num_classes} is not offered; 2, or 3 with source='grey'")
     if n < 1 or test < 0: raise ScsamError(f'phantom: n={n} and test={test} are numbers of images; n must be at least 1')
     cases = []
     for part, total in (('train', n), ('test', test)):
@@ -180,10 +189,11 @@ def phantom(n: int = 200,                # training cases
                     patient=f'{s}/{part}-p{i // SLICES:03d}', index=i % SLICES, spacing=(3.0, 0.6, 0.6))
                 cases.append(Case(source=s, role='train' if part == 'train' else 'test:phantom', **where,
                                   reader=PhantomReader(seed, part, s, i, tuple(size), num_classes == 3)))
-    names = ('background', 'inner zone', 'outer zone') if num_classes == 3 else ('background', {'colour': 'polyp', 'grey': 'gland'}.get(source, 'target'))
+    names = ('background', {'colour': 'polyp', 'grey': 'gland', 'both': 'target'}[source])
+    if num_classes == 3: names = ('background', 'inner zone', 'outer zone')
     return Dataset('phantom', cases, names)
 
-# %% ../nbs/02_datasets.ipynb #155e6196
+# %% ../nbs/02_datasets.ipynb #4b724803
 _noted = contextvars.ContextVar('noted', default=None)
 
 @contextlib.contextmanager
@@ -198,7 +208,7 @@ def _fault(message: str, each=()): # what is raised; what is noted instead, one 
     if _noted.get() is None: raise ScsamError(message)
     _noted.get().extend(each or [message])
 
-# %% ../nbs/02_datasets.ipynb #ac636932
+# %% ../nbs/02_datasets.ipynb #8b105586
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.gif')
 MARK = re.compile(r'[ _.-](mask|masks|seg|segmentation|label|labels|labelmap|gt)$', re.IGNORECASE) # at the end of a mask's name
 
@@ -214,17 +224,21 @@ def pictures(folder: Path,
     for at, folders, files in os.walk(folder, onerror=fail):
         folders[:] = sorted(f for f in folders if not f.startswith('.') and f != '__MACOSX') if deep else []
         for f in folders:
-            if f.lower().endswith(SUFFIXES): _fault(f'{Path(at)/f} is a folder, though it is named like an image; rename it or move it away')
+            if f.lower().endswith(SUFFIXES):
+                _fault(f'{Path(at)/f} is a folder, though it is named like an image; rename it or move it away')
         for f in sorted(files):
             if f.startswith('.') or not f.lower().endswith(SUFFIXES): continue
             path = Path(at)/f
             name = _key(path.relative_to(folder).with_suffix('').as_posix())
-            if name in out: _fault(f'{out[name]} and {path} have the same name but for the suffix; keep one of them, or tell by a CSV which is meant')
+            if name in out:
+                _fault(f'{out[name]} and {path} have the same name but for the suffix; keep one of them, or tell by a CSV which '
+                       f'is meant')
             else: out[name] = path
     return out
 
 
-def _list(paths, n=3): return ', '.join(str(p) for p in list(paths)[:n]) + (f' and {len(paths) - n} more' if len(paths) > n else '')
+def _list(paths, n=3):
+    return ', '.join(str(p) for p in list(paths)[:n]) + (f' and {len(paths) - n} more' if len(paths) > n else '')
 
 
 def pair(images: dict, # name -> Path, as `pictures` gives them
@@ -238,10 +252,12 @@ def pair(images: dict, # name -> Path, as `pictures` gives them
         elif target in out: _fault(f'{out[target]} and {path} are both masks of {images[target]}; remove one of them')
         else: out[target] = path
     remedy = 'rename or remove it, or tell by a CSV what belongs together'
-    if extra: _fault(f'{len(extra)} of {len(masks)} masks have no image of the same name: {_list(extra)}; {remedy}', [f'the mask {p} has no image of the same name; {remedy}' for p in extra])
+    if extra:
+        _fault(f'{len(extra)} of {len(masks)} masks have no image of the same name: {_list(extra)}; {remedy}',
+               [f'the mask {p} has no image of the same name; {remedy}' for p in extra])
     return out
 
-# %% ../nbs/02_datasets.ipynb #b702c9bf
+# %% ../nbs/02_datasets.ipynb #d51b0801
 def read_classes(root: Path) -> tuple: # (class names, FileReader)
     "The class table of a folder: classes.txt, classes.json, or none (binary)."
     text, js = root/'classes.txt', root/'classes.json'
@@ -256,18 +272,21 @@ def read_classes(root: Path) -> tuple: # (class names, FileReader)
     elif js.is_file():
         table, where = read_json(js), js
         if isinstance(table, list): table = {str(v): i for i, v in enumerate(table)}
-        if not isinstance(table, dict): raise ScsamError(f'{js} must hold a list of names, or names with values: {{"background": 0, "polyp": 1}}')
+        if not isinstance(table, dict):
+            raise ScsamError(f'{js} must hold a list of names, or names with values: {{"background": 0, "polyp": 1}}')
         if set(table) == {'threshold'}: return ('background', 'foreground'), FileReader(threshold=int(table['threshold']))
     else: return ('background', 'foreground'), FileReader()
     values = [tuple(v) if isinstance(v, list) else v for v in table.values()]
     numbers = all(type(v) is int and 0 <= v < 65536 for v in values)
     colours = all(isinstance(v, tuple) and len(v) == 3 and all(type(c) is int and 0 <= c < 256 for c in v) for v in values)
     if len(values) < 2 or not (numbers or colours) or len(set(values)) < len(values):
-        raise ScsamError(f'{where} must name at least two classes, background first, each with its own value (an integer) or colour ([r, g, b])')
+        raise ScsamError(f'{where} must name at least two classes, background first, each with its own value (an integer) or '
+                         f'colour ([r, g, b])')
     return tuple(table), FileReader(values=tuple(values))
 
-# %% ../nbs/02_datasets.ipynb #c5333393
-IMAGE_DIRS, MASK_DIRS = ('images', 'image', 'imgs', 'img'), ('masks', 'mask', 'labels', 'label', 'segmentations', 'annotations', 'gt')
+# %% ../nbs/02_datasets.ipynb #8e851839
+IMAGE_DIRS = ('images', 'image', 'imgs', 'img')
+MASK_DIRS = ('masks', 'mask', 'labels', 'label', 'segmentations', 'annotations', 'gt')
 
 def _sub(folder: Path, names) -> Path|None:
     "The one folder inside that has one of these names, in any case."
@@ -285,15 +304,18 @@ def _part(folder: Path, role: str, prefix: str, reader) -> list: # of Case
         masks = {k: v for k, v in images.items() if MARK.search(k)}
         images = {k: v for k, v in images.items() if k not in masks}
     mask_of = pair(images, masks)
-    return [Case(prefix + k, p, mask_of.get(k), patient=k.rsplit('/', 1)[0] if '/' in k else prefix + k, role=role, reader=reader) for k, p in images.items()]
+    patient = lambda k: k.rsplit('/', 1)[0] if '/' in k else prefix + k
+    return [Case(prefix + k, p, mask_of.get(k), patient(k), role=role, reader=reader) for k, p in images.items()]
 
 
 def folder(root: str|Path) -> Dataset: # a folder as above, a CSV, or one picture
     "Your own images and masks."
     root = Path(root)
-    if root.is_file(): return from_csv(root) if root.suffix.lower() == '.csv' else Dataset(root.name, [Case(_key(root.stem), root)], root=root.parent)
+    if root.is_file() and root.suffix.lower() == '.csv': return from_csv(root)
+    if root.is_file(): return Dataset(root.name, [Case(_key(root.stem), root)], root=root.parent)
     tables = [f for f in sorted(root.glob('*.csv')) if 'image' in _header(f)]
-    if len(tables) > 1: raise ScsamError(f'{_list(tables)} all have a column "image"; name the one that is meant instead of the folder')
+    if len(tables) > 1:
+        raise ScsamError(f'{_list(tables)} all have a column "image"; name the one that is meant instead of the folder')
     if tables: return from_csv(tables[0])
     names, reader = read_classes(root)
     part = lambda at, role, prefix='': _part(at, role, prefix, reader)
@@ -304,16 +326,20 @@ def folder(root: str|Path) -> Dataset: # a folder as above, a CSV, or one pictur
         for f in sets: cases += part(f, f'test:{f.name}', f'{f.name}/')
         if not sets: cases += part(at, 'test:test', 'test/')
     if at := _sub(root, ('unlabeled', 'unlabelled')):
-        cases += [Case(f'unlabeled/{k}', p, patient=k.rsplit('/', 1)[0] if '/' in k else '', reader=reader) for k, p in pictures(at).items()]
+        cases += [Case(f'unlabeled/{k}', p, patient=k.rsplit('/', 1)[0] if '/' in k else '', reader=reader)
+                  for k, p in pictures(at).items()]
     if not cases:
-        raise ScsamError(f'{root} has no images that scsam can find; it looks for {", ".join(SUFFIXES)} in {root.name}/ or {root.name}/images, masks in {root.name}/masks or '
-                         'beside them as NAME_mask.png; anything else can be said in a CSV with the columns image, mask, patient, role, source')
+        raise ScsamError(f'{root} has no images that scsam can find; it looks for {", ".join(SUFFIXES)} in {root.name}/ or '
+                         f'{root.name}/images, masks in {root.name}/masks or '
+                         'beside them as NAME_mask.png; anything else can be said in a CSV with the columns image, mask, '
+                         'patient, role, source')
     return Dataset(root.name, cases, names, root)
 
-# %% ../nbs/02_datasets.ipynb #7c197184
+# %% ../nbs/02_datasets.ipynb #74e38776
 def _rows(path: Path) -> list: # of dicts
     try: text = path.read_text(encoding='utf-8-sig')
-    except (OSError, UnicodeDecodeError) as e: raise ScsamError(f'{path} cannot be read as UTF-8 text: {e}; save it again as CSV') from None
+    except (OSError, UnicodeDecodeError) as e:
+        raise ScsamError(f'{path} cannot be read as UTF-8 text: {e}; save it again as CSV') from None
     first = text.split('\n', 1)[0]
     comma = max(',;\t', key=first.count)
     rows = list(csv.DictReader(io.StringIO(text, newline=''), delimiter=comma))
@@ -330,19 +356,24 @@ def from_csv(path: str|Path) -> Dataset:
     path = Path(path)
     names, reader = read_classes(path.parent)
     rows = _rows(path)
-    if not rows or 'image' not in rows[0]: raise ScsamError(f'{path} has no row, or no column "image"; its first line must name the columns, as in image,mask,patient,role,source')
+    if not rows or 'image' not in rows[0]:
+        raise ScsamError(f'{path} has no row, or no column "image"; its first line must name the columns, as in '
+                         f'image,mask,patient,role,source')
     cases = []
     for n, row in enumerate(rows, 2):
         if not row['image']: raise ScsamError(f'{path}, line {n}: the column "image" is empty; name a file or remove the line')
         files = {k: path.parent/row[k] for k in ('image', 'mask') if row.get(k)}
         for k, f in files.items():
-            if not f.is_file(): _fault(f'{path}, line {n}: the {k} {f} does not exist; mend the path, which is relative to the CSV')
+            if not f.is_file():
+                _fault(f'{path}, line {n}: the {k} {f} does not exist; mend the path, which is relative to the CSV')
         id = row.get('id') or _key(Path(row['image']).with_suffix('').as_posix().replace('../', '').lstrip('/'))
-        try: cases.append(Case(id, files['image'], files.get('mask'), row.get('patient', ''), row.get('source', ''), row.get('role') or 'train', reader=reader))
+        try:
+            cases.append(Case(id, files['image'], files.get('mask'), row.get('patient', ''), row.get('source', ''),
+                              row.get('role') or 'train', reader=reader))
         except ScsamError as e: raise ScsamError(f'{path}, line {n}: {e}') from None
     return Dataset(path.stem, cases, names, path.parent)
 
-# %% ../nbs/02_datasets.ipynb #b2eafeaa
+# %% ../nbs/02_datasets.ipynb #089a23a4
 def _polyp_source(stem: str) -> str:
     "Where a training image of the polyp benchmark is from, by its name."
     if m := re.match(r'([A-Za-z][A-Za-z0-9-]*)_', stem): return m[1].lower()
@@ -357,28 +388,33 @@ def polyp(root: str|Path) -> Dataset: # the folder that holds TrainDataset and T
     def part(at, role, prefix, source):
         images_at, masks_at = _sub(at, IMAGE_DIRS), _sub(at, MASK_DIRS)
         for found, what in ((images_at, 'images'), (masks_at, 'masks')):
-            if not found: raise ScsamError(f'{at} has no folder {what}; the polyp layout needs {at.name}/images and {at.name}/masks')
+            if not found:
+                raise ScsamError(f'{at} has no folder {what}; the polyp layout needs {at.name}/images and {at.name}/masks')
         images = pictures(images_at)
         mask_of = pair(images, pictures(masks_at))
         lacking = [images[k] for k in images if k not in mask_of]
         remedy = "copy the masks again, or move unlabelled images to a dataset of kind 'folder'"
-        if lacking: _fault(f'{len(lacking)} of {len(images)} images have no mask in {masks_at}: {_list(lacking)}; {remedy}', [f'{p} has no mask in {masks_at}; {remedy}' for p in lacking])
+        if lacking:
+            _fault(f'{len(lacking)} of {len(images)} images have no mask in {masks_at}: {_list(lacking)}; {remedy}',
+                   [f'{p} has no mask in {masks_at}; {remedy}' for p in lacking])
         return [Case(prefix + k, p, mask_of.get(k), source=source(k), role=role, reader=reader) for k, p in images.items()]
 
     train, tests = root/'TrainDataset', root/'TestDataset'
     cases = part(train, 'train', '', _polyp_source) if train.is_dir() else []
     for at in sorted(tests.iterdir()) if tests.is_dir() else []:
         if at.is_dir() and not at.name.startswith('.'): cases += part(at, f'test:{at.name}', f'{at.name}/', lambda _: at.name)
-    if not cases: raise ScsamError(f'{root} has neither TrainDataset nor TestDataset with images; name the folder that holds them')
+    if not cases:
+        raise ScsamError(f'{root} has neither TrainDataset nor TestDataset with images; name the folder that holds them')
     return Dataset('polyp', cases, ('background', 'polyp'), root)
 
-# %% ../nbs/02_datasets.ipynb #3010242d
+# %% ../nbs/02_datasets.ipynb #fc57bb17
 VOLUMES = ('.mhd', '.mha', '.nii', '.nii.gz', '.nrrd')
 
 def _sitk():
     "SimpleITK, or a message that says how to get it."
     try: import SimpleITK
-    except ImportError: raise ScsamError('volumes are read with SimpleITK, which is not installed; run: pip install "scsam[medical]"') from None
+    except ImportError:
+        raise ScsamError('volumes are read with SimpleITK, which is not installed; run: pip install "scsam[medical]"') from None
     SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
     return SimpleITK
 
@@ -402,8 +438,9 @@ def _check_nifti(path: Path):
     with (gzip.open if path.name.lower().endswith('.gz') else open)(path, 'rb') as f:
         head = f.read(544)
         end = '<' if head[:4] in (b'\x5c\x01\0\0', b'\x1c\x02\0\0') else '>'
-        if struct.unpack(end + 'i', head[:4])[0] == 540: dims, bits, start = struct.unpack(end + '8q', head[16:80]), struct.unpack(end + 'h', head[14:16])[0], struct.unpack(end + 'q', head[168:176])[0]
-        else: dims, bits, start = struct.unpack(end + '8h', head[40:56]), struct.unpack(end + 'h', head[72:74])[0], struct.unpack(end + 'f', head[108:112])[0]
+        at = lambda kind, where: struct.unpack_from(end + kind, head, where)
+        if at('i', 0)[0] == 540: dims, bits, start = at('8q', 16), at('h', 14)[0], at('q', 168)[0] # NIfTI-2
+        else: dims, bits, start = at('8h', 40), at('h', 72)[0], at('f', 108)[0]
         if head[344:348] == b'ni1\0': return # an .hdr/.img pair keeps its voxels elsewhere
         length = len(head)
         while block := f.read(1 << 20): length += len(block)
@@ -421,10 +458,12 @@ def _image(path: Path):
             im = sitk.ReadImage(str(path))
         else: im = sitk.ReadImage([str(f) for f in _dicom_series(path)])
     except (RuntimeError, EOFError, OSError, zlib.error, struct.error) as e:
-        raise ScsamError(f'{path} is not a readable volume, or is cut off; copy it again with all its files (an .mhd needs its .raw)') from e
+        raise ScsamError(f'{path} is not a readable volume, or is cut off; copy it again with all its files '
+                         '(an .mhd needs its .raw)') from e
     if im.GetDimension() == 4 and im.GetSize()[3] == 1: im = im[..., 0]
     if im.GetDimension() != 3 or im.GetNumberOfComponentsPerPixel() != 1:
-        raise ScsamError(f'{path} has {im.GetDimension()} dimensions and {im.GetNumberOfComponentsPerPixel()} numbers per voxel; scsam reads 3 and 1: split it into single volumes')
+        raise ScsamError(f'{path} has {im.GetDimension()} dimensions and {im.GetNumberOfComponentsPerPixel()} numbers per voxel; '
+                         'scsam reads 3 and 1: split it into single volumes')
     return im
 
 
@@ -452,18 +491,22 @@ def write_volume(path: str|Path,   # ends in one of `VOLUMES`
     "Write voxels with the geometry of another volume; the file is there whole, or not at all."
     sitk, path = _sitk(), Path(path)
     like = like if isinstance(like, Volume) else read_volume(like)
-    if array.shape != like.array.shape: raise ScsamError(f'{path}: {array.shape} voxels do not fit the geometry of a volume of {like.array.shape}')
+    if array.shape != like.array.shape:
+        raise ScsamError(f'{path}: {array.shape} voxels do not fit the geometry of a volume of {like.array.shape}')
     suffix = next((s for s in sorted(VOLUMES, key=len, reverse=True) if path.name.lower().endswith(s)), None)
     if suffix is None: raise ScsamError(f'{path}: volumes are written as {", ".join(VOLUMES)}; change the suffix')
     im = sitk.GetImageFromArray(np.ascontiguousarray(array))
     im.SetSpacing(like.spacing[::-1]); im.SetOrigin(like.origin); im.SetDirection(like.direction)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix='.writing-') as d: # an .mhd comes with a .raw that it names
-        try: sitk.WriteImage(im, str(Path(d)/path.name), useCompression=suffix in ('.nii.gz', '.nrrd'))
-        except RuntimeError as e: raise ScsamError(f'cannot write {path} ({str(e).strip().splitlines()[-1]}); choose another place or free some room') from None
-        for f in sorted(Path(d).iterdir(), key=lambda f: f.suffix == '.mhd'): os.replace(f, path.parent/f.name) # the header last
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix='.writing-') as d: # an .mhd comes with a .raw that it names
+            sitk.WriteImage(im, str(Path(d)/path.name), useCompression=suffix in ('.nii.gz', '.nrrd'))
+            for f in sorted(Path(d).iterdir(), key=lambda f: f.suffix == '.mhd'): os.replace(f, path.parent/f.name) # header last
+    except (RuntimeError, OSError) as e:
+        why = str(e).strip().splitlines()[-1]
+        raise ScsamError(f'cannot write {path} ({why}); choose another place or free some room') from None
 
-# %% ../nbs/02_datasets.ipynb #652fdb87
+# %% ../nbs/02_datasets.ipynb #25d92516
 _lock = threading.Lock() # one thread reads a volume, the others wait for it
 
 @functools.lru_cache(maxsize=4)
@@ -491,10 +534,13 @@ class SliceReader:
 
     def mask(self, case) -> np.ndarray: # uint8 (H, W)
         image, mask = _stored(case.image), _stored(case.mask)
-        if image.shape != mask.shape: raise ScsamError(f'{case.mask} has {mask.shape} voxels, but its image {case.image} has {image.shape}; a mask must lie on its image\'s grid')
+        if image.shape != mask.shape:
+            raise ScsamError(f'{case.mask} has {mask.shape} voxels, but its image {case.image} has {image.shape}; a mask must '
+                             f'lie on its image\'s grid')
         return labels_of(mask[case.index], case.mask, self.values)
 
-    def sha256(self, case) -> dict: return {k: _volume_sha256(p) for k, p in (('image', case.image), ('mask', case.mask)) if p is not None}
+    def sha256(self, case) -> dict:
+        return {k: _volume_sha256(p) for k, p in (('image', case.image), ('mask', case.mask)) if p is not None}
 
 
 def _volume_sha256(path: Path) -> str:
@@ -508,12 +554,14 @@ def _volume_sha256(path: Path) -> str:
     return hashes[0] if len(hashes) == 1 else hashlib.sha256(' '.join(hashes).encode()).hexdigest()
 
 
-def volume_cases(image: str|Path, mask: str|Path|None = None, id: str|None = None, # id of the volume: its slices are id/00, id/01, …
-                 role: str = 'train', source: str = '', patient: str = '', reader: SliceReader = SliceReader()) -> list: # of Case
+def volume_cases(image: str|Path,             # a volume file or DICOM folder
+                 mask: str|Path|None = None,
+                 id: str|None = None,         # of the volume: its slices are id/00, id/01, …; None = the file's name
+                 reader: SliceReader = SliceReader()) -> list: # of Case
     "The slices of one volume."
     image, mask = Path(image), None if mask is None else Path(mask)
     n, spacing, id = *_slices_and_spacing(image), id or _volume_name(image)
-    return [Case(f'{id}/{i:02d}', image, mask, patient or id, source, role, i, spacing, reader) for i in range(n)]
+    return [Case(f'{id}/{i:02d}', image, mask, id, index=i, spacing=spacing, reader=reader) for i in range(n)]
 
 
 def _slices_and_spacing(path: Path) -> tuple: # (number of slices, mm (slice, row, column)), from the header alone
@@ -529,14 +577,15 @@ def _volume_name(path: Path) -> str:
     suffix = next((s for s in sorted(VOLUMES, key=len, reverse=True) if path.name.lower().endswith(s)), '')
     return _key(path.name[:len(path.name) - len(suffix)])
 
-# %% ../nbs/02_datasets.ipynb #043cff4a
+# %% ../nbs/02_datasets.ipynb #e0b5d811
 def _volumes_in(folder: Path) -> dict: # name relative to `folder` -> Path
     out, folder = {}, Path(folder)
     for at, folders, files in os.walk(folder):
         folders[:] = sorted(f for f in folders if not f.startswith('.'))
         files = sorted(f for f in files if not f.startswith('.'))
         found = [Path(at)/f for f in files if f.lower().endswith(VOLUMES)]
-        if not found and any(f.lower().endswith('.dcm') for f in files) or files and not found and _is_dicom(Path(at)/files[0]): found = [Path(at)]
+        if files and not found:
+            if any(f.lower().endswith('.dcm') for f in files) or _is_dicom(Path(at)/files[0]): found = [Path(at)]
         for p in found:
             name = _key((p.parent.relative_to(folder)/_volume_name(p)).as_posix()) if p != folder else _key(p.name)
             if name in out: raise ScsamError(f'{out[name]} and {p} have the same name but for the suffix; keep one of them')
@@ -560,16 +609,19 @@ def volumes(root: str|Path,                  # a folder of volumes, a folder of 
             normalize: str = 'volume',       # or 'slice': see `SliceReader`
            ) -> Dataset:
     "Your own volumes, as slices."
-    if normalize not in ('volume', 'slice'): raise ScsamError(f"normalize={normalize!r} is unknown{nearest(normalize, ('volume', 'slice'))}")
+    if normalize not in ('volume', 'slice'):
+        raise ScsamError(f"normalize={normalize!r} is unknown{nearest(normalize, ('volume', 'slice'))}")
     root = Path(root)
     if root.is_file(): return Dataset(root.name, volume_cases(root, reader=SliceReader(normalize=normalize)), root=root.parent)
     names, reader = read_classes(root)
-    if reader.threshold is not None or (reader.values and not np.isscalar(reader.values[0])): raise ScsamError(f'{root}: masks that are volumes have values, not thresholds or colours; mend classes.json')
+    if reader.threshold is not None or (reader.values and not np.isscalar(reader.values[0])):
+        raise ScsamError(f'{root}: masks that are volumes have values, not thresholds or colours; mend classes.json')
     pairs = _volume_pairs(root)
     if not pairs: raise ScsamError(f'{root} has no volumes; scsam reads {", ".join(VOLUMES)} and folders of DICOM files')
-    return Dataset(root.name, [c for k, p, m in pairs for c in volume_cases(p, m, k, reader=SliceReader(reader.values, normalize))], names, root)
+    slices = SliceReader(reader.values, normalize)
+    return Dataset(root.name, [c for k, p, m in pairs for c in volume_cases(p, m, k, slices)], names, root)
 
-# %% ../nbs/02_datasets.ipynb #ff7086da
+# %% ../nbs/02_datasets.ipynb #d97ea7d9
 def _centre(n: int) -> str:
     "Which centre a labelled PROMISE12 volume is from."
     return 'UCL' if n == 1 or 26 <= n <= 37 else 'RUNMC' if 13 <= n <= 25 else 'BIDMC' if n <= 12 else 'HK'
@@ -584,10 +636,11 @@ def promise12(root: str|Path, normalize: str = 'volume') -> Dataset: # see `volu
     labelled = {number(c) for c in found if c.has_mask}
     official = labelled >= set(range(50))
     role = lambda n: 'train' if n < 35 or n >= 50 else 'val' if n < 40 else 'test:PROMISE12'
-    cases = [replace(c, role=role(number(c)) if c.has_mask else 'train', source=_centre(number(c)) if official and c.has_mask else '') for c in found]
+    cases = [replace(c, role=role(number(c)) if c.has_mask else 'train',
+                     source=_centre(number(c)) if official and c.has_mask else '') for c in found]
     return Dataset('promise12', cases, ('background', 'prostate') if found.num_classes == 2 else found.class_names, root)
 
-# %% ../nbs/02_datasets.ipynb #38cd1f7e
+# %% ../nbs/02_datasets.ipynb #a4c4633b
 def guess_kind(path: str|Path) -> str: # a key of `KINDS`
     "Which layout lies at a path."
     path = Path(path)
@@ -596,7 +649,8 @@ def guess_kind(path: str|Path) -> str: # a key of `KINDS`
     if path.is_file():
         if path.suffix.lower() in (*SUFFIXES, '.csv'): return 'folder'
         if path.name.lower().endswith(VOLUMES) or _is_dicom(path): return 'volumes'
-        raise ScsamError(f'{path} is a file that scsam does not know; it reads folders, CSV files, images ({", ".join(SUFFIXES)}) and volumes ({", ".join(VOLUMES)})')
+        raise ScsamError(f'{path} is a file that scsam does not know; it reads folders, CSV files, images '
+                         f'({", ".join(SUFFIXES)}) and volumes ({", ".join(VOLUMES)})')
     try: names = [f.name for f in path.iterdir()]
     except OSError as e: raise ScsamError(f'{path} cannot be listed: {e.strerror}; change its permissions') from None
     if not names: raise ScsamError(f'{path} is an empty folder; put images into it, or name another')
@@ -620,5 +674,6 @@ def load_dataset(path: str|Path,      # a folder, a CSV, an image, a volume, or 
     if kind == 'phantom': return phantom(**options)
     path = Path(path)
     if not path.exists(): raise ScsamError(f"{path} does not exist; give a folder, a CSV, an image, a volume, or 'phantom'")
-    if kind == 'polyp' and not path.is_dir(): raise ScsamError(f'{path} is not a folder; the polyp layout is one that holds TrainDataset and TestDataset')
+    if kind == 'polyp' and not path.is_dir():
+        raise ScsamError(f'{path} is not a folder; the polyp layout is one that holds TrainDataset and TestDataset')
     return KINDS[kind](path, **options)
