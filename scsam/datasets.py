@@ -7,7 +7,7 @@ __all__ = ['SLICES', 'SUFFIXES', 'MARK', 'IMAGE_DIRS', 'MASK_DIRS', 'VOLUMES', '
            'pictures', 'pair', 'read_classes', 'folder', 'from_csv', 'polyp', 'Volume', 'read_volume', 'write_volume',
            'SliceReader', 'volume_cases', 'volumes', 'promise12', 'guess_kind', 'load_dataset']
 
-# %% ../nbs/02_datasets.ipynb #53e70b07
+# %% ../nbs/02_datasets.ipynb #bb0633e3
 import contextlib, contextvars, csv, functools, gzip, hashlib, io, math, os, re, struct, tempfile, threading, unicodedata, zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 from .config import ScsamError, mix, nearest, read_json
 from .data import Case, Dataset, FileReader, file_sha256, labels_of, stretch
 
-# %% ../nbs/02_datasets.ipynb #0b84b54c
+# %% ../nbs/02_datasets.ipynb #7e21c5ef
 def _curve(knots, n): # (k, m), n -> (n, m)
     "Smooth curves (cubic B-splines) through columns of knots, at n places."
     t = np.linspace(0, len(knots) - 3 - 1e-6, n); i = t.astype(int); f = (t - i)[:, None]
@@ -45,7 +45,7 @@ def _outline(r, size, y, x, radius, lobes=0.2, stretch=1.8):
     edge = radius * edge.clip(0.4, 1.5)
     return (ys, xs), edge - d, d / edge, v / radius, u / radius
 
-# %% ../nbs/02_datasets.ipynb #734e4325
+# %% ../nbs/02_datasets.ipynb #3d11bbb1
 def _colour(r,              # numpy generator
             size,           # (height, width)
            ) -> tuple:      # image uint8 (h, w, 3), mask uint8 (h, w) of 0 and 1
@@ -97,7 +97,7 @@ def _colour(r,              # numpy generator
     if r.random() < .5: image *= _sigmoid((r.uniform(1.15, 1.3) - np.hypot(2*yy/h - 1, 2*xx/w - 1)) / .012)[..., None]
     return np.rint(image.clip(0, 255)).astype(np.uint8), mask
 
-# %% ../nbs/02_datasets.ipynb #0f9db39e
+# %% ../nbs/02_datasets.ipynb #ec70426a
 def _grey(p, r,             # numpy generators of the patient and of the slice
           size,             # (height, width)
           z,                # position along the gland, -1 … 1
@@ -137,7 +137,7 @@ def _grey(p, r,             # numpy generators of the patient and of the slice
     im = np.hypot(im + sigma * grain, sigma * r.normal(0, .7, size))
     return np.rint(im.clip(0, 255)).astype(np.uint8), np.where(depth > 0, np.where(inner > .5, 1, 2), 0).astype(np.uint8)
 
-# %% ../nbs/02_datasets.ipynb #941eee3a
+# %% ../nbs/02_datasets.ipynb #0bf22a65
 SLICES = 4 # of each grey patient
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ def phantom(n: int = 200,                # training cases
     if num_classes == 3: names = ('background', 'inner zone', 'outer zone')
     return Dataset('phantom', cases, names)
 
-# %% ../nbs/02_datasets.ipynb #4b724803
+# %% ../nbs/02_datasets.ipynb #ace2191e
 _noted = contextvars.ContextVar('noted', default=None)
 
 @contextlib.contextmanager
@@ -208,7 +208,7 @@ def _fault(message: str, each=()): # what is raised; what is noted instead, one 
     if _noted.get() is None: raise ScsamError(message)
     _noted.get().extend(each or [message])
 
-# %% ../nbs/02_datasets.ipynb #8b105586
+# %% ../nbs/02_datasets.ipynb #cc294e2b
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.gif')
 MARK = re.compile(r'[ _.-](mask|masks|seg|segmentation|label|labels|labelmap|gt)$', re.IGNORECASE) # at the end of a mask's name
 
@@ -257,7 +257,7 @@ def pair(images: dict, # name -> Path, as `pictures` gives them
                [f'the mask {p} has no image of the same name; {remedy}' for p in extra])
     return out
 
-# %% ../nbs/02_datasets.ipynb #d51b0801
+# %% ../nbs/02_datasets.ipynb #6597a87e
 def read_classes(root: Path) -> tuple: # (class names, FileReader)
     "The class table of a folder: classes.txt, classes.json, or none (binary)."
     text, js = root/'classes.txt', root/'classes.json'
@@ -284,7 +284,7 @@ def read_classes(root: Path) -> tuple: # (class names, FileReader)
                          f'colour ([r, g, b])')
     return tuple(table), FileReader(values=tuple(values))
 
-# %% ../nbs/02_datasets.ipynb #8e851839
+# %% ../nbs/02_datasets.ipynb #27c9775f
 IMAGE_DIRS = ('images', 'image', 'imgs', 'img')
 MASK_DIRS = ('masks', 'mask', 'labels', 'label', 'segmentations', 'annotations', 'gt')
 
@@ -335,7 +335,7 @@ def folder(root: str|Path) -> Dataset: # a folder as above, a CSV, or one pictur
                          'patient, role, source')
     return Dataset(root.name, cases, names, root)
 
-# %% ../nbs/02_datasets.ipynb #74e38776
+# %% ../nbs/02_datasets.ipynb #5ecbf053
 def _rows(path: Path) -> list: # of dicts
     try: text = path.read_text(encoding='utf-8-sig')
     except (OSError, UnicodeDecodeError) as e:
@@ -373,7 +373,7 @@ def from_csv(path: str|Path) -> Dataset:
         except ScsamError as e: raise ScsamError(f'{path}, line {n}: {e}') from None
     return Dataset(path.stem, cases, names, path.parent)
 
-# %% ../nbs/02_datasets.ipynb #089a23a4
+# %% ../nbs/02_datasets.ipynb #25503254
 def _polyp_source(stem: str) -> str:
     "Where a training image of the polyp benchmark is from, by its name."
     if m := re.match(r'([A-Za-z][A-Za-z0-9-]*)_', stem): return m[1].lower()
@@ -407,7 +407,7 @@ def polyp(root: str|Path) -> Dataset: # the folder that holds TrainDataset and T
         raise ScsamError(f'{root} has neither TrainDataset nor TestDataset with images; name the folder that holds them')
     return Dataset('polyp', cases, ('background', 'polyp'), root)
 
-# %% ../nbs/02_datasets.ipynb #fc57bb17
+# %% ../nbs/02_datasets.ipynb #ef6a0910
 VOLUMES = ('.mhd', '.mha', '.nii', '.nii.gz', '.nrrd')
 
 def _sitk():
@@ -430,7 +430,28 @@ def _dicom_series(folder: Path) -> list: # of paths, in order of position
     series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
     if not series: raise ScsamError(f'{folder} holds no DICOM series; name a folder of .dcm files')
     if len(series) > 1: raise ScsamError(f'{folder} holds {len(series)} DICOM series; put each into a folder of its own')
-    return [Path(f) for f in sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])]
+    files = [Path(f) for f in sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])]
+    lost = [f for f in sorted(folder.iterdir()) if f not in files and f.is_file() and (f.suffix.lower() == '.dcm' or _is_dicom(f))]
+    if lost: raise ScsamError(f'{_list(lost)} cannot be read as part of the series in {folder}; copy it again, or move it away')
+    gaps = np.diff(_positions(files))
+    if len(gaps) and gaps.max() > 1.1 * np.median(gaps):
+        i = int(gaps.argmax())
+        raise ScsamError(f'{folder}: slices are missing between {files[i].name} and {files[i + 1].name}, which are '
+                         f'{gaps[i]:.1f} mm apart '
+                         f'while others are {np.median(gaps):.1f}; copy the series again')
+    return files
+
+
+def _positions(files: list) -> np.ndarray: # mm along the slices' normal
+    "Where the slices of a DICOM series lie."
+    sitk = _sitk(); reader = sitk.ImageFileReader(); out = []
+    for f in files:
+        reader.SetFileName(str(f)); reader.ReadImageInformation()
+        # no positions: order by name
+        if not (reader.HasMetaDataKey('0020|0032') and reader.HasMetaDataKey('0020|0037')): return np.zeros(0)
+        place, axes = (np.array(reader.GetMetaData(k).split('\\'), float) for k in ('0020|0032', '0020|0037'))
+        out.append(place @ np.cross(axes[:3], axes[3:]))
+    return np.abs(np.array(out) - out[0])
 
 
 def _check_nifti(path: Path):
@@ -506,7 +527,7 @@ def write_volume(path: str|Path,   # ends in one of `VOLUMES`
         why = str(e).strip().splitlines()[-1]
         raise ScsamError(f'cannot write {path} ({why}); choose another place or free some room') from None
 
-# %% ../nbs/02_datasets.ipynb #25d92516
+# %% ../nbs/02_datasets.ipynb #4d9710b6
 _lock = threading.Lock() # one thread reads a volume, the others wait for it
 
 @functools.lru_cache(maxsize=4)
@@ -577,7 +598,7 @@ def _volume_name(path: Path) -> str:
     suffix = next((s for s in sorted(VOLUMES, key=len, reverse=True) if path.name.lower().endswith(s)), '')
     return _key(path.name[:len(path.name) - len(suffix)])
 
-# %% ../nbs/02_datasets.ipynb #e0b5d811
+# %% ../nbs/02_datasets.ipynb #921bb629
 def _volumes_in(folder: Path) -> dict: # name relative to `folder` -> Path
     out, folder = {}, Path(folder)
     for at, folders, files in os.walk(folder):
@@ -621,7 +642,7 @@ def volumes(root: str|Path,                  # a folder of volumes, a folder of 
     slices = SliceReader(reader.values, normalize)
     return Dataset(root.name, [c for k, p, m in pairs for c in volume_cases(p, m, k, slices)], names, root)
 
-# %% ../nbs/02_datasets.ipynb #d97ea7d9
+# %% ../nbs/02_datasets.ipynb #efa423cb
 def _centre(n: int) -> str:
     "Which centre a labelled PROMISE12 volume is from."
     return 'UCL' if n == 1 or 26 <= n <= 37 else 'RUNMC' if 13 <= n <= 25 else 'BIDMC' if n <= 12 else 'HK'
@@ -640,7 +661,7 @@ def promise12(root: str|Path, normalize: str = 'volume') -> Dataset: # see `volu
                      source=_centre(number(c)) if official and c.has_mask else '') for c in found]
     return Dataset('promise12', cases, ('background', 'prostate') if found.num_classes == 2 else found.class_names, root)
 
-# %% ../nbs/02_datasets.ipynb #a4c4633b
+# %% ../nbs/02_datasets.ipynb #40b2a06e
 def guess_kind(path: str|Path) -> str: # a key of `KINDS`
     "Which layout lies at a path."
     path = Path(path)
