@@ -6,7 +6,7 @@
 __all__ = ['ALIKE', 'ALIKE_FINE', 'NEIGHBOUR', 'FRAMES', 'FINDINGS', 'fingerprint', 'frame_number', 'video_neighbours', 'Finding',
            'Report', 'check', 'figure_sheet']
 
-# %% ../nbs/02a_check.ipynb #f9039cf1
+# %% ../nbs/02a_check.ipynb #a62eb5aa
 import hashlib, os
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +20,7 @@ from .config import ScsamError
 from .data import IGNORE, Case, Dataset
 from .datasets import guess_kind, load_dataset, tolerate
 
-# %% ../nbs/02a_check.ipynb #51ece0ef
+# %% ../nbs/02a_check.ipynb #32598211
 def fingerprint(image: np.ndarray,  # uint8 (H, W, 3) or grey (H, W)
                 size: int = 32,     # side of the small picture
                ) -> np.ndarray:     # float32 (size * size,), of length 1 (0 for a blank picture)
@@ -30,12 +30,12 @@ def fingerprint(image: np.ndarray,  # uint8 (H, W, 3) or grey (H, W)
     edges -= edges.mean()
     return edges / max(np.linalg.norm(edges), 1e-6)
 
-# %% ../nbs/02a_check.ipynb #dd50cf6d
+# %% ../nbs/02a_check.ipynb #95526a4b
 ALIKE, ALIKE_FINE = 0.96, 0.9 # likeness at 32 and at 64 pixels from which two pictures are called twins
 NEIGHBOUR = 0.85              # likeness at 32 pixels from which frames with near numbers are called neighbours in a video
 FRAMES = 25                   # largest distance of the numbers of such frames: a second of video
 
-# %% ../nbs/02a_check.ipynb #fc455bcf
+# %% ../nbs/02a_check.ipynb #89d59633
 def frame_number(case: Case) -> tuple: # (family, number), or (family, None)
     "The last number in a case's name, and what else the name and source say about the video."
     stem = case.id.rsplit('/', 1)[-1]
@@ -50,7 +50,7 @@ def video_neighbours(a: Case, b: Case) -> bool:
     if a.index is not None or b.index is not None: return False # slices of volumes
     return na is not None and nb is not None and abs(na - nb) <= FRAMES and (fa in fb or fb in fa)
 
-# %% ../nbs/02a_check.ipynb #24a7fd0f
+# %% ../nbs/02a_check.ipynb #035548db
 @dataclass
 class _Look:
     "What is remembered of one case."
@@ -65,14 +65,14 @@ class _Look:
     classes: tuple = ()      # label values that occur
 
 
-def _look(case: Case) -> _Look:
+def _look(case: Case, fingerprints: bool = True) -> _Look:
     out = _Look()
     try:
         image = case.read_image()
         grey = np.asarray(Image.fromarray(image).convert('L'))
         out.pixels = hashlib.blake2b(image.tobytes() + str(image.shape).encode(), digest_size=16).hexdigest()
         out.mean, out.spread = float(grey.mean()), float(grey.std())
-        out.coarse, out.fine = fingerprint(grey), fingerprint(grey, 64)
+        if fingerprints: out.coarse, out.fine = fingerprint(grey), fingerprint(grey, 64)
     except ScsamError as e: out.faults.append(str(e))
     if case.has_mask:
         try:
@@ -85,7 +85,7 @@ def _look(case: Case) -> _Look:
             if str(e) not in out.faults: out.faults.append(str(e))
     return out
 
-# %% ../nbs/02a_check.ipynb #1682c013
+# %% ../nbs/02a_check.ipynb #df1b1209
 FINDINGS = { # kind: (level, what it means and what to do)
     'layout': ('error', 'files that do not belong together'),
     'unreadable': ('error', 'images or masks that cannot be read, do not fit each other, or hold values that are no labels'),
@@ -156,10 +156,10 @@ class Report:
         return {'name': self.name, 'exit_code': self.exit_code,
                 'findings': [dict(kind=f.kind, level=f.level, message=f.message, ids=list(f.ids)) for f in self.findings]}
 
-# %% ../nbs/02a_check.ipynb #c8f23b26
+# %% ../nbs/02a_check.ipynb #03f4b037
 def check(dataset: Dataset|str|Path,   # or a path to open
           kind: str|None = None,       # of dataset, when a path is given; None = guessed
-          errors_only: bool = False,   # skip what can only warn
+          errors_only: bool = False,   # skip what can only warn: quicker, for the start of a training
           progress: bool = False) -> Report:
     "Read everything once and report what is wrong or odd."
     report = Report(getattr(dataset, 'name', str(dataset)))
@@ -173,7 +173,7 @@ def check(dataset: Dataset|str|Path,   # or a path to open
     report.name, report.dataset = dataset.name, dataset
     cases = list(dataset)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        looks = pool.map(_look, cases)
+        looks = pool.map(lambda c: _look(c, not errors_only), cases)
         if progress:
             from tqdm.auto import tqdm
             looks = tqdm(looks, total=len(cases), desc='checking', leave=False)
@@ -199,10 +199,15 @@ def _merge(pairs) -> dict: # message -> ids: a damaged volume is one finding, no
 
 def _pairs(cases, looks, add):
     "Copies, twins and neighbours."
-    seen = [i for i, l in enumerate(looks) if l.coarse is not None and l.spread > 0]
     same = defaultdict(list)
-    for i in seen: same[looks[i].pixels].append(i)
+    for i, l in enumerate(looks):
+        if l.pixels and l.spread > 0: same[l.pixels].append(i)
     for group in same.values():
+        for n, i in enumerate(group):
+            for j in group[:n]:
+                if cases[i].role != cases[j].role:
+                    x, y, frames = _ordered(cases[j], cases[i])
+                    add('overlap' if x.role.startswith('test:') else 'copy', frames, x.id, y.id)
         by_role = defaultdict(list)
         for i in group: by_role[cases[i].role].append(i)
         for role, g in by_role.items():
@@ -210,6 +215,7 @@ def _pairs(cases, looks, add):
         if len({looks[i].labels for i in group} - {''}) > 1:
             g = [i for i in group if looks[i].labels]
             add('contradiction', f'{", ".join(cases[i].id for i in g)}', *[cases[i].id for i in g])
+    seen = [i for i, l in enumerate(looks) if l.coarse is not None and l.spread > 0]
     coarse = np.stack([looks[i].coarse for i in seen]) if seen else np.zeros((0, 1), np.float32)
     role = np.array([cases[i].role for i in seen])
     for start in range(0, len(seen), 2000):
@@ -218,16 +224,17 @@ def _pairs(cases, looks, add):
         for a, b in np.argwhere(likeness > NEIGHBOUR):
             if start + a >= b: continue
             i, j, v = seen[start + a], seen[b], float(likeness[a, b])
-            x, y = sorted((cases[i], cases[j]), key=lambda c: ('train', 'val').index(c.role) if c.role in ('train', 'val') else 2)
-            tests = x.role.startswith('test:')
-            exact = looks[i].pixels == looks[j].pixels
-            twin = exact or v > ALIKE and float(looks[i].fine @ looks[j].fine) > ALIKE_FINE
-            frames = f'{x.id} ({x.role}) and {y.id} ({y.role})'
-            if tests:
-                if twin: add('overlap', frames + ('' if exact else f', likeness {v:.3f}'), x.id, y.id)
-            elif exact: add('copy', frames, x.id, y.id)
-            elif video_neighbours(x, y): add('video', f'{frames}, likeness {v:.3f}', x.id, y.id)
-            elif twin: add('twin', f'{frames}, likeness {v:.3f}', x.id, y.id)
+            if looks[i].pixels == looks[j].pixels: continue
+            x, y, frames = _ordered(cases[i], cases[j])
+            twin = v > ALIKE and float(looks[i].fine @ looks[j].fine) > ALIKE_FINE
+            if x.role.startswith('test:'): kind = 'overlap' if twin else ''
+            else: kind = 'video' if video_neighbours(x, y) else 'twin' if twin else ''
+            if kind: add(kind, f'{frames}, likeness {v:.3f}', x.id, y.id)
+
+
+def _ordered(a, b): # the training case first, and both in words
+    x, y = sorted((a, b), key=lambda c: ('train', 'val').index(c.role) if c.role in ('train', 'val') else 2)
+    return x, y, f'{x.id} ({x.role}) and {y.id} ({y.role})'
 
 
 def _masks(dataset, cases, looks, add):
@@ -276,7 +283,7 @@ def _links(dataset, cases, add):
     for path, c in {p: c for c in cases for p in (c.image, c.mask) if p is not None}.items():
         if root not in (target := path.resolve()).parents: add('link', f'{path} leads to {target}', c.id)
 
-# %% ../nbs/02a_check.ipynb #bd0ecba7
+# %% ../nbs/02a_check.ipynb #adf3597a
 def figure_sheet(report: Report, each: int = 2, # findings shown of each kind
                  columns: int = 6):             # panels in a row
     "A matplotlib figure with the cases of some findings of each kind; None when there is nothing to show."
