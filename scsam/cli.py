@@ -6,13 +6,13 @@
 __all__ = ['COMMANDS', 'open_data', 'recipe_from', 'train', 'evaluate', 'predict', 'table', 'data', 'weights', 'demo',
            'demo_figure', 'make_parser', 'main']
 
-# %% ../nbs/50_cli.ipynb #824d1855
+# %% ../nbs/50_cli.ipynb #24efd455
 import argparse, sys, time
 from dataclasses import fields
 from pathlib import Path
 from .config import PRESETS, Recipe, ScsamError, cache_dir, nearest, read_json
 
-# %% ../nbs/50_cli.ipynb #2cf5f49e
+# %% ../nbs/50_cli.ipynb #4a67e2cf
 def open_data(path: str, kind: str|None = None):
     "A dataset from a path or from the name 'phantom'."
     from scsam.datasets import load_dataset
@@ -26,7 +26,7 @@ def recipe_from(args: argparse.Namespace, num_classes: int) -> Recipe: # the pre
     if recipe.num_classes != num_classes: raise ScsamError(f'--num-classes {recipe.num_classes}, but the dataset has {num_classes} classes, background included')
     return recipe
 
-# %% ../nbs/50_cli.ipynb #d5d601dd
+# %% ../nbs/50_cli.ipynb #ca01083e
 def train(args: argparse.Namespace):
     "Train one method and leave a run directory."
     from scsam.experiment import remember_data
@@ -44,7 +44,7 @@ def train(args: argparse.Namespace):
     print(f"kept: step {best['step']} by {best['by']}, branch {best['branch']}" + (f", validation Dice {best['dice']:.3f}" if best['dice'] is not None else ''))
     print(f'next: scsam evaluate {out}')
 
-# %% ../nbs/50_cli.ipynb #a19fe53c
+# %% ../nbs/50_cli.ipynb #e6d280c9
 def evaluate(args: argparse.Namespace):
     "Score a finished run on the test sets and write its record."
     from scsam.experiment import make_record, run_data
@@ -56,10 +56,10 @@ def evaluate(args: argparse.Namespace):
                          run.dir/'predictions' if args.save else None, not args.quiet)
     path = write_record(record, run.dir/'record.json')
     if args.record: write_record(record, args.record)
-    for metric in metrics: print(table([read_record(path)], metric=metric, branches='all').markdown(), end='\n\n')
+    for metric in metrics: print(table([read_record(path)], metric=metric, branches='all', base=run.dir).markdown(), end='\n\n')
     print(f'record: {path}')
 
-# %% ../nbs/50_cli.ipynb #2633f837
+# %% ../nbs/50_cli.ipynb #94e27f69
 def predict(args: argparse.Namespace):
     "Masks and overlays for an image or a folder of images."
     import numpy as np
@@ -79,16 +79,16 @@ def predict(args: argparse.Namespace):
         save(overlay(case.read_image(), maps[branch]), out/f'{name}_overlay.png')
     print(f'{len(cases)} mask{"s" * (len(cases) != 1)} of branch {branch} in {out} (values 0 to {run.recipe.num_classes - 1}; beside each an overlay to look at)')
 
-# %% ../nbs/50_cli.ipynb #26700bb2
+# %% ../nbs/50_cli.ipynb #ace08598
 def table(args: argparse.Namespace):
     "One table from all records below a folder."
     from scsam.records import find_records, table as make
     records = find_records(args.folder)
     if not records: raise ScsamError(f'{args.folder} holds no record; run `scsam evaluate` on a finished run first')
-    t = make(records, metric=args.metric, branches=args.branch)
+    t = make(records, metric=args.metric, branches=args.branch, base=args.folder)
     print({'markdown': t.markdown, 'latex': t.latex, 'csv': t.csv}[args.format]())
 
-# %% ../nbs/50_cli.ipynb #d928860c
+# %% ../nbs/50_cli.ipynb #40ee598a
 def data(args: argparse.Namespace):
     "Show what a dataset holds."
     print(open_data(args.data, args.kind))
@@ -101,7 +101,7 @@ def weights(args: argparse.Namespace):
     for r in weights_table():
         if args.fetch in (None, r['name']): print(f"{r['name']:<11} {r['megabytes']:>5} MB  {r['licence']:<11} {r['state']:<25} {r['path'] or r['url']}")
 
-# %% ../nbs/50_cli.ipynb #748a671f
+# %% ../nbs/50_cli.ipynb #c5e88f7d
 def demo(args: argparse.Namespace):
     "Train and compare on generated images, in a few minutes on a laptop."
     import importlib.util
@@ -123,8 +123,8 @@ def demo(args: argparse.Namespace):
         remember_data(out/name, 'phantom', n=120, test=30)
         run = load_run(out/name)
         records[name] = read_record(write_record(make_record(run, data.apply(run.manifest)[0], 'demo'), out/name/'record.json'))
-    print(); print(make(list(records.values()), metric='dice', branches='all').markdown())
-    print(); print(make(list(records.values()), metric='iou', branches='all').markdown())
+    print(); print(make(list(records.values()), metric='dice', branches='all', base=out).markdown())
+    print(); print(make(list(records.values()), metric='iou', branches='all', base=out).markdown())
     picture = demo_figure({k: load_run(out/k) for k in runs}, data.tests()['phantom'], out/'demo.png')
     print(f'\npicture: {picture}\nruns and records: {out}/{{{",".join(runs)}}}\n{(time.monotonic() - start) / 60:.1f} minutes')
 
@@ -148,7 +148,7 @@ def demo_figure(runs: dict, cases, path: Path, n: int = 4) -> Path:
     save(figure, path)
     return path
 
-# %% ../nbs/50_cli.ipynb #17939bb2
+# %% ../nbs/50_cli.ipynb #f9fbb31f
 class _Parser(argparse.ArgumentParser):
     "argparse whose errors are `ScsamError`s."
     def error(self, message):

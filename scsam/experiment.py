@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['remember_data', 'run_data', 'test_sets', 'cached_embeddings', 'make_record', 'run_queue']
 
-# %% ../nbs/32_experiment.ipynb #8991f27f
+# %% ../nbs/32_experiment.ipynb #d7617d33
 import time
 from pathlib import Path
 from .config import Recipe, ScsamError, cache_dir, nearest, read_json, write_json
@@ -15,7 +15,7 @@ from .evaluate import evaluate
 from .learner import Embeddings, Run, fit, load_run, make_method
 from .records import Record, find_records, new_record, read_record, write_record
 
-# %% ../nbs/32_experiment.ipynb #7f13b73c
+# %% ../nbs/32_experiment.ipynb #2cc48ea4
 def remember_data(run_dir: str|Path, path: str|Path, kind: str|None = None, **options):
     "Note in a run directory how its dataset is opened."
     where = str(path) if str(path) == 'phantom' else str(Path(path).resolve())
@@ -30,7 +30,7 @@ def run_data(run: Run, path: str|Path|None = None) -> Dataset: # with the roles 
     if different: raise ScsamError(f"{path or where['path']} is not the data of {run.dir}: {different[0]}" + (f' (and {len(different) - 1} more differences)' if len(different) > 1 else ''))
     return data
 
-# %% ../nbs/32_experiment.ipynb #74bb7b0c
+# %% ../nbs/32_experiment.ipynb #34d9ec5c
 def test_sets(data: Dataset) -> dict: # {name: Dataset}
     "The test sets, or the validation part under a name that says so."
     sets = data.tests()
@@ -56,8 +56,8 @@ def make_record(run: Run, data: Dataset, experiment: str, metrics=('dice', 'iou'
     return new_record(experiment, name or run.dir.name, run.recipe, data.name, run.manifest['sha256'], budget, t['selected'], scores, t['weights'],
                       t['steps'], t['seconds'], t['images_per_second'], t['peak_memory_mb'])
 
-# %% ../nbs/32_experiment.ipynb #e5030966
-def run_queue(experiment: str,              # name; records go to results/<experiment>/<run>.json
+# %% ../nbs/32_experiment.ipynb #f2c22836
+def run_queue(experiment: str,              # name; records go to results/<experiment>/<run>.json, learning curves to history/ beside them
               data: Dataset,
               queue: dict[str, Recipe],     # run name -> recipe, most important first
               runs: str|Path,               # folder for run directories
@@ -83,6 +83,7 @@ def run_queue(experiment: str,              # name; records go to results/<exper
         remember_data(out, *where, **(options or {}))
         if not (out/'training.json').exists(): say(f'{name}: stopped before its end; call again to go on'); continue
         run = load_run(out)
+        write_json(Path(results)/experiment/'history'/f'{name}.json', read_json(out/'history.json'))
         done[name] = read_record(write_record(make_record(run, data.apply(run.manifest)[0], experiment, progress=progress), path))
         say(f"{name}: {recipe.steps} steps in {run.training['seconds']:.0f} s; " + '; '.join(
             f"{s} " + ', '.join(f"{b} {v['dice']['mean']:.3f}" for b, v in by.items()) for s, by in done[name]['summary'].items()))

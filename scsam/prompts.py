@@ -6,12 +6,12 @@
 __all__ = ['STRATEGIES', 'seeded_noise', 'regions', 'components', 'sample_points', 'mask_box', 'mask_prompt', 'BoxTokens',
            'make_prompts', 'released_points']
 
-# %% ../nbs/13_prompts.ipynb #68e7c6a2
+# %% ../nbs/13_prompts.ipynb #efefa76a
 import torch, torch.nn.functional as F
 from torch import nn, Tensor
 from .config import Recipe, ScsamError, nearest
 
-# %% ../nbs/13_prompts.ipynb #9123e9a4
+# %% ../nbs/13_prompts.ipynb #9a947710
 def _wrap(x: int) -> int: return x - 2**64 if x >= 2**63 else x     # as a signed 64-bit number
 
 def _mix64(z: Tensor) -> Tensor:
@@ -28,7 +28,7 @@ def seeded_noise(seeds: Tensor, # (B,) int64, one per image
     z = _mix64(seeds.long())[:, None] + torch.arange(1, n + 1, device=seeds.device) * _wrap(0x9E3779B97F4A7C15)
     return ((_mix64(z) >> 40) & (2**24 - 1)).float() / 2**24
 
-# %% ../nbs/13_prompts.ipynb #6f4b766d
+# %% ../nbs/13_prompts.ipynb #1b1550ca
 def regions(mask_or_prob: Tensor # bool or probability (B, H, W), or class probabilities (B, K, H, W) with the background first
            ) -> tuple[Tensor, Tensor]: # region (B, C, H, W) bool and confidence that it is so, (B, C, H, W) in [0, 1]; C = 1 or K - 1
     "Where each foreground class is predicted, and how sure the prediction is there (and, outside, that it is not there)."
@@ -40,7 +40,7 @@ def regions(mask_or_prob: Tensor # bool or probability (B, H, W), or class proba
     else: raise ScsamError(f'prompts need a mask (B, H, W) or class probabilities (B, K>1, H, W), not {tuple(x.shape)}')
     return region, torch.where(region, x, 1 - x)
 
-# %% ../nbs/13_prompts.ipynb #77c62432
+# %% ../nbs/13_prompts.ipynb #3e0f07cb
 def components(region: Tensor) -> Tensor: # (N, H, W) bool -> (N, H, W) int64: 0 outside, one positive number per 8-connected component
     "Connected components by label propagation with pointer jumping."
     N, H, W = region.shape
@@ -57,7 +57,7 @@ def components(region: Tensor) -> Tensor: # (N, H, W) bool -> (N, H, W) int64: 0
         if torch.equal(new, ids): return ids
         ids = new
 
-# %% ../nbs/13_prompts.ipynb #88762454
+# %% ../nbs/13_prompts.ipynb #770e1241
 STRATEGIES = ('random', 'confident', 'spread')
 
 def _pick(region: Tensor, sure: Tensor, n: int, strategy: str, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,7 +119,7 @@ def sample_points(mask_or_prob: Tensor,     # (B, H, W) mask or probability, or 
     shape = (B, C) if mask_or_prob.ndim == 4 else (B,)
     return xy.reshape(*shape, -1, 2), labels.reshape(*shape, -1)
 
-# %% ../nbs/13_prompts.ipynb #fb77d30b
+# %% ../nbs/13_prompts.ipynb #5a30e89c
 def mask_box(mask_or_prob: Tensor,      # as in `sample_points`
              jitter: float = 0.,        # each side moves by up to this fraction of the box's width or height
              generator=None
@@ -148,7 +148,7 @@ def mask_prompt(mask_or_prob: Tensor # as in `sample_points`
     region, sure = regions(mask_or_prob)
     return torch.where(region, sure, 1 - sure).clamp(1e-3, 1 - 1e-3).logit()
 
-# %% ../nbs/13_prompts.ipynb #d16a5e3a
+# %% ../nbs/13_prompts.ipynb #1b0a47c7
 class BoxTokens(nn.Module):
     "Two prompt tokens per foreground class, read from SAM's image embedding."
     def __init__(self, embed_dim: int,   # channels of the image embedding (256; fewer for 'tiny')
@@ -166,7 +166,7 @@ class BoxTokens(nn.Module):
         x = self.look(embeddings).mean((2, 3))
         return self.tell(x).reshape(len(x), self.classes, 2, -1)
 
-# %% ../nbs/13_prompts.ipynb #ebafd53c
+# %% ../nbs/13_prompts.ipynb #5766ac27
 @torch.no_grad()
 def make_prompts(probs: Tensor,             # (B, K, H, W) the U-Net's class probabilities
                  recipe: Recipe,
@@ -183,7 +183,7 @@ def make_prompts(probs: Tensor,             # (B, K, H, W) the U-Net's class pro
     if 'mask' in recipe.prompts: out['masks'] = mask_prompt(probs)
     return out
 
-# %% ../nbs/13_prompts.ipynb #6a5ecb37
+# %% ../nbs/13_prompts.ipynb #7aea57e1
 def released_points(xy: Tensor,  # (..., 2) correct (x, y) in pixels
                     size: tuple  # (H, W) of the image
                    ) -> Tensor:  # coordinates for which SAM computes what the released code computes

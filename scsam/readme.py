@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['render_readme', 'write_readme']
 
-# %% ../nbs/51_readme.ipynb #9af23448
+# %% ../nbs/51_readme.ipynb #e6780b6a
 import re
 from pathlib import Path
 from .config import ScsamError, atomic
 
-# %% ../nbs/51_readme.ipynb #f22d1ce3
+# %% ../nbs/51_readme.ipynb #ff880d83
 def render_readme(notebook: str|Path = 'nbs/index.ipynb') -> str: # Markdown
     "The index notebook as Markdown."
     from nbconvert import MarkdownExporter
