@@ -6,13 +6,13 @@
 __all__ = ['COMMANDS', 'open_data', 'recipe_from', 'train', 'evaluate', 'predict', 'table', 'data', 'weights', 'demo',
            'demo_figure', 'make_parser', 'main']
 
-# %% ../nbs/50_cli.ipynb #24efd455
+# %% ../nbs/50_cli.ipynb #3cadb6c3
 import argparse, sys, time
 from dataclasses import fields
 from pathlib import Path
 from .config import PRESETS, Recipe, ScsamError, cache_dir, nearest, read_json
 
-# %% ../nbs/50_cli.ipynb #4a67e2cf
+# %% ../nbs/50_cli.ipynb #3b921938
 def open_data(path: str, kind: str|None = None):
     "A dataset from a path or from the name 'phantom'."
     from scsam.datasets import load_dataset
@@ -26,15 +26,17 @@ def recipe_from(args: argparse.Namespace, num_classes: int) -> Recipe: # the pre
     if recipe.num_classes != num_classes: raise ScsamError(f'--num-classes {recipe.num_classes}, but the dataset has {num_classes} classes, background included')
     return recipe
 
-# %% ../nbs/50_cli.ipynb #ca01083e
+# %% ../nbs/50_cli.ipynb #439d73ae
 def train(args: argparse.Namespace):
     "Train one method and leave a run directory."
+    from scsam.check import check
     from scsam.experiment import remember_data
     from scsam.learner import fit, make_method
     data = open_data(args.data, args.kind)
     recipe = recipe_from(args, data.num_classes)
     method = make_method(recipe)
     out = Path(args.out)
+    if not out.exists(): check(data, errors_only=True, progress=not args.quiet).raise_errors()
     history = fit(method, data, recipe, out, resume=args.resume, max_minutes=args.max_minutes, progress=not args.quiet, cache=cache_dir()/'images')
     remember_data(out, args.data, args.kind)
     if not (out/'training.json').exists(): return 3
@@ -44,7 +46,7 @@ def train(args: argparse.Namespace):
     print(f"kept: step {best['step']} by {best['by']}, branch {best['branch']}" + (f", validation Dice {best['dice']:.3f}" if best['dice'] is not None else ''))
     print(f'next: scsam evaluate {out}')
 
-# %% ../nbs/50_cli.ipynb #e6d280c9
+# %% ../nbs/50_cli.ipynb #c03e0572
 def evaluate(args: argparse.Namespace):
     "Score a finished run on the test sets and write its record."
     from scsam.experiment import make_record, run_data
@@ -59,7 +61,7 @@ def evaluate(args: argparse.Namespace):
     for metric in metrics: print(table([read_record(path)], metric=metric, branches='all', base=run.dir).markdown(), end='\n\n')
     print(f'record: {path}')
 
-# %% ../nbs/50_cli.ipynb #94e27f69
+# %% ../nbs/50_cli.ipynb #b6551651
 def predict(args: argparse.Namespace):
     "Masks and overlays for an image or a folder of images."
     import numpy as np
@@ -79,7 +81,7 @@ def predict(args: argparse.Namespace):
         save(overlay(case.read_image(), maps[branch]), out/f'{name}_overlay.png')
     print(f'{len(cases)} mask{"s" * (len(cases) != 1)} of branch {branch} in {out} (values 0 to {run.recipe.num_classes - 1}; beside each an overlay to look at)')
 
-# %% ../nbs/50_cli.ipynb #ace08598
+# %% ../nbs/50_cli.ipynb #c434634a
 def table(args: argparse.Namespace):
     "One table from all records below a folder."
     from scsam.records import find_records, table as make
@@ -88,10 +90,18 @@ def table(args: argparse.Namespace):
     t = make(records, metric=args.metric, branches=args.branch, base=args.folder)
     print({'markdown': t.markdown, 'latex': t.latex, 'csv': t.csv}[args.format]())
 
-# %% ../nbs/50_cli.ipynb #40ee598a
-def data(args: argparse.Namespace):
-    "Show what a dataset holds."
-    print(open_data(args.data, args.kind))
+# %% ../nbs/50_cli.ipynb #7b38a1ae
+def data(args: argparse.Namespace) -> int|None: # of a check: 0 clean, 1 warnings, 2 errors
+    "Show what a dataset holds (`scsam data DIR`), or look for everything that is wrong with it (`scsam data check DIR`)."
+    if args.words[0] != 'check' and len(args.words) == 1: return print(open_data(args.words[0], args.kind))
+    if args.words[0] != 'check' or len(args.words) != 2: raise ScsamError('scsam data takes one folder, or: scsam data check FOLDER')
+    from scsam.check import check, figure_sheet
+    report = check(args.words[1], args.kind, progress=not args.quiet)
+    print(report.text())
+    if args.figure:
+        from scsam.viz import save
+        print(f'figure sheet: {save(figure_sheet(report), args.figure)}')
+    return report.exit_code
 
 
 def weights(args: argparse.Namespace):
@@ -101,7 +111,7 @@ def weights(args: argparse.Namespace):
     for r in weights_table():
         if args.fetch in (None, r['name']): print(f"{r['name']:<11} {r['megabytes']:>5} MB  {r['licence']:<11} {r['state']:<25} {r['path'] or r['url']}")
 
-# %% ../nbs/50_cli.ipynb #c5e88f7d
+# %% ../nbs/50_cli.ipynb #aa343a0f
 def demo(args: argparse.Namespace):
     "Train and compare on generated images, in a few minutes on a laptop."
     import importlib.util
@@ -148,7 +158,7 @@ def demo_figure(runs: dict, cases, path: Path, n: int = 4) -> Path:
     save(figure, path)
     return path
 
-# %% ../nbs/50_cli.ipynb #f9fbb31f
+# %% ../nbs/50_cli.ipynb #a897ff37
 class _Parser(argparse.ArgumentParser):
     "argparse whose errors are `ScsamError`s."
     def error(self, message):
@@ -175,7 +185,7 @@ def make_parser() -> argparse.ArgumentParser:
     o = lambda *flags, **kw: (flags, kw)
     quiet, kind = o('--quiet', action='store_true', help='no progress bars'), o('--kind', help='layout of the data: polyp, promise12, folder …; guessed by default')
     command('demo', o('--out', default='scsam-demo', help='where runs, records and the picture go'), o('--seed', type=int, default=0), o('--steps', type=int, help='steps of each training'), quiet)
-    command('data', o('data', help='a folder, a CSV, or phantom'), kind)
+    command('data', o('words', nargs='+', metavar='[check] DATA', help='a folder, a CSV, or phantom'), kind, o('--figure', help='with check: save a sheet of the cases it names here'), quiet)
     t = command('train', o('--data', required=True, help='a folder, a CSV, or phantom'), kind, o('--out', required=True, help='the run directory: new, or one to go on with'),
                 o('--preset', default='paper', help=f'starting values: {", ".join(PRESETS)}'), o('--resume', choices=('auto', 'never'), default='auto'),
                 o('--max-minutes', type=float, help='stop at a checkpoint after this time; the same command goes on'), quiet)

@@ -7,7 +7,7 @@ __all__ = ['METHODS', 'make_method', 'Roles', 'assign_roles', 'to_float', 'Embed
            'load_trained', 'save_tensors', 'load_tensors', 'save_checkpoint', 'load_checkpoint', 'predict_arrays',
            'foreground_dice', 'validate', 'History', 'fit', 'peak_memory_mb', 'Run', 'load_run']
 
-# %% ../nbs/30_learner.ipynb #10868cdd
+# %% ../nbs/30_learner.ipynb #03928ef4
 import contextlib, hashlib, json, math, resource, signal, sys, threading, time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +25,7 @@ from .sam import Sam
 from .cotrain import make_scsam
 from .baselines import make_sam_only, make_unet_only
 
-# %% ../nbs/30_learner.ipynb #99e2e3e4
+# %% ../nbs/30_learner.ipynb #06b7b113
 METHODS = {'scsam': make_scsam, 'unet': make_unet_only, 'sam-lora': make_sam_only}
 
 def make_method(recipe: Recipe) -> nn.Module:
@@ -35,7 +35,7 @@ def make_method(recipe: Recipe) -> nn.Module:
         torch.manual_seed(mix(recipe.seed, 'weights'))
         return METHODS[recipe.method](recipe)
 
-# %% ../nbs/30_learner.ipynb #550af23e
+# %% ../nbs/30_learner.ipynb #0494f8f2
 @dataclass
 class Roles:
     "The cases of a run by what they are used for."
@@ -54,7 +54,7 @@ def assign_roles(data: Dataset, recipe: Recipe) -> Roles:
     ids = {c.id for c in labeled}
     return Roles(data, labeled, [c for c in data.where(role='train') if c.id not in ids], [c for c in data.where(role='val') if c.has_mask])
 
-# %% ../nbs/30_learner.ipynb #f94c16a1
+# %% ../nbs/30_learner.ipynb #d78f56bc
 def to_float(images: np.ndarray, device='cpu') -> Tensor: # (B, S, S, 3) uint8 -> (B, 3, S, S) float32 in [0, 1]
     "Pixels as networks want them."
     return torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float() / 255
@@ -100,7 +100,7 @@ class Embeddings:
 
     def __len__(self): return len(self.keys)
 
-# %% ../nbs/30_learner.ipynb #a1ef5bc9
+# %% ../nbs/30_learner.ipynb #1f179e10
 class Feed:
     "Training batches, a pure function of (seed, step)."
     def __init__(self, roles: Roles, recipe: Recipe,
@@ -143,14 +143,14 @@ class Feed:
         return Batch(images=images, masks=masks, valid=valid, n_labeled=cut, ids=[self.ids[i] for i in rows],
                      embeddings=seen, flips=None if seen is None else flips)
 
-# %% ../nbs/30_learner.ipynb #a06aebb9
+# %% ../nbs/30_learner.ipynb #e17f7d57
 def lr_factor(recipe: Recipe, step: int) -> float: # in [0, 1]
     "What both learning rates are multiplied by at `step`."
     warm = min(1., (step + 1) / recipe.warmup) if recipe.warmup else 1.
     t = step / recipe.steps
     return warm * {'linear': 1 - t, 'cosine': (1 + math.cos(math.pi * t)) / 2, 'constant': 1.}[recipe.schedule]
 
-# %% ../nbs/30_learner.ipynb #8f477c84
+# %% ../nbs/30_learner.ipynb #8995fcb3
 def trained_state(method: nn.Module) -> dict[str, Tensor]:
     "The state dict without what stays as SAM's own checkpoint has it."
     state, frozen = method.state_dict(), set()
@@ -197,7 +197,7 @@ def _content_hash(tensors: dict[str, Tensor]) -> str:
     for k in sorted(tensors): h.update(f'{k} {tuple(tensors[k].shape)}'.encode()); h.update(tensors[k].reshape(-1).view(torch.uint8).numpy().tobytes())
     return h.hexdigest()
 
-# %% ../nbs/30_learner.ipynb #ec15576c
+# %% ../nbs/30_learner.ipynb #ebc73d3e
 def save_checkpoint(folder: Path, step: int, method: nn.Module, optimizers: list, meta: dict):
     "State after `step` steps; the two newest checkpoints are kept."
     tensors = {f'model.{k}': v for k, v in trained_state(method).items()}
@@ -224,7 +224,7 @@ def load_checkpoint(folder: Path, method: nn.Module, optimizers: list, say=print
         return meta
     return None
 
-# %% ../nbs/30_learner.ipynb #4708f1e3
+# %% ../nbs/30_learner.ipynb #fd1a63eb
 @torch.no_grad()
 def predict_arrays(method: nn.Module, arrays, embeddings=None, batch_size: int = 16, device='cpu'):
     "Yields (rows, {branch: probabilities}) over `arrays`; prompts are seeded by each case's id."
@@ -252,11 +252,11 @@ def validate(method: nn.Module, arrays, embeddings=None, device='cpu') -> dict[s
     "Mean validation Dice of each branch."
     out: dict[str, list] = {}
     for rows, probs in predict_arrays(method, arrays, embeddings, device=device):
-        masks = torch.from_numpy(arrays.masks[rows]).to(device).long()
+        masks = torch.from_numpy(arrays.masks[rows].astype(np.int64)).to(device)
         for k, p in probs.items(): out.setdefault(k, []).append(foreground_dice(p, masks))
     return {k: float(torch.cat(v).mean()) for k, v in out.items()}
 
-# %% ../nbs/30_learner.ipynb #a2f0f7fd
+# %% ../nbs/30_learner.ipynb #0f5273ee
 @dataclass
 class History:
     "Losses per window of steps, and validation Dice per branch."
@@ -270,7 +270,7 @@ class History:
         d = read_json(path)
         return cls(*([r for r in d[k] if until is None or r['step'] <= until] for k in ('train', 'val')))
 
-# %% ../nbs/30_learner.ipynb #dd545435
+# %% ../nbs/30_learner.ipynb #1035f67a
 def fit(method: nn.Module,
         data: Dataset,
         recipe: Recipe,
@@ -283,7 +283,8 @@ def fit(method: nn.Module,
     "Train `method`, leaving in `out_dir`: recipe, manifest, history, model.safetensors (best on validation, else last), training.json."
     out, start_time = Path(out_dir), time.monotonic()
     roles = assign_roles(data, recipe)
-    _claim(out, recipe, roles.manifest(), resume)
+    manifest = roles.manifest()
+    _check_dir(out, recipe, manifest, resume)
     if (out/'training.json').exists(): return History.load(out/'history.json')
     acc = Accelerator(mixed_precision={'fp32': 'no'}.get(recipe.precision, recipe.precision))
     device, sam = acc.device, next((m for m in method.modules() if isinstance(m, Sam)), None)
@@ -293,6 +294,7 @@ def fit(method: nn.Module,
     feed = Feed(roles, recipe, sam, method.needs_unlabeled, device, progress, cache)
     val = load_arrays(roles.val, recipe.image_size, cache=cache) if roles.val else None
     val_seen = Embeddings(sam, val.images, device=device, precision=recipe.precision) if val and feed.embeddings is not None else None
+    _claim_dir(out, recipe, manifest)                                     # only now: data that cannot be read leaves nothing behind
     meta = load_checkpoint(out/'checkpoints', method, optimizers) or {'step': 0, 'best': None, 'seconds': 0.}
     step = meta['step']
     history = History.load(out/'history.json', step) if step else History()
@@ -353,18 +355,22 @@ def fit(method: nn.Module,
     (out/'checkpoints').rmdir()
     return history
 
-# %% ../nbs/30_learner.ipynb #273d5cfc
-def _claim(out: Path, recipe: Recipe, manifest: dict, resume: str):
-    "Make `out` the directory of this run, or refuse."
+# %% ../nbs/30_learner.ipynb #d88b4f5c
+def _check_dir(out: Path, recipe: Recipe, manifest: dict, resume: str):
+    "May `out` be the directory of this run?"
     if (out/'recipe.json').exists():
         old, new = read_json(out/'recipe.json'), recipe.to_dict()
         changed = [k for k in new if old.get(k) != new[k]]
-        if resume == 'never': raise ScsamError(f"{out} already holds a run; choose another directory, or resume='auto' to go on with it")
+        if resume == 'never': raise ScsamError(f"{out} already holds a run; choose another directory, or go on with it (resume 'auto')")
         if changed: raise ScsamError(f'{out} holds a run with other settings ({", ".join(f"{k}: {old.get(k)!r} there, {new[k]!r} now" for k in changed)}); choose another directory')
         if (out/'manifest.json').exists() and read_json(out/'manifest.json')['sha256'] != manifest['sha256']:
             raise ScsamError(f'{out} holds a run on other data (its manifest differs); choose another directory')
     elif out.is_file(): raise ScsamError(f'{out} is a file; choose a directory')
     elif out.exists() and any(out.iterdir()): raise ScsamError(f'{out} is not empty and holds no run; choose another directory')
+
+
+def _claim_dir(out: Path, recipe: Recipe, manifest: dict):
+    "Make `out` the directory of this run."
     write_json(out/'manifest.json', manifest)
     write_json(out/'recipe.json', recipe.to_dict())
     for left in out.rglob('.*.tmp'): left.unlink()      # of a process that was killed while it wrote
@@ -416,7 +422,7 @@ def peak_memory_mb(device='cpu') -> float:
     if torch.device(device).type == 'cuda': return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == 'darwin' else 2**10)
 
-# %% ../nbs/30_learner.ipynb #6c96f1a9
+# %% ../nbs/30_learner.ipynb #18787783
 @dataclass
 class Run:
     "A trained method with what is known of its training."
