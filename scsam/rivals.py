@@ -6,11 +6,11 @@
 __all__ = ['CONSISTENCY', 'NOISE', 'PASSES', 'NOTHING', 'RELEASED', 'TO_SAM', 'TO_UNET', 'RIVALS', 'total', 'ramp', 'SemiUNet',
            'EMA', 'noisy', 'MeanTeacher', 'make_mean_teacher', 'UncertaintyAware', 'make_ua_mt', 'CPS', 'make_cps',
            'by_share', 'UniMatch', 'make_unimatch', 'make_fixmatch', 'BCP', 'make_bcp', 'class_logits', 'frozen_sam',
-           'ask_frozen', 'ZeroShot', 'make_sam_zero', 'make_medsam_zero', 'oracle_boxes', 'SemiSam', 'make_semisam',
-           'with_decoder', 'CpcSam', 'make_cpc_sam', 'VNet', 'KnowSam', 'make_knowsam', 'ScSamReleased',
+           'prompts_for', 'ask_frozen', 'ZeroShot', 'make_sam_zero', 'make_medsam_zero', 'oracle_boxes', 'SemiSam',
+           'make_semisam', 'with_decoder', 'CpcSam', 'make_cpc_sam', 'VNet', 'KnowSam', 'make_knowsam', 'ScSamReleased',
            'make_scsam_released', 'agreement', 'gate', 'ScSamAdaptive', 'make_scsam_adaptive']
 
-# %% ../nbs/23_rivals.ipynb #03d3644d
+# %% ../nbs/23_rivals.ipynb #962a3680
 import copy, torch
 import torch.nn.functional as F
 from torch import nn, Tensor
@@ -25,7 +25,7 @@ from .losses import ce_dice, consistency, entropy, entropy_map, kd, one_hot, pse
 from .cotrain import ScSam, make_sam, sam_optimizer, unet_optimizer
 from .baselines import UNetOnly
 
-# %% ../nbs/23_rivals.ipynb #cb684599
+# %% ../nbs/23_rivals.ipynb #e984a326
 def total(parts: dict[str, Tensor]) -> dict[str, Tensor]: # with the key 'loss', their sum
     "What `losses` returns: the sum to be minimised, and its parts for the log."
     return {'loss': sum(parts.values()), **{k: v.detach() for k, v in parts.items()}}
@@ -35,7 +35,7 @@ def ramp(recipe: Recipe, step: int) -> float: # exp(-5) … 1
     "The recipe's ramp-up at `step`."
     return rampup(step, recipe.rampup*recipe.steps)
 
-# %% ../nbs/23_rivals.ipynb #550bda89
+# %% ../nbs/23_rivals.ipynb #7b86bdbe
 class SemiUNet(UNetOnly):
     "A U-Net with CE + Dice on labelled images and, from subclasses, `unlabeled` on the rest."
     needs_unlabeled = True
@@ -46,7 +46,7 @@ class SemiUNet(UNetOnly):
         if len(z) > n: parts |= self.unlabeled(z[n:], batch.images[n:], batch.valid[n:], step, batch)
         return total(parts)
 
-# %% ../nbs/23_rivals.ipynb #a73a7e80
+# %% ../nbs/23_rivals.ipynb #7daaa2cf
 class EMA(nn.Module):
     "A teacher: the exponential moving average of a student's weights, without gradients."
     def __init__(self, student: nn.Module, decay: float = .99): # α
@@ -66,7 +66,7 @@ class EMA(nn.Module):
     @torch.no_grad()
     def forward(self, images): return self.net(images)
 
-# %% ../nbs/23_rivals.ipynb #b064cee9
+# %% ../nbs/23_rivals.ipynb #955908f8
 CONSISTENCY = 10.         # weight of a mean squared difference of probabilities, which is seldom above 0.1
 NOISE = .1                # standard deviation of the teacher's noise, for images in [0, 1]
 
@@ -101,7 +101,7 @@ class MeanTeacher(SemiUNet):
 
 def make_mean_teacher(recipe: Recipe) -> MeanTeacher: return MeanTeacher(make_unet(recipe), recipe)
 
-# %% ../nbs/23_rivals.ipynb #092a333a
+# %% ../nbs/23_rivals.ipynb #67bae7da
 PASSES = 8                # Monte-Carlo passes of the teacher
 
 class UncertaintyAware(MeanTeacher):
@@ -115,7 +115,7 @@ class UncertaintyAware(MeanTeacher):
 
 def make_ua_mt(recipe: Recipe) -> UncertaintyAware: return UncertaintyAware(make_unet(recipe), recipe)
 
-# %% ../nbs/23_rivals.ipynb #5ae980de
+# %% ../nbs/23_rivals.ipynb #ebb1640b
 class CPS(UNetOnly):
     "Two U-Nets that learn from each other's labels."
     needs_unlabeled, weight = True, 1.5
@@ -140,7 +140,7 @@ class CPS(UNetOnly):
 
 def make_cps(recipe: Recipe) -> CPS: return CPS(make_unet(recipe), make_unet(recipe), recipe)
 
-# %% ../nbs/23_rivals.ipynb #6dbb7b01
+# %% ../nbs/23_rivals.ipynb #c64d8622
 def by_share(z: Tensor,     # logits (B, K, H, W)
              label: Tensor  # (B, H, W) with IGNORE
             ) -> Tensor:    # scalar
@@ -175,7 +175,7 @@ class UniMatch(SemiUNet):
 def make_unimatch(recipe: Recipe) -> UniMatch: return UniMatch(make_unet(recipe), recipe)
 def make_fixmatch(recipe: Recipe) -> UniMatch: return UniMatch(make_unet(recipe), recipe, streams=1, mix=False, features=False)
 
-# %% ../nbs/23_rivals.ipynb #443baa9b
+# %% ../nbs/23_rivals.ipynb #eaa508f7
 class BCP(MeanTeacher):
     "A mean teacher that teaches through images pasted into labelled ones, and the other way round."
     alpha = .5              # weight of pixels with the teacher's label
@@ -202,7 +202,7 @@ class BCP(MeanTeacher):
 
 def make_bcp(recipe: Recipe) -> BCP: return BCP(make_unet(recipe), recipe)
 
-# %% ../nbs/23_rivals.ipynb #7e17d32c
+# %% ../nbs/23_rivals.ipynb #db2a91b3
 NOTHING = -20.            # the logit where SAM was not asked, because there was nothing to ask about
 
 
@@ -218,15 +218,20 @@ def frozen_sam(recipe: Recipe) -> nn.Module:
     return apply_peft(load_sam(recipe.sam, recipe.weights or None, recipe.image_size, recipe.num_classes), 'none')
 
 
+def prompts_for(probs: Tensor, recipe: Recipe, seeds=None) -> dict: # of `Sam.decode`
+    "`make_prompts`, with the box of a class that is not predicted shrunk to a corner of the image."
+    prompts = make_prompts(probs, recipe, seeds=seeds)
+    if 'boxes' in prompts: prompts['boxes'] = prompts['boxes'].nan_to_num(0.)
+    return prompts
+
+
 def ask_frozen(sam: nn.Module, seen: Tensor, # the embeddings
                probs: Tensor,                # (B, K, H, W): who prompts
                recipe: Recipe, flips=None, seeds=None) -> Tensor: # class logits (B, K, H, W)
     "A frozen SAM's answer to a prediction's prompts; background where a class is not predicted."
     probs = flip(probs, flips)
-    prompts = make_prompts(probs, recipe, seeds=seeds)
-    if 'boxes' in prompts: prompts['boxes'] = prompts['boxes'].nan_to_num(0.)
     absent = ~regions(probs)[0].flatten(2).any(-1)
-    return class_logits(sam.decode(seen, **prompts).masked_fill(absent[..., None, None], NOTHING), flips)
+    return class_logits(sam.decode(seen, **prompts_for(probs, recipe, seeds)).masked_fill(absent[..., None, None], NOTHING), flips)
 
 
 class ZeroShot(UNetOnly):
@@ -270,7 +275,7 @@ def oracle_boxes(sam: nn.Module,
     absent = ~regions(known)[0].flatten(2).any(-1)
     return class_logits(logits.masked_fill(absent[..., None, None], NOTHING)).float().softmax(1)
 
-# %% ../nbs/23_rivals.ipynb #48c0497b
+# %% ../nbs/23_rivals.ipynb #d572fcc9
 class SemiSam(MeanTeacher):
     "A mean teacher with a frozen SAM as second teacher."
     report = 'unet'         # the branch to report where there is no validation set
@@ -295,7 +300,7 @@ class SemiSam(MeanTeacher):
 
 def make_semisam(recipe: Recipe) -> SemiSam: return SemiSam(make_unet(recipe), frozen_sam(recipe), recipe)
 
-# %% ../nbs/23_rivals.ipynb #a81b0705
+# %% ../nbs/23_rivals.ipynb #001432c9
 def with_decoder(sam: nn.Module, decoder: nn.Module) -> nn.Module:
     "The same SAM with another mask decoder: a view that shares everything else."
     view = copy.copy(sam)
@@ -319,7 +324,7 @@ class CpcSam(nn.Module):
               ) -> Tensor:                    # class logits (B, K, H, W)
         "What branch i (0 or 1) answers."
         sam = with_decoder(self.sam, self.twin) if i else self.sam
-        prompts = {} if probs is None else make_prompts(flip(probs.detach(), flips), self.recipe)
+        prompts = {} if probs is None else prompts_for(flip(probs.detach(), flips), self.recipe)
         return class_logits(sam.decode(seen, **prompts, tokens=self.tokens[i](seen) if self.tokens else None), flips)
 
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor]:
@@ -345,7 +350,7 @@ class CpcSam(nn.Module):
 
 def make_cpc_sam(recipe: Recipe) -> CpcSam: return CpcSam(make_sam(recipe), recipe)
 
-# %% ../nbs/23_rivals.ipynb #6dfb8ddd
+# %% ../nbs/23_rivals.ipynb #680055de
 class VNet(SegmentationNet):
     "A 2-D V-Net: residual stages, strided convolutions down, transposed ones up."
     def __init__(self, num_classes: int = 2, widths: tuple = (16, 32, 64, 128, 256)):
@@ -413,7 +418,7 @@ class KnowSam(nn.Module):
 
 def make_knowsam(recipe: Recipe) -> KnowSam: return KnowSam(make_unet(recipe), VNet(recipe.num_classes), make_sam(recipe), recipe)
 
-# %% ../nbs/23_rivals.ipynb #b171d204
+# %% ../nbs/23_rivals.ipynb #850ce349
 RELEASED = dict(points='released', prompts=('points',), strategy='random', n_pos=5, n_neg=5, tokens='learned', sam_to_unet=1., unet_to_sam=1.,
                 pseudo='hard', entropy=.9, rampup=.25)
 
@@ -431,7 +436,7 @@ class ScSamReleased(ScSam):
 
 def make_scsam_released(recipe: Recipe) -> ScSamReleased: return ScSamReleased(make_unet(recipe), make_sam(recipe), recipe)
 
-# %% ../nbs/23_rivals.ipynb #c72d0981
+# %% ../nbs/23_rivals.ipynb #1372e6b0
 TO_SAM, TO_UNET = dict(agree=.7, sure=.95), dict(agree=0., sure=0.)
 
 def agreement(p: Tensor, q: Tensor,  # (B, K, H, W) probabilities
@@ -477,7 +482,7 @@ class ScSamAdaptive(ScSam):
 
 def make_scsam_adaptive(recipe: Recipe) -> ScSamAdaptive: return ScSamAdaptive(make_unet(recipe), make_sam(recipe), recipe)
 
-# %% ../nbs/23_rivals.ipynb #e366f9d2
+# %% ../nbs/23_rivals.ipynb #29154f5d
 RIVALS = {'mean-teacher': make_mean_teacher, 'ua-mt': make_ua_mt, 'cps': make_cps, 'fixmatch': make_fixmatch, 'unimatch': make_unimatch, 'bcp': make_bcp,
           'semisam': make_semisam, 'cpc-sam': make_cpc_sam, 'knowsam': make_knowsam, 'sam-zero': make_sam_zero, 'medsam-zero': make_medsam_zero,
           'scsam-released': make_scsam_released, 'scsam-adaptive': make_scsam_adaptive}
