@@ -10,7 +10,7 @@ __all__ = ['CONSISTENCY', 'NOISE', 'PASSES', 'NOTHING', 'RELEASED', 'TO_SAM', 'T
            'make_semisam', 'with_decoder', 'CpcSam', 'make_cpc_sam', 'VNet', 'KnowSam', 'make_knowsam', 'ScSamReleased',
            'make_scsam_released', 'agreement', 'gate', 'ScSamAdaptive', 'make_scsam_adaptive']
 
-# %% ../nbs/23_rivals.ipynb #962a3680
+# %% ../nbs/23_rivals.ipynb #7e23addd
 import copy, torch
 import torch.nn.functional as F
 from torch import nn, Tensor
@@ -25,7 +25,7 @@ from .losses import ce_dice, consistency, entropy, entropy_map, kd, one_hot, pse
 from .cotrain import ScSam, make_sam, sam_optimizer, unet_optimizer
 from .baselines import UNetOnly
 
-# %% ../nbs/23_rivals.ipynb #e984a326
+# %% ../nbs/23_rivals.ipynb #78f137a4
 def total(parts: dict[str, Tensor]) -> dict[str, Tensor]: # with the key 'loss', their sum
     "What `losses` returns: the sum to be minimised, and its parts for the log."
     return {'loss': sum(parts.values()), **{k: v.detach() for k, v in parts.items()}}
@@ -35,7 +35,7 @@ def ramp(recipe: Recipe, step: int) -> float: # exp(-5) … 1
     "The recipe's ramp-up at `step`."
     return rampup(step, recipe.rampup*recipe.steps)
 
-# %% ../nbs/23_rivals.ipynb #7b86bdbe
+# %% ../nbs/23_rivals.ipynb #ae53f32a
 class SemiUNet(UNetOnly):
     "A U-Net with CE + Dice on labelled images and, from subclasses, `unlabeled` on the rest."
     needs_unlabeled = True
@@ -46,7 +46,7 @@ class SemiUNet(UNetOnly):
         if len(z) > n: parts |= self.unlabeled(z[n:], batch.images[n:], batch.valid[n:], step, batch)
         return total(parts)
 
-# %% ../nbs/23_rivals.ipynb #7daaa2cf
+# %% ../nbs/23_rivals.ipynb #d29688bd
 class EMA(nn.Module):
     "A teacher: the exponential moving average of a student's weights, without gradients."
     def __init__(self, student: nn.Module, decay: float = .99): # α
@@ -66,7 +66,7 @@ class EMA(nn.Module):
     @torch.no_grad()
     def forward(self, images): return self.net(images)
 
-# %% ../nbs/23_rivals.ipynb #955908f8
+# %% ../nbs/23_rivals.ipynb #1c15b380
 CONSISTENCY = 10.         # weight of a mean squared difference of probabilities, which is seldom above 0.1
 NOISE = .1                # standard deviation of the teacher's noise, for images in [0, 1]
 
@@ -101,7 +101,7 @@ class MeanTeacher(SemiUNet):
 
 def make_mean_teacher(recipe: Recipe) -> MeanTeacher: return MeanTeacher(make_unet(recipe), recipe)
 
-# %% ../nbs/23_rivals.ipynb #67bae7da
+# %% ../nbs/23_rivals.ipynb #05818e59
 PASSES = 8                # Monte-Carlo passes of the teacher
 
 class UncertaintyAware(MeanTeacher):
@@ -115,7 +115,7 @@ class UncertaintyAware(MeanTeacher):
 
 def make_ua_mt(recipe: Recipe) -> UncertaintyAware: return UncertaintyAware(make_unet(recipe), recipe)
 
-# %% ../nbs/23_rivals.ipynb #ebb1640b
+# %% ../nbs/23_rivals.ipynb #657c99ca
 class CPS(UNetOnly):
     "Two U-Nets that learn from each other's labels."
     needs_unlabeled, weight = True, 1.5
@@ -140,7 +140,7 @@ class CPS(UNetOnly):
 
 def make_cps(recipe: Recipe) -> CPS: return CPS(make_unet(recipe), make_unet(recipe), recipe)
 
-# %% ../nbs/23_rivals.ipynb #c64d8622
+# %% ../nbs/23_rivals.ipynb #a2fc401f
 def by_share(z: Tensor,     # logits (B, K, H, W)
              label: Tensor  # (B, H, W) with IGNORE
             ) -> Tensor:    # scalar
@@ -175,7 +175,7 @@ class UniMatch(SemiUNet):
 def make_unimatch(recipe: Recipe) -> UniMatch: return UniMatch(make_unet(recipe), recipe)
 def make_fixmatch(recipe: Recipe) -> UniMatch: return UniMatch(make_unet(recipe), recipe, streams=1, mix=False, features=False)
 
-# %% ../nbs/23_rivals.ipynb #eaa508f7
+# %% ../nbs/23_rivals.ipynb #082477ed
 class BCP(MeanTeacher):
     "A mean teacher that teaches through images pasted into labelled ones, and the other way round."
     alpha = .5              # weight of pixels with the teacher's label
@@ -202,7 +202,7 @@ class BCP(MeanTeacher):
 
 def make_bcp(recipe: Recipe) -> BCP: return BCP(make_unet(recipe), recipe)
 
-# %% ../nbs/23_rivals.ipynb #db2a91b3
+# %% ../nbs/23_rivals.ipynb #bdd74080
 NOTHING = -20.            # the logit where SAM was not asked, because there was nothing to ask about
 
 
@@ -215,6 +215,8 @@ def class_logits(logits: Tensor,  # (B, K-1, H, W) of the foreground classes, in
 
 def frozen_sam(recipe: Recipe) -> nn.Module:
     "The recipe's SAM with nothing to train."
+    if not recipe.prompts:
+        raise ScsamError(f"{recipe.method}: a SAM that was not trained must be told what to segment; set prompts=('points',) or ('box',)")
     return apply_peft(load_sam(recipe.sam, recipe.weights or None, recipe.image_size, recipe.num_classes), 'none')
 
 
@@ -239,7 +241,6 @@ class ZeroShot(UNetOnly):
     def __init__(self, unet: nn.Module, sam: nn.Module, recipe: Recipe):
         super().__init__(unet, recipe)
         self.sam = sam
-        if not recipe.prompts: raise ScsamError(f"{recipe.method}: a SAM that was not trained must be told what to segment; set prompts=('points',) or ('box',)")
 
     @torch.no_grad()
     def predict(self, images: Tensor, embeddings=None, seeds=None) -> dict[str, Tensor]:
@@ -259,7 +260,8 @@ def make_medsam_zero(recipe: Recipe) -> ZeroShot:
     "MedSAM or LiteMedSAM, prompted by boxes."
     if 'medsam' not in recipe.sam and recipe.sam != 'tiny':
         raise ScsamError(f"medsam-zero: sam={recipe.sam!r} is no MedSAM; set sam='medsam' or sam='litemedsam', or use method='sam-zero'")
-    return ZeroShot(make_unet(recipe), frozen_sam(recipe), recipe.replace(prompts=('box',)))
+    recipe = recipe.replace(prompts=('box',))
+    return ZeroShot(make_unet(recipe), frozen_sam(recipe), recipe)
 
 
 @torch.no_grad()
@@ -275,14 +277,13 @@ def oracle_boxes(sam: nn.Module,
     absent = ~regions(known)[0].flatten(2).any(-1)
     return class_logits(logits.masked_fill(absent[..., None, None], NOTHING)).float().softmax(1)
 
-# %% ../nbs/23_rivals.ipynb #d572fcc9
+# %% ../nbs/23_rivals.ipynb #f3141a9d
 class SemiSam(MeanTeacher):
     "A mean teacher with a frozen SAM as second teacher."
     report = 'unet'         # the branch to report where there is no validation set
     def __init__(self, unet: nn.Module, sam: nn.Module, recipe: Recipe):
         super().__init__(unet, recipe)
         self.sam = sam
-        if not recipe.prompts: raise ScsamError("semisam: a SAM that was not trained must be told what to segment; set prompts=('points',) or ('box',)")
 
     def unlabeled(self, z: Tensor, images: Tensor, valid: Tensor, step: int, batch: Batch) -> dict[str, Tensor]:
         parts, n = super().unlabeled(z, images, valid, step, batch), batch.n_labeled
@@ -300,7 +301,7 @@ class SemiSam(MeanTeacher):
 
 def make_semisam(recipe: Recipe) -> SemiSam: return SemiSam(make_unet(recipe), frozen_sam(recipe), recipe)
 
-# %% ../nbs/23_rivals.ipynb #001432c9
+# %% ../nbs/23_rivals.ipynb #06eb0ba4
 def with_decoder(sam: nn.Module, decoder: nn.Module) -> nn.Module:
     "The same SAM with another mask decoder: a view that shares everything else."
     view = copy.copy(sam)
@@ -350,7 +351,7 @@ class CpcSam(nn.Module):
 
 def make_cpc_sam(recipe: Recipe) -> CpcSam: return CpcSam(make_sam(recipe), recipe)
 
-# %% ../nbs/23_rivals.ipynb #680055de
+# %% ../nbs/23_rivals.ipynb #81c5df7e
 class VNet(SegmentationNet):
     "A 2-D V-Net: residual stages, strided convolutions down, transposed ones up."
     def __init__(self, num_classes: int = 2, widths: tuple = (16, 32, 64, 128, 256)):
@@ -413,14 +414,15 @@ class KnowSam(nn.Module):
         return {k: v.float().softmax(1) for k, v in self.look(images, embeddings).items()}
 
     def optimizers(self) -> list:
-        return [unet_optimizer(self.unet, self.recipe), unet_optimizer(self.vnet, self.recipe), sam_optimizer([self.sam, self.fuse], self.recipe)]
+        small = [unet_optimizer(net, self.recipe) for net in (self.unet, self.vnet)]
+        return [*small, sam_optimizer([self.sam, self.fuse], self.recipe)]
 
 
 def make_knowsam(recipe: Recipe) -> KnowSam: return KnowSam(make_unet(recipe), VNet(recipe.num_classes), make_sam(recipe), recipe)
 
-# %% ../nbs/23_rivals.ipynb #850ce349
-RELEASED = dict(points='released', prompts=('points',), strategy='random', n_pos=5, n_neg=5, tokens='learned', sam_to_unet=1., unet_to_sam=1.,
-                pseudo='hard', entropy=.9, rampup=.25)
+# %% ../nbs/23_rivals.ipynb #8e1dd23d
+RELEASED = dict(points='released', prompts=('points',), strategy='random', n_pos=5, n_neg=5, tokens='learned',
+                sam_to_unet=1., unet_to_sam=1., pseudo='hard', entropy=.9, rampup=.25)
 
 class ScSamReleased(ScSam):
     "SC-SAM with the released prompts, and one decode for every class, the background included."
@@ -430,13 +432,14 @@ class ScSamReleased(ScSam):
 
     def ask(self, images: Tensor, probs: Tensor, embeddings=None, flips=None, seeds=None) -> Tensor: # class logits (B, K, H, W)
         seen = self.sam.encode(images) if embeddings is None else embeddings.float()
-        every = F.pad(flip(probs, flips), (0, 0, 0, 0, 1, 0), value=-1.)   # an empty class before the background, so that the latter is prompted too
+        # an empty class before the background, so that the latter is prompted as the others are
+        every = F.pad(flip(probs, flips), (0, 0, 0, 0, 1, 0), value=-1.)
         return flip(self.sam.decode(seen, **make_prompts(every, self.recipe, seeds=seeds), tokens=self.tokens(seen)), flips)
 
 
 def make_scsam_released(recipe: Recipe) -> ScSamReleased: return ScSamReleased(make_unet(recipe), make_sam(recipe), recipe)
 
-# %% ../nbs/23_rivals.ipynb #1372e6b0
+# %% ../nbs/23_rivals.ipynb #b350e0d9
 TO_SAM, TO_UNET = dict(agree=.7, sure=.95), dict(agree=0., sure=0.)
 
 def agreement(p: Tensor, q: Tensor,  # (B, K, H, W) probabilities
@@ -466,7 +469,8 @@ class ScSamAdaptive(ScSam):
         super().__init__(unet, sam, recipe)
         self.to_sam, self.to_unet = to_sam, to_unet
 
-    def losses(self, batch: Batch, step: int) -> dict[str, Tensor]: # as in SC-SAM; 'passed' is the share that the gate to SAM lets through
+    def losses(self, batch: Batch, step: int) -> dict[str, Tensor]: # as in SC-SAM, and what 'passed' the gate to SAM
+        "One step of SC-SAM with gates."
         r, n = self.recipe, batch.n_labeled
         u = self.unet(batch.images)
         s = self.ask(batch.images, u.softmax(1).detach(), batch.embeddings, batch.flips)
@@ -482,7 +486,8 @@ class ScSamAdaptive(ScSam):
 
 def make_scsam_adaptive(recipe: Recipe) -> ScSamAdaptive: return ScSamAdaptive(make_unet(recipe), make_sam(recipe), recipe)
 
-# %% ../nbs/23_rivals.ipynb #29154f5d
-RIVALS = {'mean-teacher': make_mean_teacher, 'ua-mt': make_ua_mt, 'cps': make_cps, 'fixmatch': make_fixmatch, 'unimatch': make_unimatch, 'bcp': make_bcp,
-          'semisam': make_semisam, 'cpc-sam': make_cpc_sam, 'knowsam': make_knowsam, 'sam-zero': make_sam_zero, 'medsam-zero': make_medsam_zero,
+# %% ../nbs/23_rivals.ipynb #e2fd5a81
+RIVALS = {'mean-teacher': make_mean_teacher, 'ua-mt': make_ua_mt, 'cps': make_cps, 'fixmatch': make_fixmatch, 'unimatch': make_unimatch,
+          'bcp': make_bcp, 'semisam': make_semisam, 'cpc-sam': make_cpc_sam, 'knowsam': make_knowsam,
+          'sam-zero': make_sam_zero, 'medsam-zero': make_medsam_zero,
           'scsam-released': make_scsam_released, 'scsam-adaptive': make_scsam_adaptive}
