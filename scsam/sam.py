@@ -6,7 +6,7 @@
 __all__ = ['resize_positions', 'relative_table', 'to_windows', 'with_positions', 'attend', 'Attention', 'Block', 'PatchEmbed',
            'ViT', 'TinyAttention', 'TinyViT', 'Sam', 'load_sam']
 
-# %% ../nbs/11_sam.ipynb #aec503f2
+# %% ../nbs/11_sam.ipynb #7dcdb256
 from functools import partial
 from pathlib import Path
 import torch
@@ -19,7 +19,7 @@ from timm.models import tiny_vit
 from .config import ScsamError
 from .weights import SAMS, Checkpoint, checkpoint, find_weights, read_checkpoint
 
-# %% ../nbs/11_sam.ipynb #85529cde
+# %% ../nbs/11_sam.ipynb #99d9c28e
 def resize_positions(table: torch.Tensor, # (1, h, w, C) absolute position embedding
                      size: tuple          # (h', w') grid that is wanted
                     ) -> torch.Tensor:    # (1, h', w', C)
@@ -36,7 +36,7 @@ def relative_table(table: torch.Tensor, # (2m - 1, d): one row for each offset f
     i = torch.arange(n, device=table.device)
     return table[i[:, None] - i + n - 1]
 
-# %% ../nbs/11_sam.ipynb #85d07a86
+# %% ../nbs/11_sam.ipynb #d50d9681
 def to_windows(x: torch.Tensor,   # (B, h, w, C)
                side: int,         # cells on each side of a window
                fill: torch.Tensor # (C,) what the padding at the bottom and right consists of
@@ -49,7 +49,7 @@ def to_windows(x: torch.Tensor,   # (B, h, w, C)
     def back(y): return y.view(B, rows, cols, side, side, -1).transpose(2, 3).reshape(B, rows*side, cols*side, y.shape[-1])[:, :h, :w]
     return grid.view(B, rows, side, cols, side, C).transpose(2, 3).reshape(-1, side, side, C), back
 
-# %% ../nbs/11_sam.ipynb #da007971
+# %% ../nbs/11_sam.ipynb #dff02341
 def with_positions(q, k,         # (B, heads, h*w, d)
                    rel_h, rel_w, # (2m - 1, d) tables of both axes
                    size: tuple   # (h, w)
@@ -72,7 +72,7 @@ def attend(q, k, v,     # (B, heads, N, d'), (B, heads, N, d'), (B, heads, N, d)
     width = 8*-(-q.shape[-1]//8)                              # the fused kernels want one width for all, a multiple of 8
     return F.scaled_dot_product_attention(*(F.pad(t, (0, width - t.shape[-1])) for t in (q, k, v)), scale=1.)[..., :v.shape[-1]]
 
-# %% ../nbs/11_sam.ipynb #cce0a912
+# %% ../nbs/11_sam.ipynb #fd49749e
 class Attention(nn.Module):
     "Self-attention over a grid, or over windows of it, with decomposed relative positions."
     def __init__(self, dim: int,      # channels
@@ -110,7 +110,7 @@ class Block(nn.Module):
         x = x + self.attn(self.norm1(x))
         return x + self.mlp(self.norm2(x))
 
-# %% ../nbs/11_sam.ipynb #e3147b4b
+# %% ../nbs/11_sam.ipynb #7272b973
 class PatchEmbed(nn.Module):
     "Cuts the image into patches of 16×16 pixels and embeds each."
     def __init__(self, dim, patch=16):
@@ -152,7 +152,7 @@ def _run(block, x, save_memory):
     "`block(x)`; its activations are recomputed in the backward pass when memory is to be saved."
     return recompute(block, x, use_reentrant=False) if save_memory and torch.is_grad_enabled() else block(x)
 
-# %% ../nbs/11_sam.ipynb #e310ed82
+# %% ../nbs/11_sam.ipynb #12b7f45b
 class TinyAttention(tiny_vit.Attention):
     "timm's attention without its cache of the bias."
     def train(self, mode=True):
@@ -195,7 +195,7 @@ class TinyViT(nn.Module):
             if isinstance(m, nn.BatchNorm2d): m.eval()
         return self
 
-# %% ../nbs/11_sam.ipynb #0d28208d
+# %% ../nbs/11_sam.ipynb #664dac3c
 def _ours(state: dict) -> dict: # of official names
     "A checkpoint's tensors under the names that they have here."
     out = {}
@@ -210,7 +210,7 @@ def _ours(state: dict) -> dict: # of official names
         out[k] = v
     return out
 
-# %% ../nbs/11_sam.ipynb #fd6458a1
+# %% ../nbs/11_sam.ipynb #0cd7a952
 class Sam(nn.Module):
     "A SAM whose prompts and masks have a batch and a class dimension, differentiable throughout."
     def __init__(self, facts: Checkpoint,  # name, normalisation
@@ -261,7 +261,7 @@ class Sam(nn.Module):
 
     def decode(self, embeddings, # (B, C, h, w)
                points=None,      # (xy, labels): xy (B, [K,] N, 2) pixels, x first; labels (B, [K,] N) 1 fore, 0 back, -1 none
-               boxes=None,       # (B, [K,] 4) pixels: left, top, right, bottom
+               boxes=None,       # (B, [K,] 4) pixels: left, top, right, bottom; a row with NaN = no box here
                masks=None,       # (B, [K,] h', w') logits of any resolution that cover the image
                tokens=None,      # (B, [K,] T, C) further sparse prompt embeddings
                size=None         # (H, W) of the images; by default `image_size` if it gives such embeddings, else their full square
@@ -296,7 +296,8 @@ class Sam(nn.Module):
             sparse.append(where.where(labels[..., None] >= 0, 0) + kinds[labels.long() + 1])
         if boxes is not None:
             corners = torch.cat([p.point_embeddings[2].weight, p.point_embeddings[3].weight])
-            sparse.append(self.positions((boxes.unflatten(-1, (2, 2)) + 0.5)/square) + corners)
+            where = self.positions((boxes.nan_to_num(0).unflatten(-1, (2, 2)) + 0.5)/square) + corners
+            sparse.append(torch.where(boxes.isnan().any(-1)[:, None, None], p.not_a_point_embed.weight, where))
         if tokens is not None: sparse.append(tokens)
         if masks is None: return torch.cat(sparse, 1), p.no_mask_embed.weight.view(1, -1, 1, 1)
         inside = [round(4*s/self.encoder.stride) for s in size] # the image's part of the 4h × 4w that a mask prompt has
@@ -319,7 +320,7 @@ class Sam(nn.Module):
 
 def _pair(size): return (size, size) if isinstance(size, int) else tuple(size)
 
-# %% ../nbs/11_sam.ipynb #04bf7b60
+# %% ../nbs/11_sam.ipynb #1552961a
 _VITS = {'vit_b': dict(dim=768, depth=12, heads=12, whole=(2, 5, 8, 11)),
          'vit_l': dict(dim=1024, depth=24, heads=16, whole=(5, 11, 17, 23)),
          'vit_h': dict(dim=1280, depth=32, heads=16, whole=(7, 15, 23, 31)),
