@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['UNetOnly', 'make_unet_only', 'SamOnly', 'make_sam_only']
 
-# %% ../nbs/22_baselines.ipynb #ecffc6db
+# %% ../nbs/22_baselines.ipynb #3e53e4a3
 import torch
 from torch import nn, Tensor
 from .config import Recipe
@@ -16,7 +16,7 @@ from .prompts import BoxTokens
 from .losses import ce_dice
 from .cotrain import make_sam, sam_optimizer, unet_optimizer
 
-# %% ../nbs/22_baselines.ipynb #509214c4
+# %% ../nbs/22_baselines.ipynb #c038f102
 class UNetOnly(nn.Module):
     "The U-Net, trained on labelled images only."
     needs_unlabeled = False
@@ -37,7 +37,7 @@ class UNetOnly(nn.Module):
 
 def make_unet_only(recipe: Recipe) -> UNetOnly: return UNetOnly(make_unet(recipe), recipe)
 
-# %% ../nbs/22_baselines.ipynb #43ce053f
+# %% ../nbs/22_baselines.ipynb #0f051243
 class SamOnly(nn.Module):
     "SAM with parameter-efficient tuning and no prompt from outside, trained on labelled images only."
     needs_unlabeled = False

@@ -6,7 +6,7 @@
 __all__ = ['ALIKE', 'ALIKE_FINE', 'NEIGHBOUR', 'FRAMES', 'FINDINGS', 'fingerprint', 'frame_number', 'video_neighbours', 'Finding',
            'Report', 'check', 'figure_sheet']
 
-# %% ../nbs/02a_check.ipynb #a62eb5aa
+# %% ../nbs/02a_check.ipynb #8d2ff520
 import hashlib, os
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +20,7 @@ from .config import ScsamError
 from .data import IGNORE, Case, Dataset
 from .datasets import guess_kind, load_dataset, tolerate
 
-# %% ../nbs/02a_check.ipynb #32598211
+# %% ../nbs/02a_check.ipynb #a03877ab
 def fingerprint(image: np.ndarray,  # uint8 (H, W, 3) or grey (H, W)
                 size: int = 32,     # side of the small picture
                ) -> np.ndarray:     # float32 (size * size,), of length 1 (0 for a blank picture)
@@ -30,12 +30,12 @@ def fingerprint(image: np.ndarray,  # uint8 (H, W, 3) or grey (H, W)
     edges -= edges.mean()
     return edges / max(np.linalg.norm(edges), 1e-6)
 
-# %% ../nbs/02a_check.ipynb #95526a4b
+# %% ../nbs/02a_check.ipynb #7027b631
 ALIKE, ALIKE_FINE = 0.96, 0.9 # likeness at 32 and at 64 pixels from which two pictures are called twins
 NEIGHBOUR = 0.85              # likeness at 32 pixels from which frames with near numbers are called neighbours in a video
 FRAMES = 25                   # largest distance of the numbers of such frames: a second of video
 
-# %% ../nbs/02a_check.ipynb #89d59633
+# %% ../nbs/02a_check.ipynb #4018187f
 def frame_number(case: Case) -> tuple: # (family, number), or (family, None)
     "The last number in a case's name, and what else the name and source say about the video."
     stem = case.id.rsplit('/', 1)[-1]
@@ -50,7 +50,7 @@ def video_neighbours(a: Case, b: Case) -> bool:
     if a.index is not None or b.index is not None: return False # slices of volumes
     return na is not None and nb is not None and abs(na - nb) <= FRAMES and (fa in fb or fb in fa)
 
-# %% ../nbs/02a_check.ipynb #035548db
+# %% ../nbs/02a_check.ipynb #0bae0e64
 @dataclass
 class _Look:
     "What is remembered of one case."
@@ -85,7 +85,7 @@ def _look(case: Case, fingerprints: bool = True) -> _Look:
             if str(e) not in out.faults: out.faults.append(str(e))
     return out
 
-# %% ../nbs/02a_check.ipynb #df1b1209
+# %% ../nbs/02a_check.ipynb #888c93e2
 FINDINGS = { # kind: (level, what it means and what to do)
     'layout': ('error', 'files that do not belong together'),
     'unreadable': ('error', 'images or masks that cannot be read, do not fit each other, or hold values that are no labels'),
@@ -156,7 +156,7 @@ class Report:
         return {'name': self.name, 'exit_code': self.exit_code,
                 'findings': [dict(kind=f.kind, level=f.level, message=f.message, ids=list(f.ids)) for f in self.findings]}
 
-# %% ../nbs/02a_check.ipynb #03f4b037
+# %% ../nbs/02a_check.ipynb #3549de52
 def check(dataset: Dataset|str|Path,   # or a path to open
           kind: str|None = None,       # of dataset, when a path is given; None = guessed
           errors_only: bool = False,   # skip what can only warn: quicker, for the start of a training
@@ -283,7 +283,7 @@ def _links(dataset, cases, add):
     for path, c in {p: c for c in cases for p in (c.image, c.mask) if p is not None}.items():
         if root not in (target := path.resolve()).parents: add('link', f'{path} leads to {target}', c.id)
 
-# %% ../nbs/02a_check.ipynb #adf3597a
+# %% ../nbs/02a_check.ipynb #2987d757
 def figure_sheet(report: Report, each: int = 2, # findings shown of each kind
                  columns: int = 6):             # panels in a row
     "A matplotlib figure with the cases of some findings of each kind; None when there is nothing to show."

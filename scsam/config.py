@@ -6,14 +6,14 @@
 __all__ = ['PEFT', 'PRESETS', 'ScsamError', 'nearest', 'Recipe', 'mix', 'generator', 'seed_step', 'atomic', 'write_json',
            'read_json', 'cache_dir', 'find_data']
 
-# %% ../nbs/00_config.ipynb #5c1974e0
+# %% ../nbs/00_config.ipynb #b5392988
 import contextlib, dataclasses, difflib, hashlib, json, os, random, sys, tempfile, typing
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 import numpy as np
 import torch
 
-# %% ../nbs/00_config.ipynb #07484970
+# %% ../nbs/00_config.ipynb #a818a1ba
 class ScsamError(ValueError):
     "An error that a user can mend: its message says what is wrong, where, and what to do."
 
@@ -26,7 +26,7 @@ def nearest(word: str, # what was typed
     close = difflib.get_close_matches(str(word), choices, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(choices)}"
 
-# %% ../nbs/00_config.ipynb #c6bccc96
+# %% ../nbs/00_config.ipynb #a29b99db
 def _choice(default, *choices):
     "A dataclass field that takes one of `choices`."
     return field(default=default, metadata={'choices': choices})
@@ -51,7 +51,8 @@ class Recipe:
     cutout: str = _choice('ignore', 'ignore', 'released') # pixels cut out: ignored, or relabelled as background
     # training
     steps: int = 40_000                # optimiser steps
-    unet_lr: float = 0.01              # SGD, momentum 0.9
+    unet_optimizer: str = _choice('sgd', 'sgd', 'adam') # SGD with momentum 0.9 is the paper's; Adam gets somewhere within hundreds of steps
+    unet_lr: float = 0.01              # for Adam 0.001 is usual
     unet_decay: float = 1e-4           # weight decay of the U-Net
     sam_lr: float = 1e-4               # Adam
     schedule: str = _choice('linear', 'linear', 'cosine', 'constant') # of both learning rates, to 0 at the last step
@@ -63,6 +64,7 @@ class Recipe:
     val_every: int = 200               # steps between validations and checkpoints; 0 = only at the end
     # the specialist
     unet: str = 'paper'                # 'paper', or the name of a timm encoder
+    unet_dropout: float = 1.           # factor on the paper U-Net's dropout rates (.05 to .5); short runs want less
     # the generalist
     sam: str = 'vit_b'                 # a name of `scsam.sam.SAMS`
     weights: str = ''                  # '' = the named official file, a path, or 'random'
@@ -91,9 +93,10 @@ class Recipe:
             object.__setattr__(self, f.name, _coerce(f, getattr(self, f.name)))
         for name in ('image_size', 'batch_labeled', 'steps', 'accumulate', 'lora_rank'):
             if getattr(self, name) < 1: raise ScsamError(f'recipe: {name}={getattr(self, name)} must be at least 1')
-        for name in ('batch_unlabeled', 'val_every', 'warmup', 'n_pos', 'n_neg', 'clip', 'entropy', 'sam_to_unet', 'unet_to_sam',
+        for name in ('unet_dropout', 'batch_unlabeled', 'val_every', 'warmup', 'n_pos', 'n_neg', 'clip', 'entropy', 'sam_to_unet', 'unet_to_sam',
                      'unet_lr', 'sam_lr', 'unet_decay'):
             if getattr(self, name) < 0: raise ScsamError(f'recipe: {name}={getattr(self, name)} must not be negative')
+        if self.unet_dropout >= 2: raise ScsamError(f'recipe: unet_dropout={self.unet_dropout} is a factor on rates up to 0.5; it must be below 2')
         if self.num_classes < 2: raise ScsamError(f'recipe: num_classes={self.num_classes} counts the background; it must be at least 2')
         if not 0 <= self.val < 1: raise ScsamError(f'recipe: val={self.val} is a fraction of the training part; it must be in [0, 1)')
         if not 0 <= self.rampup <= 1: raise ScsamError(f'recipe: rampup={self.rampup} is a fraction of the steps; it must be in [0, 1]')
@@ -126,7 +129,7 @@ class Recipe:
         if name not in PRESETS: raise ScsamError(f'unknown preset {name!r}{nearest(name, PRESETS)}')
         return cls().replace(**{**PRESETS[name], **changes})
 
-# %% ../nbs/00_config.ipynb #f9c7c279
+# %% ../nbs/00_config.ipynb #3b17fae2
 def _coerce(f: dataclasses.Field, value):
     "`value` as the type of field `f`, or a `ScsamError`."
     kind = type(f.default)
@@ -151,18 +154,19 @@ def _coerce(f: dataclasses.Field, value):
         raise ScsamError(f'recipe: {f.name}={value!r} is unknown{nearest(value, f.metadata["choices"])}')
     return value
 
-# %% ../nbs/00_config.ipynb #cf755c80
+# %% ../nbs/00_config.ipynb #d22948bb
 PRESETS = {
     'paper': {},
     'released': dict(points='released', peft='adapter', cutout='released'),
-    'cpu': dict(image_size=128, sam='litemedsam', peft='decoder', cache_embeddings=True, steps=800, val_every=100),
-    'demo': dict(image_size=128, sam='litemedsam', peft='decoder', cache_embeddings=True, steps=200, val_every=50,
-                 batch_labeled=4, batch_unlabeled=4),
+    'cpu': dict(image_size=128, sam='litemedsam', peft='decoder', cache_embeddings=True, steps=800, val_every=100,
+                unet_optimizer='adam', unet_lr=1e-3, unet_dropout=.2),
+    'demo': dict(image_size=128, sam='litemedsam', peft='decoder', cache_embeddings=True, steps=150, val_every=50,
+                 batch_labeled=4, batch_unlabeled=4, unet_optimizer='adam', unet_lr=1e-3, unet_dropout=.2),
     'smoke': dict(image_size=64, sam='tiny', weights='random', steps=6, val_every=3, batch_labeled=2, batch_unlabeled=2,
                   labeled='4', val=0.2),
 }
 
-# %% ../nbs/00_config.ipynb #d5124a63
+# %% ../nbs/00_config.ipynb #cd7599cd
 def mix(*keys) -> int:
     "A 63-bit number that is a fixed, well-spread function of `keys` (anything with a stable `repr`)."
     return int.from_bytes(hashlib.blake2b(repr(keys).encode(), digest_size=8).digest(), 'little') >> 1
@@ -179,7 +183,7 @@ def seed_step(seed: int, step: int):
     n = mix(seed, 'step', step)
     random.seed(n); np.random.seed(n % 2**32); torch.manual_seed(n)
 
-# %% ../nbs/00_config.ipynb #586902fd
+# %% ../nbs/00_config.ipynb #080b50ed
 @contextlib.contextmanager
 def atomic(path: str|Path): # the final name
     "Yields a temporary path to write to; on success it becomes `path`, on any error it is removed."
@@ -212,7 +216,7 @@ def read_json(path: str|Path):
     except (json.JSONDecodeError, UnicodeDecodeError) as e: raise ScsamError(f'{path} is damaged: {e}') from None
     except OSError as e: raise ScsamError(f'{path} cannot be read: {e.strerror}') from None
 
-# %% ../nbs/00_config.ipynb #74422de0
+# %% ../nbs/00_config.ipynb #3e2d5974
 def cache_dir() -> Path: # made on first use by whoever writes there
     "`$SCSAM_CACHE`, else the platform's cache directory."
     if os.environ.get('SCSAM_CACHE'): return Path(os.environ['SCSAM_CACHE']).expanduser()

@@ -7,7 +7,7 @@ __all__ = ['IGNORE', 'MAX_PIXELS', 'open_image', 'stretch', 'to_rgb', 'labels_of
            'Case', 'stratified_order', 'parse_budget', 'Dataset', 'resize_image', 'resize_mask', 'Arrays',
            'load_arrays', 'cache_key', 'TwoStream', 'Batch']
 
-# %% ../nbs/01_data.ipynb #62cf5449
+# %% ../nbs/01_data.ipynb #92f7bd22
 import functools, hashlib, itertools, json, os, warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ import torch
 from PIL import Image, ImageOps
 from .config import ScsamError, atomic, cache_dir, mix
 
-# %% ../nbs/01_data.ipynb #7b624588
+# %% ../nbs/01_data.ipynb #651c8158
 IGNORE = 255             # in a label map: no label at this pixel, leave it out of every loss and score
 MAX_PIXELS = 100_000_000 # the largest picture that is read, in pixels
 
@@ -54,7 +54,7 @@ def open_image(path: str|Path) -> Image.Image: # decoded, turned upright where t
     except Exception as e: # Pillow's decoders raise many kinds of errors on damaged bytes
         raise ScsamError(f'{path} is not a readable image ({type(e).__name__}: {e}); copy it again or remove it') from None
 
-# %% ../nbs/01_data.ipynb #f0ae039c
+# %% ../nbs/01_data.ipynb #dfe151c0
 def stretch(a: np.ndarray,               # numbers of any range and shape
             percentiles=(0.5, 99.5),     # these become 0 and 255; (0, 100) is min-max
            ) -> np.ndarray:              # uint8, same shape; 0 everywhere when `a` is constant
@@ -72,7 +72,7 @@ def to_rgb(im: Image.Image) -> np.ndarray: # uint8 (H, W, 3)
     if im.mode.startswith(('I', 'F')): return np.repeat(stretch(np.asarray(im))[..., None], 3, -1)
     return np.asarray(im.convert('RGB'))
 
-# %% ../nbs/01_data.ipynb #cd99a168
+# %% ../nbs/01_data.ipynb #758ced87
 def _mask_values(im: Image.Image, path: Path) -> np.ndarray: # (H, W) integers
     "The numbers that a mask's pixels stand for, before any rule about labels."
     if im.mode == 'P':
@@ -146,7 +146,7 @@ def read_labels(path: str|Path,
     else: a = _mask_values(im, path)
     return labels_of(a, path, values)
 
-# %% ../nbs/01_data.ipynb #d738edc5
+# %% ../nbs/01_data.ipynb #7afdd9af
 @functools.lru_cache(maxsize=100_000)
 def _file_sha256(path: str, size: int, changed: int) -> str:
     out = hashlib.sha256()
@@ -194,7 +194,7 @@ def _header_size(path) -> tuple: # (width, height)
             with Image.open(path) as im: return im.size if im.getexif().get(0x0112, 1) < 5 else im.size[::-1]
     except Exception: return open_image(path).size
 
-# %% ../nbs/01_data.ipynb #d82d17dc
+# %% ../nbs/01_data.ipynb #052fd691
 @dataclass(frozen=True)
 class Case:
     "One image or one slice: what it is, and where it came from; its pixels are read when asked for."
@@ -223,7 +223,7 @@ class Case:
     def sha256(self) -> dict:           # of the content: {'image': hex, 'mask': hex}, without 'mask' where there is none
         return self.reader.sha256(self)
 
-# %% ../nbs/01_data.ipynb #6c5fa973
+# %% ../nbs/01_data.ipynb #3be1ddd0
 def stratified_order(groups: dict, # patient -> source
                      *keys         # seed and purpose
                     ) -> list:     # all patients, in an order every prefix of which has about the sources' proportions
@@ -234,7 +234,7 @@ def stratified_order(groups: dict, # patient -> source
         ranked += [((i + 0.5) / len(mine), mix(*keys, source), p) for i, p in enumerate(mine)]
     return [p for _, _, p in sorted(ranked)]
 
-# %% ../nbs/01_data.ipynb #55d9710c
+# %% ../nbs/01_data.ipynb #64e6cfd9
 def parse_budget(amount,     # '5%', 0.05, '72' or 72
                  total: int  # what per cent refer to
                 ) -> tuple:  # (count, was it said relative to the total?)
@@ -251,7 +251,7 @@ def parse_budget(amount,     # '5%', 0.05, '72' or 72
     if count < 0 or (share is not None and not 0 <= share <= 1): raise wrong
     return count, share is not None
 
-# %% ../nbs/01_data.ipynb #9d485a6e
+# %% ../nbs/01_data.ipynb #5d1b4eb9
 class Dataset(Sequence):
     "A named, immutable sequence of cases with roles."
     def __init__(self, name: str,
@@ -319,7 +319,7 @@ class Dataset(Sequence):
         chosen = set(order[:count])
         return [c for c in train if c.patient in chosen and c.has_mask]
 
-# %% ../nbs/01_data.ipynb #a90295ac
+# %% ../nbs/01_data.ipynb #ea6fd247
 def _table(self: Dataset) -> list: # rows of strings, the header first
     "Cases, masks and patients of each role and source."
     rows = [('role', 'source', 'cases', 'with mask', 'patients')]
@@ -337,7 +337,7 @@ def _text(self: Dataset) -> str:
 
 Dataset.__repr__ = _text
 
-# %% ../nbs/01_data.ipynb #143252fd
+# %% ../nbs/01_data.ipynb #fb969114
 def _manifest(self: Dataset, labeled=()) -> dict: # plain data, ready for JSON
     "Every case with its role, use and content; and one hash over all of it."
     used = {c.id for c in labeled}
@@ -376,7 +376,7 @@ def _apply(self: Dataset, manifest: dict) -> tuple: # (Dataset, list of labelled
 
 Dataset.manifest, Dataset.compare, Dataset.apply = _manifest, _compare, _apply
 
-# %% ../nbs/01_data.ipynb #b26d08d3
+# %% ../nbs/01_data.ipynb #b6f21310
 def resize_image(image: np.ndarray, # uint8 (H, W, 3)
                  size: tuple        # (height, width)
                 ) -> np.ndarray:    # uint8 (height, width, 3)
@@ -397,7 +397,7 @@ def resize_mask(mask: np.ndarray, # uint8 (H, W) label map
     if len(labels) == 2: return np.where(share(labels[1]) > 127, labels[1], labels[0]).astype(np.uint8)
     return labels[np.argmax([share(v) for v in labels], axis=0)].astype(np.uint8)
 
-# %% ../nbs/01_data.ipynb #f8622385
+# %% ../nbs/01_data.ipynb #5e84a942
 @dataclass
 class Arrays:
     "Cases at one size."
@@ -470,7 +470,7 @@ def _cached(cases, size, masks, folder, progress):
         raise ScsamError(f'cannot write the image cache {path} ({e.strerror or e}; {need:.0f} MB are needed); free some room or '
                          f'set SCSAM_CACHE to another folder') from None
 
-# %% ../nbs/01_data.ipynb #ed9d157c
+# %% ../nbs/01_data.ipynb #22e5f06a
 @functools.lru_cache(maxsize=64)
 def _shuffle(n: int, seed: int, stream: str, epoch: int) -> np.ndarray:
     return np.random.default_rng(mix(seed, 'stream', stream, epoch)).permutation(n)
@@ -495,7 +495,7 @@ class TwoStream:
         places = range(step * batch, (step + 1) * batch)
         return np.array([_shuffle(n, self.seed, ('labeled', 'unlabeled')[stream], p // n)[p % n] for p in places], np.int64)
 
-# %% ../nbs/01_data.ipynb #152e41b5
+# %% ../nbs/01_data.ipynb #da422c88
 @dataclass
 class Batch:
     "One step's images, labelled first."

@@ -7,7 +7,7 @@ __all__ = ['SLICES', 'SUFFIXES', 'VOLUMES', 'MARK', 'IMAGE_DIRS', 'MASK_DIRS', '
            'pictures', 'pair', 'read_classes', 'folder', 'from_csv', 'polyp', 'Volume', 'read_volume', 'write_volume',
            'SliceReader', 'volume_cases', 'volumes', 'promise12', 'guess_kind', 'load_dataset']
 
-# %% ../nbs/02_datasets.ipynb #5fef5ae8
+# %% ../nbs/02_datasets.ipynb #2899f35c
 import contextlib, contextvars, csv, functools, gzip, hashlib, io, math, os, re, struct, tempfile, threading, unicodedata, zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 from .config import ScsamError, mix, nearest, read_json
 from .data import Case, Dataset, FileReader, file_sha256, labels_of, stretch
 
-# %% ../nbs/02_datasets.ipynb #741c2efe
+# %% ../nbs/02_datasets.ipynb #9f3297bb
 def _curve(knots, n): # (k, m), n -> (n, m)
     "Smooth curves (cubic B-splines) through columns of knots, at n places."
     t = np.linspace(0, len(knots) - 3 - 1e-6, n); i = t.astype(int); f = (t - i)[:, None]
@@ -45,7 +45,7 @@ def _outline(r, size, y, x, radius, lobes=0.2, stretch=1.8):
     edge = radius * edge.clip(0.4, 1.5)
     return (ys, xs), edge - d, d / edge, v / radius, u / radius
 
-# %% ../nbs/02_datasets.ipynb #22267563
+# %% ../nbs/02_datasets.ipynb #248ad395
 def _colour(r,              # numpy generator
             size,           # (height, width)
            ) -> tuple:      # image uint8 (h, w, 3), mask uint8 (h, w) of 0 and 1
@@ -97,7 +97,7 @@ def _colour(r,              # numpy generator
     if r.random() < .5: image *= _sigmoid((r.uniform(1.15, 1.3) - np.hypot(2*yy/h - 1, 2*xx/w - 1)) / .012)[..., None]
     return np.rint(image.clip(0, 255)).astype(np.uint8), mask
 
-# %% ../nbs/02_datasets.ipynb #714a18ae
+# %% ../nbs/02_datasets.ipynb #ddd2bde7
 def _grey(p, r,             # numpy generators of the patient and of the slice
           size,             # (height, width)
           z,                # position along the gland, -1 … 1
@@ -137,7 +137,7 @@ def _grey(p, r,             # numpy generators of the patient and of the slice
     im = np.hypot(im + sigma * grain, sigma * r.normal(0, .7, size))
     return np.rint(im.clip(0, 255)).astype(np.uint8), np.where(depth > 0, np.where(inner > .5, 1, 2), 0).astype(np.uint8)
 
-# %% ../nbs/02_datasets.ipynb #bafd9490
+# %% ../nbs/02_datasets.ipynb #d0b20101
 SLICES = 4 # of each grey patient
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ def phantom(n: int = 200,                # training cases
     if num_classes == 3: names = ('background', 'inner zone', 'outer zone')
     return Dataset('phantom', cases, names)
 
-# %% ../nbs/02_datasets.ipynb #016d17fc
+# %% ../nbs/02_datasets.ipynb #c7b07173
 _noted = contextvars.ContextVar('noted', default=None)
 
 @contextlib.contextmanager
@@ -208,7 +208,7 @@ def _fault(message: str, each=()): # what is raised; what is noted instead, one 
     if _noted.get() is None: raise ScsamError(message)
     _noted.get().extend(each or [message])
 
-# %% ../nbs/02_datasets.ipynb #ffa73e68
+# %% ../nbs/02_datasets.ipynb #86e56bb6
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.gif')
 VOLUMES = ('.mhd', '.mha', '.nii', '.nii.gz', '.nrrd')
 MARK = re.compile(r'[ _.-](mask|masks|seg|segmentation|label|labels|labelmap|gt)$', re.IGNORECASE) # at the end of a mask's name
@@ -260,7 +260,7 @@ def pair(images: dict, # name -> Path, as `pictures` gives them
                [f'the mask {p} has no image of the same name; {remedy}' for p in extra])
     return out
 
-# %% ../nbs/02_datasets.ipynb #32df8956
+# %% ../nbs/02_datasets.ipynb #c3a0096a
 def read_classes(root: Path) -> tuple: # (class names, FileReader)
     "The class table of a folder: classes.txt, classes.json, or none (binary)."
     text, js = root/'classes.txt', root/'classes.json'
@@ -287,7 +287,7 @@ def read_classes(root: Path) -> tuple: # (class names, FileReader)
                          f'colour ([r, g, b])')
     return tuple(table), FileReader(values=tuple(values))
 
-# %% ../nbs/02_datasets.ipynb #665322d5
+# %% ../nbs/02_datasets.ipynb #36d5d0ee
 IMAGE_DIRS = ('images', 'image', 'imgs', 'img')
 MASK_DIRS = ('masks', 'mask', 'labels', 'label', 'segmentations', 'annotations', 'gt')
 
@@ -338,7 +338,7 @@ def folder(root: str|Path) -> Dataset: # a folder as above, a CSV, or one pictur
                          'patient, role, source')
     return Dataset(root.name, cases, names, root)
 
-# %% ../nbs/02_datasets.ipynb #429fd52f
+# %% ../nbs/02_datasets.ipynb #af9b1191
 def _rows(path: Path) -> list: # of dicts
     try: text = path.read_text(encoding='utf-8-sig')
     except (OSError, UnicodeDecodeError) as e:
@@ -380,7 +380,7 @@ def from_csv(path: str|Path) -> Dataset:
         except ScsamError as e: raise ScsamError(f'{path}, line {n}: {e}') from None
     return Dataset(path.stem, cases, names, path.parent)
 
-# %% ../nbs/02_datasets.ipynb #54a3d4d4
+# %% ../nbs/02_datasets.ipynb #b79baf0e
 def _polyp_source(stem: str) -> str:
     "Where a training image of the polyp benchmark is from, by its name."
     if m := re.match(r'([A-Za-z][A-Za-z0-9-]*)_', stem): return m[1].lower()
@@ -414,7 +414,7 @@ def polyp(root: str|Path) -> Dataset: # the folder that holds TrainDataset and T
         raise ScsamError(f'{root} has neither TrainDataset nor TestDataset with images; name the folder that holds them')
     return Dataset('polyp', cases, ('background', 'polyp'), root)
 
-# %% ../nbs/02_datasets.ipynb #1360703b
+# %% ../nbs/02_datasets.ipynb #611d3014
 def _sitk():
     "SimpleITK, or a message that says how to get it."
     try: import SimpleITK
@@ -532,7 +532,7 @@ def write_volume(path: str|Path,   # ends in one of `VOLUMES`
         why = str(e).strip().splitlines()[-1]
         raise ScsamError(f'cannot write {path} ({why}); choose another place or free some room') from None
 
-# %% ../nbs/02_datasets.ipynb #64b5d58a
+# %% ../nbs/02_datasets.ipynb #5bc09c08
 _lock = threading.Lock() # one thread reads a volume, the others wait for it
 
 @functools.lru_cache(maxsize=4)
@@ -604,7 +604,7 @@ def _volume_name(path: Path) -> str:
     suffix = next((s for s in sorted(VOLUMES, key=len, reverse=True) if path.name.lower().endswith(s)), '')
     return _key(path.name[:len(path.name) - len(suffix)])
 
-# %% ../nbs/02_datasets.ipynb #e2fb2b1a
+# %% ../nbs/02_datasets.ipynb #612491c1
 def _volumes_in(folder: Path) -> dict: # name relative to `folder` -> Path
     out, folder = {}, Path(folder)
     for at, folders, files in os.walk(folder):
@@ -651,7 +651,7 @@ def volumes(root: str|Path,                  # a folder of volumes, a folder of 
     slices = SliceReader(reader.values, normalize)
     return Dataset(root.name, [c for k, p, m in pairs for c in volume_cases(p, m, k, slices)], names, root)
 
-# %% ../nbs/02_datasets.ipynb #1de5d69d
+# %% ../nbs/02_datasets.ipynb #db845cab
 def _centre(n: int) -> str:
     "Which centre a labelled PROMISE12 volume is from."
     return 'UCL' if n == 1 or 26 <= n <= 37 else 'RUNMC' if 13 <= n <= 25 else 'BIDMC' if n <= 12 else 'HK'
@@ -670,7 +670,7 @@ def promise12(root: str|Path, normalize: str = 'volume') -> Dataset: # see `volu
                      source=_centre(number(c)) if official and c.has_mask else '') for c in found]
     return Dataset('promise12', cases, ('background', 'prostate') if found.num_classes == 2 else found.class_names, root)
 
-# %% ../nbs/02_datasets.ipynb #6131bd8a
+# %% ../nbs/02_datasets.ipynb #16530c86
 def guess_kind(path: str|Path) -> str: # a key of `KINDS`
     "Which layout lies at a path."
     path = Path(path)

@@ -6,7 +6,7 @@
 __all__ = ['evaluating', 'predict_probs', 'predict_cases', 'is_slice', 'score_cases', 'evaluate', 'save_labels',
            'save_predictions', 'load_predictions', 'recompute', 'choose_branch', 'worst', 'show_worst', 'show_scores']
 
-# %% ../nbs/31_evaluate.ipynb #252cc027
+# %% ../nbs/31_evaluate.ipynb #1572300b
 import contextlib
 from pathlib import Path
 import matplotlib.pyplot as plt
@@ -20,7 +20,7 @@ from .metrics import HIGHER_IS_BETTER, METRICS, score
 from .records import summarise, summarise_scores
 from .viz import BRANCHES, CLASSES, errors, overlay, rgb, show_grid
 
-# %% ../nbs/31_evaluate.ipynb #7c4fa28c
+# %% ../nbs/31_evaluate.ipynb #bf1cd0a5
 @contextlib.contextmanager
 def evaluating(method):
     "No gradients and `eval` mode inside; afterwards every module is in the mode in which it was."
@@ -39,7 +39,7 @@ def _native(probs: torch.Tensor, # (K, S, S)
     if tuple(probs.shape[1:]) == tuple(size): return probs.numpy()
     return F.interpolate(probs[None], size, mode='bilinear', antialias=True)[0].numpy()
 
-# %% ../nbs/31_evaluate.ipynb #0e36e7a6
+# %% ../nbs/31_evaluate.ipynb #f23db19b
 def predict_probs(method,             # has .predict(images, embeddings, seeds) -> {branch: (B, K, S, S)}
                   cases,              # sequence of `Case`
                   recipe: Recipe,     # its image_size
@@ -77,7 +77,7 @@ def predict_probs(method,             # has .predict(images, embeddings, seeds) 
             if bad: raise ScsamError(f'evaluate: branch {bad[0]!r} gave NaN for case {case.id}: training diverged; use an earlier checkpoint')
             yield case, {branch: _native(p[j], sizes[j]) for branch, p in out.items()}
 
-# %% ../nbs/31_evaluate.ipynb #45e071f8
+# %% ../nbs/31_evaluate.ipynb #f34fab3d
 def predict_cases(method, cases, recipe: Recipe, batch_size: int = 8, device=None, embeddings=None, arrays=None,
                   progress: bool = False # all as in `predict_probs`
                  ): # yields (case, {branch: (H, W) uint8 label map at native size})
@@ -85,7 +85,7 @@ def predict_cases(method, cases, recipe: Recipe, batch_size: int = 8, device=Non
     for case, probs in predict_probs(method, cases, recipe, batch_size, device, embeddings, arrays, progress):
         yield case, {branch: p.argmax(0).astype(np.uint8) for branch, p in probs.items()}
 
-# %% ../nbs/31_evaluate.ipynb #3fedfdb3
+# %% ../nbs/31_evaluate.ipynb #445568d1
 def is_slice(case) -> bool:
     "Is this case a slice of a volume with a known spacing?"
     return case.index is not None and case.spacing is not None and len(case.spacing) == 3
@@ -112,7 +112,7 @@ def _stack(patient: str, slices: list # of (case, truth, maps)
     maps = {branch: np.stack([m[branch] for *_, m in slices]) for branch in slices[0][2]}
     return maps, np.stack([t for _, t, _ in slices]), cases[0].spacing
 
-# %% ../nbs/31_evaluate.ipynb #ff6c27d3
+# %% ../nbs/31_evaluate.ipynb #31d39d7b
 def score_cases(predictions,              # yields (case, {branch: label map}), as `predict_cases` does
                 name: str,                # of the set
                 num_classes: int = 2,     # background included
@@ -141,7 +141,7 @@ def score_cases(predictions,              # yields (case, {branch: label map}), 
     del whole['groups']
     return {name: {**whole, 'unit': 'mm', 'mode': 'volumes'}, f'{name} slices': {**single, 'unit': 'mm', 'mode': 'slices'}}
 
-# %% ../nbs/31_evaluate.ipynb #ef20750b
+# %% ../nbs/31_evaluate.ipynb #d3d549cf
 def _sets(data) -> dict: # {name: cases}
     "The test sets of a dataset, or the sets as given."
     sets = data.tests() if isinstance(data, Dataset) else dict(data)
@@ -172,7 +172,7 @@ def _saving(predictions, folder: Path):
         for branch, labels in maps.items(): save_labels(labels, folder/branch/f'{case.id}.png')
         yield case, maps
 
-# %% ../nbs/31_evaluate.ipynb #fd5889a6
+# %% ../nbs/31_evaluate.ipynb #5dcc7fa5
 _PALETTE = [0, 0, 0] + [int(v) for i in range(255) for v in rgb(CLASSES[i % len(CLASSES)])]
 
 
@@ -220,7 +220,7 @@ def recompute(folder: str|Path, # the `save` of `evaluate`
         scores.update(score_cases(load_predictions(Path(folder)/name, cases), name, recipe.num_classes, metrics))
     return {'scores': scores, 'summary': summarise_scores(scores)}
 
-# %% ../nbs/31_evaluate.ipynb #10cbe143
+# %% ../nbs/31_evaluate.ipynb #1576d5ce
 def choose_branch(scores: dict|None = None, # of `evaluate` on the validation part; None or {} = there is none
                   branches=(),              # names, when there are no scores
                   metric: str = 'dice'
@@ -235,7 +235,7 @@ def choose_branch(scores: dict|None = None, # of `evaluate` on the validation pa
     dices = [v for c in sets for v in c[best].get('dice', [])]
     return {'branch': best, 'by': 'validation', 'dice': round(float(np.mean(dices)), 6) if dices else None}
 
-# %% ../nbs/31_evaluate.ipynb #722c445f
+# %% ../nbs/31_evaluate.ipynb #efb7918a
 def worst(columns: dict,     # one set's scores, such as evaluate(...)['scores']['Kvasir']
           branch: str,
           n: int = 6,
@@ -263,7 +263,7 @@ def show_worst(method, cases, recipe: Recipe, # as given to `evaluate`
         rows.append([image, overlay(image, truth), overlay(image, maps[branch]), errors(image, maps[branch], truth)])
     return show_grid(rows, ['image', 'truth', branch, 'errors'], [f'{i}\n{metric} {v:.2f}' for i, v in listed])
 
-# %% ../nbs/31_evaluate.ipynb #1c35f0e0
+# %% ../nbs/31_evaluate.ipynb #98f6de1a
 def show_scores(columns: dict, # one set's scores
                 metric: str = 'dice', title: str = ''
                ):              # a figure

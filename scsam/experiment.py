@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['remember_data', 'run_data', 'test_sets', 'cached_embeddings', 'make_record', 'run_queue']
 
-# %% ../nbs/32_experiment.ipynb #d7617d33
+# %% ../nbs/32_experiment.ipynb #31231862
 import time
 from pathlib import Path
 from .config import Recipe, ScsamError, cache_dir, nearest, read_json, write_json
@@ -15,7 +15,7 @@ from .evaluate import evaluate
 from .learner import Embeddings, Run, fit, load_run, make_method
 from .records import Record, find_records, new_record, read_record, write_record
 
-# %% ../nbs/32_experiment.ipynb #2cc48ea4
+# %% ../nbs/32_experiment.ipynb #d9076bde
 def remember_data(run_dir: str|Path, path: str|Path, kind: str|None = None, **options):
     "Note in a run directory how its dataset is opened."
     where = str(path) if str(path) == 'phantom' else str(Path(path).resolve())
@@ -30,7 +30,7 @@ def run_data(run: Run, path: str|Path|None = None) -> Dataset: # with the roles 
     if different: raise ScsamError(f"{path or where['path']} is not the data of {run.dir}: {different[0]}" + (f' (and {len(different) - 1} more differences)' if len(different) > 1 else ''))
     return data
 
-# %% ../nbs/32_experiment.ipynb #34d9ec5c
+# %% ../nbs/32_experiment.ipynb #9122b699
 def test_sets(data: Dataset) -> dict: # {name: Dataset}
     "The test sets, or the validation part under a name that says so."
     sets = data.tests()
@@ -56,7 +56,7 @@ def make_record(run: Run, data: Dataset, experiment: str, metrics=('dice', 'iou'
     return new_record(experiment, name or run.dir.name, run.recipe, data.name, run.manifest['sha256'], budget, t['selected'], scores, t['weights'],
                       t['steps'], t['seconds'], t['images_per_second'], t['peak_memory_mb'])
 
-# %% ../nbs/32_experiment.ipynb #f2c22836
+# %% ../nbs/32_experiment.ipynb #da8d2449
 def run_queue(experiment: str,              # name; records go to results/<experiment>/<run>.json, learning curves to history/ beside them
               data: Dataset,
               queue: dict[str, Recipe],     # run name -> recipe, most important first

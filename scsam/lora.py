@@ -7,7 +7,7 @@ __all__ = ['TARGETS', 'LoRA', 'add_lora', 'lora_layers', 'merge_lora', 'unmerge_
            'AdapterBeside', 'add_adapters', 'apply_peft', 'count_trained', 'lora_state', 'load_lora_state', 'save_lora',
            'load_lora']
 
-# %% ../nbs/12_lora.ipynb #9a333ec0
+# %% ../nbs/12_lora.ipynb #2bbb59ee
 import itertools, json, math
 from pathlib import Path
 import torch
@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from .config import PEFT, Recipe, ScsamError, atomic, nearest
 
-# %% ../nbs/12_lora.ipynb #0db3209d
+# %% ../nbs/12_lora.ipynb #2b04d9e6
 class LoRA(nn.Linear):
     "y = W x + b + (alpha/rank) B A x, with B A on some of the outputs only."
     def __init__(self, base: nn.Linear,   # its weight and bias are taken over, not copied
@@ -48,7 +48,7 @@ class LoRA(nn.Linear):
 
     def extra_repr(self): return f'{super().extra_repr()}, rank={self.rank}, scale={self.scale:g}, parts={len(self.rows)}'
 
-# %% ../nbs/12_lora.ipynb #27e460a6
+# %% ../nbs/12_lora.ipynb #fafa7c7e
 TARGETS = ('q', 'k', 'v', 'proj', 'mlp')
 _MLP = ('lin1', 'lin2', 'fc1', 'fc2') # of segment_anything and of timm
 
@@ -99,7 +99,7 @@ def lora_layers(module: nn.Module): # yields (name, layer)
     "All LoRA layers of a model."
     return ((n, m) for n, m in module.named_modules() if isinstance(m, LoRA))
 
-# %% ../nbs/12_lora.ipynb #3dbefb6b
+# %% ../nbs/12_lora.ipynb #2cead6ad
 @torch.no_grad()
 def merge_lora(module: nn.Module) -> nn.Module:
     "Add each correction to its weight: same outputs, no extra cost."
@@ -118,7 +118,7 @@ def unmerge_lora(module: nn.Module) -> nn.Module:
         if m.merged is not None: m.weight.data, m.merged = m.merged, None
     return module
 
-# %% ../nbs/12_lora.ipynb #00da1952
+# %% ../nbs/12_lora.ipynb #4439165f
 class Bottleneck(nn.Module):
     "Down to a quarter of the width, GELU, up again; zero at the start."
     def __init__(self, dim, ratio=0.25):
@@ -161,7 +161,7 @@ def add_adapters(sam: nn.Module # a Sam, changed in place
         names += [f'{name}.{attention}', f'{name}.mlp']
     return names
 
-# %% ../nbs/12_lora.ipynb #9aca6440
+# %% ../nbs/12_lora.ipynb #8115e85b
 def _unused(name: str) -> bool: # a parameter's name in a Sam
     "Is it in a head whose output `Sam.decode` does not use?"
     return 'iou_prediction_head' in name or any(f'output_hypernetworks_mlps.{i}.' in name for i in (1, 2, 3))
@@ -192,7 +192,7 @@ def count_trained(sam: nn.Module) -> dict: # part → parameters
            for part in ('encoder', 'prompt_encoder', 'mask_decoder')}
     return {**out, 'all': sum(out.values())}
 
-# %% ../nbs/12_lora.ipynb #7a86c7f7
+# %% ../nbs/12_lora.ipynb #e6434941
 def lora_state(module: nn.Module) -> dict: # name → tensor on the CPU
     "The corrections' A and B, and nothing else."
     return {f'{n}.{k}': getattr(m, k).detach().cpu().clone() for n, m in lora_layers(module) for k in ('lora_a', 'lora_b')}
@@ -213,7 +213,7 @@ def load_lora_state(module: nn.Module, # with LoRA of the same kind
         if m.merged is not None: raise ScsamError('lora: unmerge_lora before loading other corrections')
         m.lora_a.copy_(state[f'{n}.lora_a']); m.lora_b.copy_(state[f'{n}.lora_b'])
 
-# %% ../nbs/12_lora.ipynb #abc5d285
+# %% ../nbs/12_lora.ipynb #999e241a
 def save_lora(sam: nn.Module, path: str|Path):
     "Write the corrections, with the base's name and hash, as safetensors."
     state = lora_state(sam)

@@ -6,7 +6,7 @@
 __all__ = ['METRICS', 'HIGHER_IS_BETTER', 'diagonal', 'missed', 'dice', 'iou', 'hd95', 'assd', 'score_classes', 'score',
            'legacy_hd95']
 
-# %% ../nbs/04_metrics.ipynb #4ef72cc1
+# %% ../nbs/04_metrics.ipynb #8e0a01a8
 import warnings
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from .config import ScsamError, nearest
 
 warnings.filterwarnings('ignore', message='.*always_return_as_numpy', category=FutureWarning) # MONAI calls itself the old way
 
-# %% ../nbs/04_metrics.ipynb #102785fa
+# %% ../nbs/04_metrics.ipynb #a29f7cce
 def _masks(pred, truth):
     "Both masks as boolean arrays of one shape, or a `ScsamError`."
     out = []
@@ -40,7 +40,7 @@ def _spacing(spacing, ndim: int) -> list: # mm per pixel along each axis
         raise ScsamError(f'metrics: spacing {spacing} does not fit a mask with {ndim} dimensions; give one positive number per axis')
     return spacing
 
-# %% ../nbs/04_metrics.ipynb #8b94359c
+# %% ../nbs/04_metrics.ipynb #76c97488
 def diagonal(shape: tuple,  # of the mask
              spacing=None   # mm per pixel along each axis
             ) -> float:     # pixels or mm
@@ -66,7 +66,7 @@ def _batch(*masks, dtype=torch.bool):
     "Masks as MONAI wants them: (1, 1, ...) tensors."
     return [torch.from_numpy(np.ascontiguousarray(m))[None, None].to(dtype) for m in masks]
 
-# %% ../nbs/04_metrics.ipynb #05772d86
+# %% ../nbs/04_metrics.ipynb #5dc250d1
 def dice(pred,        # boolean, (H, W) or (D, H, W)
          truth,       # boolean, same shape
          spacing=None # not used: overlap has no unit
@@ -82,7 +82,7 @@ def iou(pred,        # boolean, (H, W) or (D, H, W)
     "IoU = |P∩G| / |P∪G|; both empty 1, one empty 0."
     return _monai('compute_iou', *_batch(*_masks(pred, truth), dtype=torch.float64), ignore_empty=False)
 
-# %% ../nbs/04_metrics.ipynb #be1f1add
+# %% ../nbs/04_metrics.ipynb #6fb9ef1a
 def _distance(name, pred, truth, spacing, **kw):
     "A MONAI surface distance under the empty rules."
     pred, truth = _masks(pred, truth)
@@ -106,7 +106,7 @@ def assd(pred,        # boolean, (H, W) or (D, H, W)
     "Mean distance of all points of both surfaces to the other surface; both empty 0, one empty the diagonal."
     return _distance('compute_average_surface_distance', pred, truth, spacing, symmetric=True)
 
-# %% ../nbs/04_metrics.ipynb #8a60f6d4
+# %% ../nbs/04_metrics.ipynb #2b7ea39b
 METRICS = {'dice': dice, 'iou': iou, 'hd95': hd95, 'assd': assd, 'missed': missed}
 HIGHER_IS_BETTER = {'dice': True, 'iou': True, 'hd95': False, 'assd': False, 'missed': False}
 
@@ -141,7 +141,7 @@ def score(pred,                    # label map (H, W) or (D, H, W), or boolean
     each = score_classes(pred, truth, num_classes, spacing, metrics)
     return {m: float(np.mean([s[m] for s in each.values()])) for m in metrics}
 
-# %% ../nbs/04_metrics.ipynb #5aa1cab4
+# %% ../nbs/04_metrics.ipynb #ce96f287
 def legacy_hd95(pred, # boolean (H, W)
                 truth # boolean, same shape
                ) -> float:

@@ -7,7 +7,7 @@ __all__ = ['PACKAGES', 'FORMAT', 'REQUIRED', 'REQUIRED_IN', 'SHOWN', 'environmen
            'summarise_scores', 'new_record', 'add_scores', 'validate', 'content_hash', 'write_record', 'read_record',
            'find_records', 'compare', 'Cell', 'Row', 'table', 'check_reported', 'read_reported', 'Table']
 
-# %% ../nbs/05_records.ipynb #a5bf4768
+# %% ../nbs/05_records.ipynb #e3846a3c
 import csv, hashlib, importlib.metadata, inspect, io, json, os, platform, string, subprocess
 from collections import Counter
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ import torch
 from .config import ScsamError, Recipe, nearest, read_json, write_json
 from .metrics import HIGHER_IS_BETTER
 
-# %% ../nbs/05_records.ipynb #d5349bcd
+# %% ../nbs/05_records.ipynb #e40f1e53
 PACKAGES = ('scsam', 'torch', 'torchvision', 'timm', 'kornia', 'monai', 'segment-anything', 'accelerate', 'numpy', 'scipy',
             'pillow')
 
@@ -52,7 +52,7 @@ def environment() -> dict: # {'commit', 'versions', 'machine'}
     machine = {'cpu': _cpu(), 'threads': torch.get_num_threads(), 'gpu': ', '.join(gpus) or None, 'system': platform.system()}
     return {'commit': commit or None, 'versions': versions, 'machine': machine}
 
-# %% ../nbs/05_records.ipynb #b6648d5b
+# %% ../nbs/05_records.ipynb #1531a3f8
 def _group_sums(values, groups):
     "(sum, count) of `values` in every group; every value its own group when `groups` is None."
     values = np.asarray(values, float)
@@ -77,7 +77,7 @@ def summarise(values,             # one number per case
         low, high = (float(x) for x in np.percentile(sums[draw].sum(1) / counts[draw].sum(1), [2.5, 97.5]))
     return {'mean': float(sums.sum() / counts.sum()), 'low': low, 'high': high, 'n': len(values)}
 
-# %% ../nbs/05_records.ipynb #41b17a40
+# %% ../nbs/05_records.ipynb #df49dc79
 def paired(a, b,               # scores of two methods on the same cases, in the same order
            groups=None,        # patient of each case
            n_boot: int = 2000, # bootstrap samples
@@ -100,7 +100,7 @@ def over_seeds(values) -> dict: # mean, sd (None for one value), n
     v = np.asarray(list(values), float)
     return {'mean': float(v.mean()), 'sd': float(v.std(ddof=1)) if len(v) > 1 else None, 'n': len(v)}
 
-# %% ../nbs/05_records.ipynb #a1dacc38
+# %% ../nbs/05_records.ipynb #3e99a308
 FORMAT = 1
 REQUIRED = {'format': int, 'experiment': str, 'run': str, 'method': str, 'recipe': dict, 'seed': int, 'versions': dict,
             'machine': dict, 'weights': dict, 'dataset': str, 'manifest_sha256': str, 'budget': dict, 'steps': int,
@@ -129,7 +129,7 @@ class Record(dict):
         "Scores of all cases of a test set."
         return self['scores'].get(name, {}).get(branch, {}).get(metric)
 
-# %% ../nbs/05_records.ipynb #c2eabdce
+# %% ../nbs/05_records.ipynb #efb131fe
 def summarise_scores(scores: dict,      # {set: {'ids': [...], 'groups': [...], branch: {metric: [...]}}}
                      n_boot: int = 2000, seed: int = 0
                     ) -> dict:          # {set: {branch: {metric: {mean, low, high, n, missed}}}}
@@ -161,14 +161,14 @@ def new_record(experiment: str,      # folder of results it belongs to
                   seconds=seconds, images_per_second=images_per_second, peak_memory_mb=peak_memory_mb, selected=selected,
                   scores=scores, summary=summarise_scores(scores), **more)
 
-# %% ../nbs/05_records.ipynb #3b1eb426
+# %% ../nbs/05_records.ipynb #61e70d19
 def add_scores(record: Record, scores: dict # as `scsam.evaluate.evaluate` returns them
               ) -> Record:
     "Put the scores of more test sets into a record, with their summary."
     record['scores'].update(scores); record['summary'].update(summarise_scores(scores))
     return record
 
-# %% ../nbs/05_records.ipynb #c790bc1c
+# %% ../nbs/05_records.ipynb #c6eb3756
 def validate(record: dict, where: str = 'record'):
     "Raise a `ScsamError` that names file and key when a record is not complete and consistent."
     def wrong(key, what): raise ScsamError(f'{where}: {key} {what}; the keys of a record are explained in nbs/05_records.ipynb')
@@ -195,7 +195,7 @@ def validate(record: dict, where: str = 'record'):
             if len(values) != len(cols['ids']):
                 wrong(f"key 'scores.{name}.{column}'", f'has {len(values)} entries for {len(cols["ids"])} cases')
 
-# %% ../nbs/05_records.ipynb #99489490
+# %% ../nbs/05_records.ipynb #81ccd69b
 def content_hash(record: dict) -> str: # hex
     "SHA-256 of a record's content as canonical JSON, its own `sha256` left out."
     rest = {k: v for k, v in record.items() if k != 'sha256'}
@@ -233,7 +233,7 @@ def find_records(folder: str|Path # looked through with all its sub-folders
         if isinstance(data, dict) and {'format', 'experiment', 'run'} <= set(data): found.append(read_record(path))
     return found
 
-# %% ../nbs/05_records.ipynb #bfa5585f
+# %% ../nbs/05_records.ipynb #7ad355d0
 def _branch(record: Record, branch: str|None, name: str) -> str:
     "`branch`, or the one the run selected; an error when it was not scored on the set."
     branch = branch or record['selected']['branch']
@@ -266,7 +266,7 @@ def compare(a: Record|list,      # one record, or those of several seeds
         means.append(np.mean(rows, 0))
     return {'a': float(means[0].mean()), 'b': float(means[1].mean()), **paired(*means, groups=groups)}
 
-# %% ../nbs/05_records.ipynb #84dab15e
+# %% ../nbs/05_records.ipynb #a2c0c80f
 SHOWN = {'dice': ('Dice', 100, '%'), 'iou': ('IoU', 100, '%'), 'hd95': ('HD95', 1, ''), 'assd': ('ASSD', 1, ''),
          'missed': ('missed', 100, '%')} # name, factor, unit ('' = that of the distances)
 
@@ -302,7 +302,7 @@ class Row:
     cells: dict          # {set: Cell}
     notes: list = field(default_factory=list)
 
-# %% ../nbs/05_records.ipynb #09a85956
+# %% ../nbs/05_records.ipynb #3f9bc980
 def _key(record: Record, key: str):
     "What a record has under a grouping key: one of its own, or a recipe value."
     if key == 'budget': return tuple(record['budget'][k] for k in REQUIRED_IN['budget'])
@@ -330,7 +330,7 @@ def _differing(dicts) -> dict: # {key: its values, joined}
     every = {k: [_show(d.get(k)) for d in dicts] for k in dict.fromkeys(k for d in dicts for k in d)}
     return {k: ' / '.join(dict.fromkeys(v)) for k, v in every.items() if len(set(v)) > 1}
 
-# %% ../nbs/05_records.ipynb #71ef1c61
+# %% ../nbs/05_records.ipynb #d065aafe
 def _short(commit: str|None) -> str:
     "A commit's first eight digits, and whether there were changes."
     return commit[:8] + '+changes' * commit.endswith('+changes') if commit else 'unknown'
@@ -356,7 +356,7 @@ def _row_notes(records: list, seeds: set) -> list: # seeds: those that the row s
         if r.changed: notes.append(f'{name} was changed after it was written')
     return notes
 
-# %% ../nbs/05_records.ipynb #80e0204e
+# %% ../nbs/05_records.ipynb #9472a4e6
 def _cell(records: list, branches: list, name: str, metric: str,
           usual: frozenset # ids on which most of the column was scored
          ) -> Cell|None:
@@ -373,7 +373,7 @@ def _cell(records: list, branches: list, name: str, metric: str,
     if len(there) < len(records): cell.notes.append('not all seeds of the row were scored on this set')
     return cell
 
-# %% ../nbs/05_records.ipynb #48dbf938
+# %% ../nbs/05_records.ipynb #cb556836
 def _rows(records: list, rows: tuple, sets: list, branches: str):
     "[(row key, [(record, branch), ...]), ...], and the records that have nothing to show."
     groups, left_out = {}, []
@@ -396,7 +396,7 @@ def _row(runs: list, shown: list, rows: tuple, cells: dict, branches: str, seeds
     keys = {k: str(_key(runs[0], k)) for k in rows if k != 'budget'}
     return Row(keys, _trained_on(runs[0]['budget']), f'{names}, {by}', cells, _row_notes(runs, seeds))
 
-# %% ../nbs/05_records.ipynb #8d524cf6
+# %% ../nbs/05_records.ipynb #f18215e7
 def table(records: list,              # of Record
           rows=('method', 'budget'),  # what makes a row: 'method', 'budget', 'experiment', 'dataset', 'weights', any recipe key
           metric: str = 'dice',       # a key of `scsam.metrics.METRICS`
@@ -436,7 +436,7 @@ def table(records: list,              # of Record
     return Table(out, sets, metric, [k for k in rows if k != 'budget'], Path(base), ' or '.join(units),
                  [str(r.path.name if r.path else r['run']) for r in left_out])
 
-# %% ../nbs/05_records.ipynb #67129293
+# %% ../nbs/05_records.ipynb #4cdae909
 def check_reported(reported: list, where: str = 'reported numbers'):
     "Raise a `ScsamError` unless each entry has `method`, `source` and `scores` {set: value in 0..1 or px/mm}."
     for i, x in enumerate(reported):
@@ -453,7 +453,7 @@ def read_reported(path: str|Path # JSON: a list of {method, source, scores, and 
     check_reported(reported, str(path))
     return reported
 
-# %% ../nbs/05_records.ipynb #9f9cb743
+# %% ../nbs/05_records.ipynb #e3b9b6ed
 @dataclass(repr=False)
 class Table:
     "Rows and columns made by `table`, ready to be shown."
@@ -484,7 +484,7 @@ class Table:
     def first(self, row: Row) -> list: return [*(row.keys.get(k, '') for k in self.keys), row.trained_on, row.branch]
     def link(self, path: Path) -> str: return quote(Path(os.path.relpath(path, self.base)).as_posix())
 
-# %% ../nbs/05_records.ipynb #c17260d9
+# %% ../nbs/05_records.ipynb #e56027e3
 def _markdown(self: Table) -> str:
     "Markdown; every measured cell links to the records of its seeds."
     notes, factor = self.notes, SHOWN[self.metric][1]
@@ -503,7 +503,7 @@ def _markdown(self: Table) -> str:
 
 Table.markdown = Table._repr_markdown_ = Table.__repr__ = _markdown
 
-# %% ../nbs/05_records.ipynb #f55c34f5
+# %% ../nbs/05_records.ipynb #1e229e1b
 _LATEX = {'\\': r'\textbackslash{}', '&': r'\&', '%': r'\%', '$': r'\$', '#': r'\#', '_': r'\_', '{': r'\{', '}': r'\}',
           '~': r'\textasciitilde{}', '^': r'\textasciicircum{}', '±': r'$\pm$', '×': r'$\times$', '–': '--'}
 
@@ -528,7 +528,7 @@ def _latex(self: Table) -> str:
 
 Table.latex = _latex
 
-# %% ../nbs/05_records.ipynb #174b6cd8
+# %% ../nbs/05_records.ipynb #0d99ed08
 def _csv(self: Table) -> str:
     "CSV: one line per cell, numbers as they are."
     out = io.StringIO()

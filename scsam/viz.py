@@ -7,7 +7,7 @@ __all__ = ['ORANGE', 'SKY', 'GREEN', 'YELLOW', 'BLUE', 'VERMILION', 'PINK', 'CLA
            'to_rgb', 'edges', 'overlay', 'show_grid', 'errors', 'heat', 'disagreement', 'uncertainty', 'draw_points',
            'draw_boxes', 'curves', 'save']
 
-# %% ../nbs/06_viz.ipynb #0f016631
+# %% ../nbs/06_viz.ipynb #9f83798c
 from pathlib import Path
 import matplotlib
 import matplotlib.pyplot as plt
@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 from .config import ScsamError, atomic
 
-# %% ../nbs/06_viz.ipynb #879b3fc6
+# %% ../nbs/06_viz.ipynb #16ff7c6d
 ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PINK = '#E69F00', '#56B4E9', '#009E73', '#F0E442', '#0072B2', '#D55E00', '#CC79A7'
 CLASSES = (SKY, ORANGE, GREEN, YELLOW, BLUE, VERMILION, PINK)  # of classes 1, 2, …; sky blue first, as endoscopy is reddish
 BRANCHES = {'unet': ORANGE, 'sam': BLUE, 'mean': GREEN, 'truth': PINK} # of curves and outlines
@@ -28,7 +28,7 @@ def rgb(colour: str) -> np.ndarray: # (3,) uint8
     "A colour's name or hex code as three bytes."
     return np.round(255 * np.array(matplotlib.colors.to_rgb(colour))).astype(np.uint8)
 
-# %% ../nbs/06_viz.ipynb #ea563fd0
+# %% ../nbs/06_viz.ipynb #0a5ae3e6
 def _array(x) -> np.ndarray:
     "NumPy view of an array or tensor."
     return x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x)
@@ -45,7 +45,7 @@ def to_rgb(image # (H, W), (H, W, 3) or (3, H, W); bytes, bool, or floats in 0..
     if x.dtype != np.uint8: x = np.round(255 * np.clip(x.astype(float), 0, 1)).astype(np.uint8)
     return np.repeat(x, 3, 2) if x.shape[2] == 1 else x.copy()
 
-# %% ../nbs/06_viz.ipynb #727041ce
+# %% ../nbs/06_viz.ipynb #0f3a5dab
 def edges(mask,        # (H, W) bool
           width: int=1 # pixels, inwards
          ) -> np.ndarray: # (H, W) bool
@@ -74,7 +74,7 @@ def overlay(image,               # anything `to_rgb` takes
         if contour: out[edges(region, max(1, round(min(mask.shape) / 150)))] = colour
     return out
 
-# %% ../nbs/06_viz.ipynb #536694e8
+# %% ../nbs/06_viz.ipynb #19896b53
 def show_grid(rows: list,      # of cases, each a list of images (anything `to_rgb` takes); None = an empty place
               titles: list = (), # of the columns
               labels: list = (), # of the rows
@@ -96,7 +96,7 @@ def show_grid(rows: list,      # of cases, each a list of images (anything `to_r
     plt.close(fig)                                             # shown where it is returned to, not twice
     return fig
 
-# %% ../nbs/06_viz.ipynb #cedb1b73
+# %% ../nbs/06_viz.ipynb #8a2e3ac7
 def errors(image,               # anything `to_rgb` takes
            pred, truth,         # (H, W) label maps or bool; truth 255 = no label here
            alpha: float = 0.6   # strength of the tint
@@ -110,7 +110,7 @@ def errors(image,               # anything `to_rgb` takes
     out[edges(known & (truth != 0))] = 255
     return out
 
-# %% ../nbs/06_viz.ipynb #690c64fb
+# %% ../nbs/06_viz.ipynb #5f111fcc
 def heat(values,              # (H, W) floats in 0..1
          cmap: str = 'cividis'
         ) -> np.ndarray:      # (H, W, 3) uint8
@@ -132,7 +132,7 @@ def uncertainty(probs # (K, H, W)
     p = np.clip(_array(probs).astype(float), 1e-12, 1)
     return -(p * np.log(p)).sum(0) / np.log(len(p))
 
-# %% ../nbs/06_viz.ipynb #004793be
+# %% ../nbs/06_viz.ipynb #18946c59
 def draw_points(image,      # anything `to_rgb` takes
                 points,     # (N, 2) xy in pixels
                 labels,     # (N,) 1 positive, 0 negative, -1 not drawn
@@ -161,7 +161,7 @@ def draw_boxes(image,           # anything `to_rgb` takes
         ImageDraw.Draw(picture).rectangle(box, outline=colours[i % len(colours)], width=max(1, round(min(picture.size) / 100)))
     return np.array(picture)
 
-# %% ../nbs/06_viz.ipynb #3333e892
+# %% ../nbs/06_viz.ipynb #57a8bb37
 def curves(history: list,              # of rows: dicts of numbers, each with `x`
            panels: dict|None = None,   # {title: [keys]}
            x: str = 'step',            # key of the horizontal axis
@@ -188,7 +188,7 @@ def curves(history: list,              # of rows: dicts of numbers, each with `x
     plt.close(fig)
     return fig
 
-# %% ../nbs/06_viz.ipynb #f239fbf9
+# %% ../nbs/06_viz.ipynb #85aad4e4
 def save(picture,        # a figure, or anything `to_rgb` takes
          path: str|Path, # the suffix says the format: .png, .pdf (figures), .jpg
          dpi: int = 110  # of figures

