@@ -135,6 +135,7 @@ class Report:
         bad = [f for f in self.findings if f.level == 'error']
         if bad:
             more = [f'  ... and {len(bad) - 10} more; see scsam data check'] if len(bad) > 10 else []
+            if len(bad) == 1: raise ScsamError(bad[0].message)
             raise ScsamError('\n'.join([f'{self.name} has {len(bad)} errors:', *(f'  {f.message}' for f in bad[:10]), *more]))
 
     def text(self, most: int = 5) -> str: # findings shown of each kind
