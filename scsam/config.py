@@ -6,14 +6,14 @@
 __all__ = ['PEFT', 'PRESETS', 'ScsamError', 'nearest', 'Recipe', 'mix', 'generator', 'seed_step', 'atomic', 'write_json',
            'read_json', 'cache_dir', 'find_data']
 
-# %% ../nbs/00_config.ipynb #b5392988
+# %% ../nbs/00_config.ipynb #a864c02f
 import contextlib, dataclasses, difflib, hashlib, json, os, random, sys, tempfile, typing
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 import numpy as np
 import torch
 
-# %% ../nbs/00_config.ipynb #a818a1ba
+# %% ../nbs/00_config.ipynb #97cc1496
 class ScsamError(ValueError):
     "An error that a user can mend: its message says what is wrong, where, and what to do."
 
@@ -26,7 +26,7 @@ def nearest(word: str, # what was typed
     close = difflib.get_close_matches(str(word), choices, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(choices)}"
 
-# %% ../nbs/00_config.ipynb #a29b99db
+# %% ../nbs/00_config.ipynb #7daae3e3
 def _choice(default, *choices):
     "A dataclass field that takes one of `choices`."
     return field(default=default, metadata={'choices': choices})
@@ -129,7 +129,7 @@ class Recipe:
         if name not in PRESETS: raise ScsamError(f'unknown preset {name!r}{nearest(name, PRESETS)}')
         return cls().replace(**{**PRESETS[name], **changes})
 
-# %% ../nbs/00_config.ipynb #3b17fae2
+# %% ../nbs/00_config.ipynb #695217c1
 def _coerce(f: dataclasses.Field, value):
     "`value` as the type of field `f`, or a `ScsamError`."
     kind = type(f.default)
@@ -154,7 +154,7 @@ def _coerce(f: dataclasses.Field, value):
         raise ScsamError(f'recipe: {f.name}={value!r} is unknown{nearest(value, f.metadata["choices"])}')
     return value
 
-# %% ../nbs/00_config.ipynb #d22948bb
+# %% ../nbs/00_config.ipynb #2edbe15a
 PRESETS = {
     'paper': {},
     'released': dict(points='released', peft='adapter', cutout='released'),
@@ -166,7 +166,7 @@ PRESETS = {
                   labeled='4', val=0.2),
 }
 
-# %% ../nbs/00_config.ipynb #cd7599cd
+# %% ../nbs/00_config.ipynb #1349a485
 def mix(*keys) -> int:
     "A 63-bit number that is a fixed, well-spread function of `keys` (anything with a stable `repr`)."
     return int.from_bytes(hashlib.blake2b(repr(keys).encode(), digest_size=8).digest(), 'little') >> 1
@@ -183,7 +183,7 @@ def seed_step(seed: int, step: int):
     n = mix(seed, 'step', step)
     random.seed(n); np.random.seed(n % 2**32); torch.manual_seed(n)
 
-# %% ../nbs/00_config.ipynb #080b50ed
+# %% ../nbs/00_config.ipynb #df3df4ce
 @contextlib.contextmanager
 def atomic(path: str|Path): # the final name
     "Yields a temporary path to write to; on success it becomes `path`, on any error it is removed."
@@ -216,7 +216,7 @@ def read_json(path: str|Path):
     except (json.JSONDecodeError, UnicodeDecodeError) as e: raise ScsamError(f'{path} is damaged: {e}') from None
     except OSError as e: raise ScsamError(f'{path} cannot be read: {e.strerror}') from None
 
-# %% ../nbs/00_config.ipynb #3e2d5974
+# %% ../nbs/00_config.ipynb #ffeb9997
 def cache_dir() -> Path: # made on first use by whoever writes there
     "`$SCSAM_CACHE`, else the platform's cache directory."
     if os.environ.get('SCSAM_CACHE'): return Path(os.environ['SCSAM_CACHE']).expanduser()

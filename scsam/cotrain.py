@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['make_sam', 'unet_optimizer', 'sam_optimizer', 'ScSam', 'make_scsam']
 
-# %% ../nbs/21_cotrain.ipynb #d8359aab
+# %% ../nbs/21_cotrain.ipynb #b9041440
 import torch
 from torch import nn, Tensor
 from .config import Recipe, ScsamError
@@ -17,7 +17,7 @@ from .lora import apply_peft
 from .prompts import BoxTokens, make_prompts
 from .losses import ce_dice, entropy, pseudo_label, rampup
 
-# %% ../nbs/21_cotrain.ipynb #80189c30
+# %% ../nbs/21_cotrain.ipynb #48791aa4
 def make_sam(recipe: Recipe) -> nn.Module: # ready to train: `recipe.peft` decides which of its parameters are
     "SAM as the recipe wants it."
     sam = load_sam(recipe.sam, recipe.weights or None, recipe.image_size, recipe.num_classes)
@@ -36,7 +36,7 @@ def sam_optimizer(modules, recipe: Recipe) -> torch.optim.Optimizer:
     if not trained: raise ScsamError(f"nothing is trainable in SAM with peft={recipe.peft!r} and tokens={recipe.tokens!r}; use peft='decoder' or 'lora'")
     return torch.optim.Adam(trained, recipe.sam_lr)
 
-# %% ../nbs/21_cotrain.ipynb #86688708
+# %% ../nbs/21_cotrain.ipynb #8b8a21f4
 class ScSam(nn.Module):
     "SC-SAM: a specialist and a generalist that train each other."
     def __init__(self, unet: nn.Module, sam: nn.Module, recipe: Recipe):

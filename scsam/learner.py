@@ -7,7 +7,7 @@ __all__ = ['METHODS', 'make_method', 'Roles', 'assign_roles', 'to_float', 'Embed
            'load_trained', 'save_tensors', 'load_tensors', 'save_checkpoint', 'load_checkpoint', 'predict_arrays',
            'foreground_dice', 'validate', 'History', 'fit', 'peak_memory_mb', 'Run', 'load_run']
 
-# %% ../nbs/30_learner.ipynb #106a6f04
+# %% ../nbs/30_learner.ipynb #02e942aa
 import contextlib, hashlib, json, math, resource, signal, sys, threading, time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +27,7 @@ from .cotrain import make_scsam
 from .baselines import make_sam_only, make_unet_only
 from .rivals import RIVALS
 
-# %% ../nbs/30_learner.ipynb #322dc046
+# %% ../nbs/30_learner.ipynb #bb51346b
 METHODS = {'scsam': make_scsam, 'unet': make_unet_only, 'sam-lora': make_sam_only, **RIVALS}
 
 def make_method(recipe: Recipe) -> nn.Module:
@@ -40,7 +40,7 @@ def make_method(recipe: Recipe) -> nn.Module:
         if isinstance(m, SegmentationNet): m.to(memory_format=torch.channels_last)     # a fifth less time on a CPU
     return method
 
-# %% ../nbs/30_learner.ipynb #f737bada
+# %% ../nbs/30_learner.ipynb #d79c33c5
 @dataclass
 class Roles:
     "The cases of a run by what they are used for."
@@ -59,7 +59,7 @@ def assign_roles(data: Dataset, recipe: Recipe) -> Roles:
     ids = {c.id for c in labeled}
     return Roles(data, labeled, [c for c in data.where(role='train') if c.id not in ids], [c for c in data.where(role='val') if c.has_mask])
 
-# %% ../nbs/30_learner.ipynb #461490ff
+# %% ../nbs/30_learner.ipynb #817e62f9
 def to_float(images: np.ndarray, device='cpu') -> Tensor: # (B, S, S, 3) uint8 -> (B, 3, S, S) float32 in [0, 1]
     "Pixels as networks want them."
     return torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float() / 255
@@ -105,7 +105,7 @@ class Embeddings:
 
     def __len__(self): return len(self.keys)
 
-# %% ../nbs/30_learner.ipynb #286ff974
+# %% ../nbs/30_learner.ipynb #d1f02a00
 class Feed:
     "Training batches, a pure function of (seed, step)."
     def __init__(self, roles: Roles, recipe: Recipe,
@@ -150,14 +150,14 @@ class Feed:
         return Batch(images=images, masks=masks, valid=valid, n_labeled=cut, ids=[self.ids[i] for i in rows],
                      embeddings=seen, flips=None if seen is None else flips)
 
-# %% ../nbs/30_learner.ipynb #f78c4cb6
+# %% ../nbs/30_learner.ipynb #f96bedd1
 def lr_factor(recipe: Recipe, step: int) -> float: # in [0, 1]
     "What both learning rates are multiplied by at `step`."
     warm = min(1., (step + 1) / recipe.warmup) if recipe.warmup else 1.
     t = step / recipe.steps
     return warm * {'linear': 1 - t, 'cosine': (1 + math.cos(math.pi * t)) / 2, 'constant': 1.}[recipe.schedule]
 
-# %% ../nbs/30_learner.ipynb #6450752f
+# %% ../nbs/30_learner.ipynb #9efc1add
 def trained_state(method: nn.Module) -> dict[str, Tensor]:
     "The state dict without what stays as SAM's own checkpoint has it."
     state, frozen = method.state_dict(), set()
@@ -204,7 +204,7 @@ def _content_hash(tensors: dict[str, Tensor]) -> str:
     for k in sorted(tensors): h.update(f'{k} {tuple(tensors[k].shape)}'.encode()); h.update(tensors[k].reshape(-1).view(torch.uint8).numpy().tobytes())
     return h.hexdigest()
 
-# %% ../nbs/30_learner.ipynb #4546a498
+# %% ../nbs/30_learner.ipynb #def5af2a
 def save_checkpoint(folder: Path, step: int, method: nn.Module, optimizers: list, meta: dict):
     "State after `step` steps; the two newest checkpoints are kept."
     tensors = {f'model.{k}': v for k, v in trained_state(method).items()}
@@ -231,7 +231,7 @@ def load_checkpoint(folder: Path, method: nn.Module, optimizers: list, say=print
         return meta
     return None
 
-# %% ../nbs/30_learner.ipynb #1c68955b
+# %% ../nbs/30_learner.ipynb #507bfd48
 @torch.no_grad()
 def predict_arrays(method: nn.Module, arrays, embeddings=None, batch_size: int = 16, device='cpu'):
     "Yields (rows, {branch: probabilities}) over `arrays`; prompts are seeded by each case's id."
@@ -263,7 +263,7 @@ def validate(method: nn.Module, arrays, embeddings=None, device='cpu') -> dict[s
         for k, p in probs.items(): out.setdefault(k, []).append(foreground_dice(p, masks))
     return {k: float(torch.cat(v).mean()) for k, v in out.items()}
 
-# %% ../nbs/30_learner.ipynb #5c7243c7
+# %% ../nbs/30_learner.ipynb #5ec91525
 @dataclass
 class History:
     "Losses per window of steps, and validation Dice per branch."
@@ -277,7 +277,7 @@ class History:
         d = read_json(path)
         return cls(*([r for r in d[k] if until is None or r['step'] <= until] for k in ('train', 'val')))
 
-# %% ../nbs/30_learner.ipynb #716fd5db
+# %% ../nbs/30_learner.ipynb #db2474f6
 def fit(method: nn.Module,
         data: Dataset,
         recipe: Recipe,
@@ -362,7 +362,7 @@ def fit(method: nn.Module,
     (out/'checkpoints').rmdir()
     return history
 
-# %% ../nbs/30_learner.ipynb #81fe8e74
+# %% ../nbs/30_learner.ipynb #e3a2c827
 def _check_dir(out: Path, recipe: Recipe, manifest: dict, resume: str):
     "May `out` be the directory of this run?"
     if (out/'recipe.json').exists():
@@ -429,7 +429,7 @@ def peak_memory_mb(device='cpu') -> float:
     if torch.device(device).type == 'cuda': return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == 'darwin' else 2**10)
 
-# %% ../nbs/30_learner.ipynb #eb876116
+# %% ../nbs/30_learner.ipynb #52c7e37e
 @dataclass
 class Run:
     "A trained method with what is known of its training."
