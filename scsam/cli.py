@@ -6,13 +6,13 @@
 __all__ = ['DEMO_ROWS', 'COMMANDS', 'open_data', 'recipe_from', 'train', 'evaluate', 'predict', 'table', 'data', 'weights',
            'demo', 'demo_table', 'demo_figure', 'make_parser', 'main']
 
-# %% ../nbs/50_cli.ipynb #cf40fcc8
+# %% ../nbs/50_cli.ipynb #de8d239b
 import argparse, sys, time
 from dataclasses import fields
 from pathlib import Path
 from .config import PRESETS, Recipe, ScsamError, cache_dir, nearest, read_json
 
-# %% ../nbs/50_cli.ipynb #e50f7c45
+# %% ../nbs/50_cli.ipynb #6fd527a8
 def open_data(path: str, kind: str|None = None):
     "A dataset from a path or from the name 'phantom'."
     from scsam.datasets import load_dataset
@@ -26,7 +26,7 @@ def recipe_from(args: argparse.Namespace, num_classes: int) -> Recipe: # the pre
     if recipe.num_classes != num_classes: raise ScsamError(f'--num-classes {recipe.num_classes}, but the dataset has {num_classes} classes, background included')
     return recipe
 
-# %% ../nbs/50_cli.ipynb #d38bf5fe
+# %% ../nbs/50_cli.ipynb #222ef719
 def train(args: argparse.Namespace):
     "Train one method and leave a run directory."
     from scsam.check import check
@@ -46,7 +46,7 @@ def train(args: argparse.Namespace):
     print(f"kept: step {best['step']} by {best['by']}, branch {best['branch']}" + (f", validation Dice {best['dice']:.3f}" if best['dice'] is not None else ''))
     print(f'next: scsam evaluate {out}')
 
-# %% ../nbs/50_cli.ipynb #3a045e91
+# %% ../nbs/50_cli.ipynb #2631ec84
 def evaluate(args: argparse.Namespace):
     "Score a finished run on the test sets and write its record."
     from scsam.experiment import make_record, run_data
@@ -61,7 +61,7 @@ def evaluate(args: argparse.Namespace):
     for metric in metrics: print(table([read_record(path)], metric=metric, branches='all', base=run.dir).markdown(), end='\n\n')
     print(f'record: {path}')
 
-# %% ../nbs/50_cli.ipynb #ed05c620
+# %% ../nbs/50_cli.ipynb #2cfd64c7
 def predict(args: argparse.Namespace):
     "Masks and overlays for an image or a folder of images."
     import numpy as np
@@ -81,7 +81,7 @@ def predict(args: argparse.Namespace):
         save(overlay(case.read_image(), maps[branch]), out/f'{name}_overlay.png')
     print(f'{len(cases)} mask{"s" * (len(cases) != 1)} of branch {branch} in {out} (values 0 to {run.recipe.num_classes - 1}; beside each an overlay to look at)')
 
-# %% ../nbs/50_cli.ipynb #15f29cc1
+# %% ../nbs/50_cli.ipynb #2ac5e08c
 def table(args: argparse.Namespace):
     "One table from all records below a folder."
     from scsam.records import find_records, table as make
@@ -90,7 +90,7 @@ def table(args: argparse.Namespace):
     t = make(records, metric=args.metric, branches=args.branch, base=args.folder)
     print({'markdown': t.markdown, 'latex': t.latex, 'csv': t.csv}[args.format]())
 
-# %% ../nbs/50_cli.ipynb #e79dc13a
+# %% ../nbs/50_cli.ipynb #d294b7cb
 def data(args: argparse.Namespace) -> int|None: # of a check: 0 clean, 1 warnings, 2 errors
     "Show what a dataset holds (`scsam data DIR`), or look for everything that is wrong with it (`scsam data check DIR`)."
     if args.words[0] != 'check' and len(args.words) == 1: return print(open_data(args.words[0], args.kind))
@@ -111,7 +111,7 @@ def weights(args: argparse.Namespace):
     for r in weights_table():
         if args.fetch in (None, r['name']): print(f"{r['name']:<11} {r['megabytes']:>5} MB  {r['licence']:<11} {r['state']:<25} {r['path'] or r['url']}")
 
-# %% ../nbs/50_cli.ipynb #e760a0d5
+# %% ../nbs/50_cli.ipynb #8cf39462
 def demo(args: argparse.Namespace):
     "Train and compare on generated images, in a few minutes on a laptop."
     import importlib.util
@@ -169,7 +169,7 @@ def demo_figure(runs: dict, cases, path: Path, n: int = 4) -> Path:
     save(figure, path)
     return path
 
-# %% ../nbs/50_cli.ipynb #d492dc1f
+# %% ../nbs/50_cli.ipynb #a9a40b29
 class _Parser(argparse.ArgumentParser):
     "argparse whose errors are `ScsamError`s."
     def error(self, message):
