@@ -6,8 +6,8 @@
 __all__ = ['CONSISTENCY', 'NOISE', 'PASSES', 'NOTHING', 'RELEASED', 'TO_SAM', 'TO_UNET', 'RIVALS', 'total', 'ramp', 'SemiUNet',
            'EMA', 'noisy', 'MeanTeacher', 'make_mean_teacher', 'UncertaintyAware', 'make_ua_mt', 'CPS', 'make_cps',
            'by_share', 'UniMatch', 'make_unimatch', 'make_fixmatch', 'BCP', 'make_bcp', 'class_logits', 'frozen_sam',
-           'prompts_for', 'ask_frozen', 'ZeroShot', 'make_sam_zero', 'make_medsam_zero', 'oracle_boxes', 'SemiSam',
-           'make_semisam', 'with_decoder', 'CpcSam', 'make_cpc_sam', 'VNet', 'KnowSam', 'make_knowsam', 'ScSamReleased',
+           'ask_frozen', 'ZeroShot', 'make_sam_zero', 'make_medsam_zero', 'oracle_boxes', 'SemiSam', 'make_semisam',
+           'with_decoder', 'CpcSam', 'make_cpc_sam', 'VNet', 'KnowSam', 'make_knowsam', 'ScSamReleased',
            'make_scsam_released', 'agreement', 'gate', 'ScSamAdaptive', 'make_scsam_adaptive']
 
 # %% ../nbs/23_rivals.ipynb #7e23addd
@@ -220,20 +220,13 @@ def frozen_sam(recipe: Recipe) -> nn.Module:
     return apply_peft(load_sam(recipe.sam, recipe.weights or None, recipe.image_size, recipe.num_classes), 'none')
 
 
-def prompts_for(probs: Tensor, recipe: Recipe, seeds=None) -> dict: # of `Sam.decode`
-    "`make_prompts`, with the box of a class that is not predicted shrunk to a corner of the image."
-    prompts = make_prompts(probs, recipe, seeds=seeds)
-    if 'boxes' in prompts: prompts['boxes'] = prompts['boxes'].nan_to_num(0.)
-    return prompts
-
-
 def ask_frozen(sam: nn.Module, seen: Tensor, # the embeddings
                probs: Tensor,                # (B, K, H, W): who prompts
                recipe: Recipe, flips=None, seeds=None) -> Tensor: # class logits (B, K, H, W)
     "A frozen SAM's answer to a prediction's prompts; background where a class is not predicted."
     probs = flip(probs, flips)
     absent = ~regions(probs)[0].flatten(2).any(-1)
-    return class_logits(sam.decode(seen, **prompts_for(probs, recipe, seeds)).masked_fill(absent[..., None, None], NOTHING), flips)
+    return class_logits(sam.decode(seen, **make_prompts(probs, recipe, seeds=seeds)).masked_fill(absent[..., None, None], NOTHING), flips)
 
 
 class ZeroShot(UNetOnly):
@@ -273,7 +266,7 @@ def oracle_boxes(sam: nn.Module,
     "ORACLE: SAM's answer to boxes around the true objects. It reads the truth; its scores belong in no row beside a method's."
     seen = sam.encode(images) if embeddings is None else embeddings.float()
     known = one_hot(masks, sam.num_classes)
-    logits = sam.decode(seen, boxes=mask_box(known).nan_to_num(0.))
+    logits = sam.decode(seen, boxes=mask_box(known))
     absent = ~regions(known)[0].flatten(2).any(-1)
     return class_logits(logits.masked_fill(absent[..., None, None], NOTHING)).float().softmax(1)
 
@@ -325,7 +318,7 @@ class CpcSam(nn.Module):
               ) -> Tensor:                    # class logits (B, K, H, W)
         "What branch i (0 or 1) answers."
         sam = with_decoder(self.sam, self.twin) if i else self.sam
-        prompts = {} if probs is None else prompts_for(flip(probs.detach(), flips), self.recipe)
+        prompts = {} if probs is None else make_prompts(flip(probs.detach(), flips), self.recipe)
         return class_logits(sam.decode(seen, **prompts, tokens=self.tokens[i](seen) if self.tokens else None), flips)
 
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor]:
