@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['METHODS', 'make_method', 'Roles', 'assign_roles', 'to_float', 'Embeddings', 'Feed', 'lr_factor', 'trained_state',
            'load_trained', 'save_tensors', 'load_tensors', 'save_checkpoint', 'load_checkpoint', 'predict_arrays',
-           'foreground_dice', 'validate', 'History', 'fit', 'peak_memory_mb', 'Run', 'load_run']
+           'foreground_dice', 'validate', 'History', 'asked_points', 'Snapshots', 'fit', 'peak_memory_mb', 'Run',
+           'load_run']
 
-# %% ../nbs/30_learner.ipynb #02e942aa
-import contextlib, hashlib, json, math, resource, signal, sys, threading, time
+# %% ../nbs/30_learner.ipynb #f24aad3f
+import contextlib, hashlib, json, math, resource, shutil, signal, sys, threading, time
 from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
@@ -19,13 +20,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file, load_file
 from tqdm.auto import tqdm
 from .config import Recipe, ScsamError, atomic, cache_dir, generator, mix, nearest, read_json, seed_step, write_json
-from .data import IGNORE, Batch, Dataset, TwoStream, load_arrays
+from .data import IGNORE, Arrays, Batch, Dataset, TwoStream, load_arrays
 from .augment import augment
 from .sam import Sam
 from .unet import SegmentationNet
-from .cotrain import make_scsam
+from .prompts import make_prompts
+from .cotrain import ScSam, make_scsam
 from .baselines import make_sam_only, make_unet_only
-from .rivals import RIVALS
+from .rivals import RIVALS, SemiSam, ZeroShot
 
 # %% ../nbs/30_learner.ipynb #bb51346b
 METHODS = {'scsam': make_scsam, 'unet': make_unet_only, 'sam-lora': make_sam_only, **RIVALS}
@@ -263,21 +265,76 @@ def validate(method: nn.Module, arrays, embeddings=None, device='cpu') -> dict[s
         for k, p in probs.items(): out.setdefault(k, []).append(foreground_dice(p, masks))
     return {k: float(torch.cat(v).mean()) for k, v in out.items()}
 
-# %% ../nbs/30_learner.ipynb #5ec91525
+# %% ../nbs/30_learner.ipynb #a3507b67
 @dataclass
 class History:
-    "Losses per window of steps, and validation Dice per branch."
+    "Losses per window of steps, validation Dice per branch, and what snapshots say of the unlabelled images."
     train: list = field(default_factory=list)   # {'step': last step of the window, 'loss': …, each part: …}
     val: list = field(default_factory=list)     # {'step': …, each branch: …}
+    pseudo: list = field(default_factory=list)  # {'step': …, each branch: …}, for reporting only
 
-    def save(self, path): write_json(path, {'train': self.train, 'val': self.val})
+    def save(self, path): write_json(path, vars(self))
 
     @classmethod
     def load(cls, path, until: int|None = None) -> 'History': # rows up to step `until`
         d = read_json(path)
-        return cls(*([r for r in d[k] if until is None or r['step'] <= until] for k in ('train', 'val')))
+        return cls(*([r for r in d.get(k, []) if until is None or r['step'] <= until] for k in ('train', 'val', 'pseudo')))
 
-# %% ../nbs/30_learner.ipynb #db2474f6
+# %% ../nbs/30_learner.ipynb #d1826313
+def asked_points(method: nn.Module, probs: dict, seeds: list) -> tuple|None: # xy (B, K-1, P, 2) in pixels, labels (B, K-1, P); None: SAM is asked otherwise
+    "The points that `method.predict` asks SAM with, when the U-Net says `probs['unet']` and prompts have these seeds."
+    if not isinstance(method, (ScSam, ZeroShot, SemiSam)): return None
+    recipe = method.recipe.replace(points='image')
+    return make_prompts(probs['unet'], recipe, seeds=torch.as_tensor(seeds, device=probs['unet'].device)).get('points')
+
+
+class Snapshots:
+    "Predictions of every branch for all unlabelled images, at `steps`."
+    def __init__(self, folder: Path, roles: Roles, recipe: Recipe,
+                 count: int,                 # how many, evenly over the run, the last at its end
+                 sam: Sam|None = None,       # whose embeddings to cache; None = no cache
+                 device='cpu', cache=None, progress: bool = False):
+        self.folder, self.recipe, self.device = Path(folder), recipe, device
+        self.steps = {round(i * recipe.steps / count) for i in range(1, count + 1)} - {0} if roles.unlabeled else set()
+        if not self.steps: return
+        self.known = [i for i, c in enumerate(roles.unlabeled) if c.has_mask]
+        self.arrays = load_arrays(roles.unlabeled, recipe.image_size, cache=cache, progress=progress)
+        self.seen = None if sam is None else Embeddings(sam, self.arrays.images, device=device, precision=recipe.precision, progress=progress)
+
+    def take(self, method: nn.Module, step: int) -> dict: # mean foreground Dice of each branch where there is a mask to compare with
+        "Write the snapshot of `step`."
+        new, final = self.folder/f'.step-{step:07d}.tmp', self.folder/f'step-{step:07d}'
+        dice, points, files = {}, [], {}
+        try:
+            for old in (new, final): shutil.rmtree(old, ignore_errors=True)     # of a process that was killed after it wrote
+            new.mkdir(parents=True)
+            with contextlib.ExitStack() as stack:
+                for rows, probs in predict_arrays(method, self.arrays, self.seen, device=self.device):
+                    masks = torch.from_numpy(self.arrays.masks[rows].astype(np.int64)).to(self.device)
+                    for k, p in probs.items():
+                        dice.setdefault(k, []).append(foreground_dice(p, masks))
+                        if k == 'mean': continue
+                        if k not in files: files[k] = _npy(stack, new/f'{k}.npy', (len(self.arrays), p.shape[1] - 1, *p.shape[2:]))
+                        files[k].write((p[:, 1:] * 255).round().byte().cpu().numpy().tobytes())
+                    asked = asked_points(method, probs, [mix(i) for i in self.arrays.ids[rows]])
+                    if asked: points.append([x.cpu().numpy() for x in asked])
+            if points:
+                xy, labels = (np.concatenate(x) for x in zip(*points))
+                np.savez(new/'points.npz', xy=xy.astype(np.float32), labels=labels.astype(np.int8))
+            write_json(self.folder/'cases.json', {'format': 1, 'ids': list(self.arrays.ids), 'size': self.recipe.image_size,
+                                                  'branches': list(files), 'classes': self.recipe.num_classes})
+            new.rename(final)
+        except OSError as e: raise ScsamError(f'cannot write the snapshot {final} ({e.strerror or e}); free some room, or train with fewer snapshots') from e
+        return {k: float(torch.cat(v)[self.known].mean()) for k, v in dice.items()} if self.known else {}
+
+
+def _npy(stack: contextlib.ExitStack, path: Path, shape: tuple):
+    "A file to which uint8 values are written piece by piece, and which `np.load` reads."
+    f = stack.enter_context(open(path, 'wb'))
+    np.lib.format.write_array_header_1_0(f, {'descr': '|u1', 'fortran_order': False, 'shape': shape})
+    return f
+
+# %% ../nbs/30_learner.ipynb #b08a099b
 def fit(method: nn.Module,
         data: Dataset,
         recipe: Recipe,
@@ -285,7 +342,8 @@ def fit(method: nn.Module,
         resume: str = 'auto',              # 'auto': take up what is there; 'never': an existing run is an error
         max_minutes: float|None = None,    # stop at a checkpoint after this time
         progress: bool = True,
-        cache=None                         # folder for decoded images; None = decode anew
+        cache=None,                        # folder for decoded images; None = decode anew
+        snapshots: int = 0                 # how many times to keep the predictions for all unlabelled images
        ) -> History:                       # complete when `training.json` is in `out_dir`
     "Train `method`, leaving in `out_dir`: recipe, manifest, history, model.safetensors (best on validation, else last), training.json."
     out, start_time = Path(out_dir), time.monotonic()
@@ -301,6 +359,8 @@ def fit(method: nn.Module,
     feed = Feed(roles, recipe, sam, method.needs_unlabeled, getattr(method, 'view', ''), device, progress, cache)
     val = load_arrays(roles.val, recipe.image_size, cache=cache) if roles.val else None
     val_seen = Embeddings(sam, val.images, device=device, precision=recipe.precision) if val and feed.embeddings is not None else None
+    keep = Snapshots(out/'snapshots', roles, recipe, snapshots, sam if feed.embeddings is not None else None, device, cache, progress)
+    report = _report(method, recipe, feed)
     _claim_dir(out, recipe, manifest)                                     # only now: data that cannot be read leaves nothing behind
     meta = load_checkpoint(out/'checkpoints', method, optimizers) or {'step': 0, 'best': None, 'seconds': 0.}
     step = meta['step']
@@ -334,11 +394,14 @@ def fit(method: nn.Module,
                 scores = validate(method, val, val_seen, device) if val else {}
                 if scores:
                     history.val.append({'step': step, **scores})
-                    branch = max(scores, key=scores.get)
+                    branch = report or max(scores, key=scores.get)
                     bar.write(f'step {step}: validation Dice ' + ', '.join(f'{k} {v:.3f}' for k, v in scores.items())) if progress else None
                     if meta['best'] is None or scores[branch] > meta['best']['dice']:
                         meta['best'] = {'step': step, 'by': 'validation', 'branch': branch, 'dice': scores[branch]}
                         save_tensors(out/'model.safetensors', trained_state(method), {'step': step})
+            if step in keep.steps:
+                dice = keep.take(method, step)
+                if dice: history.pseudo.append({'step': step, **dice})
             if due or stop:
                 meta['seconds'] = before + time.monotonic() - start_time
                 history.save(out/'history.json')
@@ -350,7 +413,8 @@ def fit(method: nn.Module,
                 return history
     bar.close()
     if meta['best'] is None:
-        meta['best'] = {'step': step, 'by': 'last step', 'branch': getattr(method, 'report', 'sam' if sam is not None else 'unet'), 'dice': None}
+        branch = report or getattr(method, 'report', 'sam' if sam is not None else 'unet')
+        meta['best'] = {'step': step, 'by': 'last step', 'branch': branch, 'dice': None}
         save_tensors(out/'model.safetensors', trained_state(method), {'step': step})
     seen = recipe.steps * recipe.accumulate * len(feed.at(0).ids)
     write_json(out/'training.json', {
@@ -362,7 +426,7 @@ def fit(method: nn.Module,
     (out/'checkpoints').rmdir()
     return history
 
-# %% ../nbs/30_learner.ipynb #e3a2c827
+# %% ../nbs/30_learner.ipynb #2ea90769
 def _check_dir(out: Path, recipe: Recipe, manifest: dict, resume: str):
     "May `out` be the directory of this run?"
     if (out/'recipe.json').exists():
@@ -373,14 +437,25 @@ def _check_dir(out: Path, recipe: Recipe, manifest: dict, resume: str):
         if (out/'manifest.json').exists() and read_json(out/'manifest.json')['sha256'] != manifest['sha256']:
             raise ScsamError(f'{out} holds a run on other data (its manifest differs); choose another directory')
     elif out.is_file(): raise ScsamError(f'{out} is a file; choose a directory')
-    elif out.exists() and any(out.iterdir()): raise ScsamError(f'{out} is not empty and holds no run; choose another directory')
+    elif out.exists() and any(p.name[0] != '.' for p in out.iterdir()): raise ScsamError(f'{out} is not empty and holds no run; choose another directory')
 
 
 def _claim_dir(out: Path, recipe: Recipe, manifest: dict):
     "Make `out` the directory of this run."
+    write_json(out/'recipe.json', recipe.to_dict())     # first: with it the directory is a run's, wherever the process is killed
     write_json(out/'manifest.json', manifest)
-    write_json(out/'recipe.json', recipe.to_dict())
-    for left in out.rglob('.*.tmp'): left.unlink()      # of a process that was killed while it wrote
+    for left in list(out.rglob('.*.tmp')):              # of a process that was killed while it wrote
+        shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+
+
+def _report(method: nn.Module, recipe: Recipe, feed: Feed) -> str|None: # None: whichever is best on validation
+    "The branch that the recipe names, if it is one of the method's."
+    named = getattr(recipe, 'report', 'validation')
+    if named == 'validation': return None
+    one = Arrays(feed.images[:1], feed.masks[:1], feed.ids[:1])
+    known = next(predict_arrays(method, one, feed.embeddings, device=feed.device))[1]
+    if named not in known: raise ScsamError(f'recipe: report={named!r} is no branch of {recipe.method!r}{nearest(named, ["validation", *known])}')
+    return named
 
 
 class _Step(nn.Module):
