@@ -6,8 +6,8 @@
 __all__ = ['PEFT', 'PRESETS', 'ScsamError', 'nearest', 'Recipe', 'mix', 'generator', 'seed_step', 'atomic', 'write_json',
            'read_json', 'cache_dir', 'find_data']
 
-# %% ../nbs/00_config.ipynb #a864c02f
-import contextlib, dataclasses, difflib, hashlib, json, os, random, sys, tempfile, typing
+# %% ../nbs/00_config.ipynb #c56997eb
+import contextlib, dataclasses, difflib, hashlib, json, os, random, re, sys, tempfile, typing
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 import numpy as np
@@ -26,7 +26,7 @@ def nearest(word: str, # what was typed
     close = difflib.get_close_matches(str(word), choices, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(choices)}"
 
-# %% ../nbs/00_config.ipynb #7daae3e3
+# %% ../nbs/00_config.ipynb #ccb6a413
 def _choice(default, *choices):
     "A dataclass field that takes one of `choices`."
     return field(default=default, metadata={'choices': choices})
@@ -62,6 +62,8 @@ class Recipe:
     accumulate: int = 1                # batches whose gradients are summed before a step
     compile: bool = False              # torch.compile both networks
     val_every: int = 200               # steps between validations and checkpoints; 0 = only at the end
+    average: float = 0.                # decay of a moving average of all trained weights, which is then validated and kept; 0 = none
+    report: str = 'validation'         # the branch that is reported: the better one on validation, or the one named here
     # the specialist
     unet: str = 'paper'                # 'paper', or the name of a timm encoder
     unet_dropout: float = 1.           # factor on the paper U-Net's dropout rates (.05 to .5); short runs want less
@@ -72,6 +74,8 @@ class Recipe:
     lora_rank: int = 4
     lora_alpha: float = 0.             # 0 = same as the rank, so that the update is not rescaled
     lora_targets: tuple = ('q', 'v')   # any of q, k, v, proj, mlp
+    lora_dropout: float = 0.           # of the correction's input
+    lora_blocks: str = ''              # transformer blocks that are corrected: '8-11' or '0,2,5', the first being 0; '' = all
     cache_embeddings: bool = False     # encode each image once; only with a frozen encoder ('decoder', 'none')
     grad_checkpoint: bool = False      # recompute the encoder's blocks in the backward pass: less memory, more time
     # the exchange
@@ -85,15 +89,28 @@ class Recipe:
     unet_to_sam: float = 1.            # weight of the U-Net's pseudo-label in SAM's loss; 0 = arrow off
     pseudo: str = _choice('hard', 'hard', 'soft', 'confident') # form of both pseudo-labels
     confidence: float = 0.9            # pixels under it carry no pseudo-label (pseudo='confident')
+    teacher: str = _choice('student', 'student', 'ema') # who labels and prompts for the U-Net: itself, or the moving average of its past
+    ema: float = 0.99                  # decay of that average, and of every method's mean teacher
+    views: str = _choice('same', 'same', 'different') # both networks see one view, or labels are made on a weak one and the U-Net learns them on a strong one
     entropy: float = 0.9               # weight of the U-Net's mean entropy
     rampup: float = 0.25               # part of the steps in which unet_to_sam grows from exp(-5) to 1
+    agree: float = 0.7                 # scsam-adaptive: smallest Dice between the two for the U-Net's label of an image to pass to SAM
+    sure: float = 0.95                 # scsam-adaptive: smallest probability of a pixel's label that passes to SAM
+    # other methods
+    consistency: float = 10.           # weight of a mean squared difference of probabilities (mean-teacher, ua-mt, semisam)
+    temperature: float = 10.           # of knowledge distillation (knowsam)
 
     def __post_init__(self):
         for f in fields(self):
             object.__setattr__(self, f.name, _coerce(f, getattr(self, f.name)))
         for name in ('image_size', 'batch_labeled', 'steps', 'accumulate', 'lora_rank'):
             if getattr(self, name) < 1: raise ScsamError(f'recipe: {name}={getattr(self, name)} must be at least 1')
-        for name in ('unet_dropout', 'batch_unlabeled', 'val_every', 'warmup', 'n_pos', 'n_neg', 'clip', 'entropy', 'sam_to_unet', 'unet_to_sam',
+        for name in ('ema', 'average', 'lora_dropout'):
+            if not 0 <= getattr(self, name) < 1: raise ScsamError(f'recipe: {name}={getattr(self, name)} must be in [0, 1)')
+        if self.temperature <= 0: raise ScsamError(f'recipe: temperature={self.temperature} must be above 0')
+        if not re.fullmatch(r'(\d+(-\d+)?(,\d+(-\d+)?)*)?', self.lora_blocks):
+            raise ScsamError(f"recipe: lora_blocks={self.lora_blocks!r} is no list of numbers; write '8-11' or '0,2,5', or '' for all")
+        for name in ('agree', 'sure', 'consistency', 'unet_dropout', 'batch_unlabeled', 'val_every', 'warmup', 'n_pos', 'n_neg', 'clip', 'entropy', 'sam_to_unet', 'unet_to_sam',
                      'unet_lr', 'sam_lr', 'unet_decay'):
             if getattr(self, name) < 0: raise ScsamError(f'recipe: {name}={getattr(self, name)} must not be negative')
         if self.unet_dropout >= 2: raise ScsamError(f'recipe: unet_dropout={self.unet_dropout} is a factor on rates up to 0.5; it must be below 2')
