@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['IGNORE', 'MAX_PIXELS', 'open_image', 'stretch', 'to_rgb', 'labels_of', 'read_labels', 'file_sha256', 'FileReader',
            'Case', 'stratified_order', 'parse_budget', 'Dataset', 'resize_image', 'resize_mask', 'Arrays',
-           'load_arrays', 'cache_key', 'TwoStream', 'Batch']
+           'load_arrays', 'cache_key', 'sweep', 'TwoStream', 'Batch']
 
-# %% ../nbs/01_data.ipynb #92f7bd22
-import functools, hashlib, itertools, json, os, warnings
+# %% ../nbs/01_data.ipynb #a7419a13
+import contextlib, functools, hashlib, json, os, time, warnings
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -337,42 +337,64 @@ def _text(self: Dataset) -> str:
 
 Dataset.__repr__ = _text
 
-# %% ../nbs/01_data.ipynb #fb969114
+# %% ../nbs/01_data.ipynb #50eb75b6
+def _where(case: Case, root, what: str = 'image') -> str|None: # as manifests write it
+    path = getattr(case, what)
+    if path is None: return None
+    return Path(os.path.relpath(path, root)).as_posix() if root else Path(path).name
+
+
 def _manifest(self: Dataset, labeled=()) -> dict: # plain data, ready for JSON
     "Every case with its role, use and content; and one hash over all of it."
     used = {c.id for c in labeled}
-    where = lambda p: None if p is None else Path(os.path.relpath(p, self.root)).as_posix() if self.root else Path(p).name
     cases = [dict(id=c.id, role=c.role, labeled=c.id in used, source=c.source, patient=c.patient,
-                  image=where(c.image), mask=where(c.mask), sha256=c.sha256()) for c in self]
+                  image=_where(c, self.root), mask=_where(c, self.root, 'mask'), sha256=c.sha256()) for c in self]
     core = sorted([c['id'], c['role'], c['labeled'], c['patient'], sorted(c['sha256'].items())] for c in cases)
     return {'format': 1, 'name': self.name, 'class_names': list(self.class_names), 'cases': cases,
             'sha256': hashlib.sha256(json.dumps(core, ensure_ascii=True).encode()).hexdigest()}
 
 
+def _keys(self: Dataset, manifest: dict) -> list: # for each case here, the id that it has in the manifest
+    "A case's own id; its volume's, where the manifest lists volumes as wholes."
+    whole = {c['id'] for c in manifest['cases'] if c.get('whole')}
+    return [v if (v := c.id.rsplit('/', 1)[0]) in whole and c.index is not None else c.id for c in self]
+
+
 def _compare(self: Dataset, manifest: dict) -> list: # of sentences; empty when the data is the same
-    "What differs between this data and the data that a manifest describes."
-    mine, theirs = {c.id: c for c in self}, {c['id']: c for c in manifest['cases']}
-    out = [f'{i} is missing here' for i in theirs if i not in mine]
-    out += [f'{i} is not in the manifest' for i in mine if i not in theirs]
-    for i in (i for i in mine if i in theirs):
-        here, there = mine[i].sha256(), theirs[i]['sha256']
-        for k in sorted(here | there):
-            if here.get(k) == there.get(k): continue
-            what = 'is missing here' if k not in here else 'is not in the manifest' if k not in there else 'has other content'
-            out.append(f'{i}: the {k} {what}')
-    return out
+    "Which files differ between this data and the data that a manifest describes; content that a manifest does not know is not compared."
+    theirs, mine, out = {c['id']: c for c in manifest['cases']}, {}, []
+    for key, c in zip(_keys(self, manifest), self): mine.setdefault(key, c)
+    hashes = {i: c.sha256() for i, c in mine.items()}
+    files = {_where(c, self.root, k) for c in self for k in ('image', 'mask')}
+    content = {h['image']: _where(mine[i], self.root) or i for i, h in hashes.items()}
+    for i, c in theirs.items():
+        if i in mine: continue
+        file = c.get('image') if c.get('image') not in files else None
+        same = content.get(c['sha256'].get('image'))
+        out.append(f'{file or i} is missing here' + (f', but {same} has the same content: was it renamed?' if same else ''))
+    out += [f'{_where(c, self.root) or i} is not in the manifest' for i, c in mine.items() if i not in theirs]
+    for i, c in mine.items():
+        if i not in theirs: continue
+        here, there = hashes[i], theirs[i]['sha256']
+        for k in ('image', 'mask'):
+            if k in here and k in there and there[k] in (here[k], None): continue
+            if k not in here and k not in there: continue
+            file = (theirs[i].get(k) if k not in here else _where(c, self.root, k)) or i
+            out.append(f'{file}: the {k} ' + ('is missing here' if k not in here else 'is not in the manifest' if k not in there
+                                             else 'has other content'))
+    return list(dict.fromkeys(out)) # the slices of one volume say the same
 
 
 def _apply(self: Dataset, manifest: dict) -> tuple: # (Dataset, list of labelled cases)
     "This data with the roles and labelled cases of a manifest."
-    theirs = {c['id']: c for c in manifest['cases']}
-    missing = [i for i in theirs if i not in {c.id for c in self}]
+    theirs, keys = {c['id']: c for c in manifest['cases']}, dict(zip((c.id for c in self), _keys(self, manifest)))
+    missing = [i for i in theirs if i not in set(keys.values())]
     if missing:
         raise ScsamError(f'dataset {self.name} lacks {len(missing)} cases of the manifest, such as {_some(missing, 3)}; is it '
                          f'the same download?')
-    out = self._like([replace(c, role=theirs[c.id]['role'], patient=theirs[c.id]['patient']) for c in self if c.id in theirs],
-                     None)
-    return out, [c for c in out if theirs[c.id]['labeled']]
+    said = lambda c: theirs[keys[c.id]]
+    out = self._like([replace(c, role=said(c)['role'], patient=said(c)['patient']) for c in self if keys[c.id] in theirs], None)
+    return out, [c for c in out if said(c)['labeled']]
 
 Dataset.manifest, Dataset.compare, Dataset.apply = _manifest, _compare, _apply
 
@@ -397,7 +419,7 @@ def resize_mask(mask: np.ndarray, # uint8 (H, W) label map
     if len(labels) == 2: return np.where(share(labels[1]) > 127, labels[1], labels[0]).astype(np.uint8)
     return labels[np.argmax([share(v) for v in labels], axis=0)].astype(np.uint8)
 
-# %% ../nbs/01_data.ipynb #5e84a942
+# %% ../nbs/01_data.ipynb #42ec1c90
 @dataclass
 class Arrays:
     "Cases at one size."
@@ -451,12 +473,24 @@ def cache_key(cases, image_size: int, masks: bool = True) -> str: # 40 hex digit
     return hashlib.sha256(json.dumps(['arrays 1', image_size, masks, what]).encode()).hexdigest()[:40]
 
 
+def sweep(folder: Path,
+          older_than: float = 3600. # seconds since anything was written to them
+         ) -> list:                 # of names that were removed
+    "Remove what killed processes left half-written in a cache folder; a file that somebody is still writing is left alone."
+    gone = []
+    for f in Path(folder).glob('.*.npy.*.tmp'):
+        with contextlib.suppress(OSError): # another process may sweep at the same time
+            if time.time() - f.stat().st_mtime > older_than: f.unlink(); gone.append(f.name)
+    return gone
+
+
 def _cached(cases, size, masks, folder, progress):
     path = folder/f'{cache_key(cases, size, masks)}.npy'
     with_shape = lambda a: a if a.shape == (len(cases), size, size, 4) and a.dtype == np.uint8 else None
     try: found = with_shape(np.load(path, mmap_mode='r'))
     except (OSError, ValueError, EOFError): found = None # absent, or damaged by others: made anew
     if found is not None: return found
+    sweep(folder)
     try:
         with atomic(path) as tmp:
             with open(tmp, 'wb') as f:
