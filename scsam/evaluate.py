@@ -6,7 +6,7 @@
 __all__ = ['evaluating', 'predict_probs', 'predict_cases', 'is_slice', 'score_cases', 'evaluate', 'save_labels',
            'save_predictions', 'load_predictions', 'recompute', 'choose_branch', 'worst', 'show_worst', 'show_scores']
 
-# %% ../nbs/31_evaluate.ipynb #1572300b
+# %% ../nbs/31_evaluate.ipynb #d5c9a6fc
 import contextlib
 from pathlib import Path
 import matplotlib.pyplot as plt
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from .config import Recipe, ScsamError, atomic, mix, nearest
-from .data import Dataset, resize_image
+from .data import Dataset, resize_image, resize_mask
 from .metrics import HIGHER_IS_BETTER, METRICS, score
 from .records import summarise, summarise_scores
 from .viz import BRANCHES, CLASSES, errors, overlay, rgb, show_grid
@@ -39,7 +39,7 @@ def _native(probs: torch.Tensor, # (K, S, S)
     if tuple(probs.shape[1:]) == tuple(size): return probs.numpy()
     return F.interpolate(probs[None], size, mode='bilinear', antialias=True)[0].numpy()
 
-# %% ../nbs/31_evaluate.ipynb #f23db19b
+# %% ../nbs/31_evaluate.ipynb #963d80b8
 def predict_probs(method,             # has .predict(images, embeddings, seeds) -> {branch: (B, K, S, S)}
                   cases,              # sequence of `Case`
                   recipe: Recipe,     # its image_size
@@ -47,7 +47,8 @@ def predict_probs(method,             # has .predict(images, embeddings, seeds) 
                   device=None,        # None = where the method's weights are
                   embeddings=None,    # (N, C, h, w), in the order of the cases: SAM's cached image embeddings
                   arrays=None,        # `scsam.data.Arrays` of the same cases, when they are in memory already
-                  progress: bool = False # show a bar
+                  progress: bool = False, # show a bar
+                  oracle=None         # a SAM: adds the branch 'oracle', its answer to boxes around the true masks, where there is one
                  ):                   # yields (case, {branch: (K, H, W) float32 at native size})
     "Class probabilities of every branch for every case, in order."
     cases = list(cases)
@@ -71,18 +72,27 @@ def predict_probs(method,             # has .predict(images, embeddings, seeds) 
         x = torch.from_numpy(np.ascontiguousarray(pixels)).to(device).permute(0, 3, 1, 2).float() / 255
         known = None if embeddings is None else torch.as_tensor(embeddings[i:i + batch_size]).to(device)
         with evaluating(method): out = method.predict(x, embeddings=known, seeds=[mix(c.id) for c in some])
+        if oracle is not None: out['oracle'] = _oracle(oracle, some, x, known)
         out = {branch: p.float().cpu() for branch, p in out.items()}
         for j, case in enumerate(some):
             bad = [branch for branch, p in out.items() if not torch.isfinite(p[j]).all()]
             if bad: raise ScsamError(f'evaluate: branch {bad[0]!r} gave NaN for case {case.id}: training diverged; use an earlier checkpoint')
-            yield case, {branch: _native(p[j], sizes[j]) for branch, p in out.items()}
+            yield case, {branch: _native(p[j], sizes[j]) for branch, p in out.items() if branch != 'oracle' or case.has_mask}
 
-# %% ../nbs/31_evaluate.ipynb #f34fab3d
+
+def _oracle(sam, cases, images: torch.Tensor, embeddings) -> torch.Tensor: # (B, K, S, S); to be dropped where there is no mask
+    "SAM's answer to boxes around the true masks."
+    from scsam.rivals import oracle_boxes
+    size = tuple(images.shape[-2:])
+    masks = [resize_mask(c.read_mask(), size) if c.has_mask else np.zeros(size, np.uint8) for c in cases]
+    with evaluating(sam): return oracle_boxes(sam, images, torch.from_numpy(np.stack(masks).astype(np.int64)).to(images.device), embeddings)
+
+# %% ../nbs/31_evaluate.ipynb #6b45f765
 def predict_cases(method, cases, recipe: Recipe, batch_size: int = 8, device=None, embeddings=None, arrays=None,
-                  progress: bool = False # all as in `predict_probs`
+                  progress: bool = False, oracle=None # all as in `predict_probs`
                  ): # yields (case, {branch: (H, W) uint8 label map at native size})
     "`predict_probs`, then argmax: label maps of every branch for every case, in order. With two classes: probability > 0.5."
-    for case, probs in predict_probs(method, cases, recipe, batch_size, device, embeddings, arrays, progress):
+    for case, probs in predict_probs(method, cases, recipe, batch_size, device, embeddings, arrays, progress, oracle):
         yield case, {branch: p.argmax(0).astype(np.uint8) for branch, p in probs.items()}
 
 # %% ../nbs/31_evaluate.ipynb #445568d1
@@ -141,7 +151,7 @@ def score_cases(predictions,              # yields (case, {branch: label map}), 
     del whole['groups']
     return {name: {**whole, 'unit': 'mm', 'mode': 'volumes'}, f'{name} slices': {**single, 'unit': 'mm', 'mode': 'slices'}}
 
-# %% ../nbs/31_evaluate.ipynb #d3d549cf
+# %% ../nbs/31_evaluate.ipynb #270da1cb
 def _sets(data) -> dict: # {name: cases}
     "The test sets of a dataset, or the sets as given."
     sets = data.tests() if isinstance(data, Dataset) else dict(data)
@@ -155,12 +165,13 @@ def evaluate(method, data,            # a `Dataset` with test sets, or {name: ca
              batch_size: int = 8, device=None,
              embeddings=None,         # {name: (N, C, h, w)} for some of the sets
              progress: bool = False,
-             save: str|Path|None = None # folder for the predicted masks
+             save: str|Path|None = None, # folder for the predicted masks
+             oracle=None              # a SAM to be asked with true boxes; its branch 'oracle' is nobody's result
             ) -> dict:                # {'scores': ..., 'summary': ...}, as in a record
     "Per-case scores of every branch on every set, and their summary."
     scores = {}
     for name, cases in _sets(data).items():
-        predictions = predict_cases(method, cases, recipe, batch_size, device, (embeddings or {}).get(name), progress=progress)
+        predictions = predict_cases(method, cases, recipe, batch_size, device, (embeddings or {}).get(name), progress=progress, oracle=oracle)
         if save is not None: predictions = _saving(predictions, Path(save)/name)
         scores.update(score_cases(predictions, name, recipe.num_classes, metrics))
     return {'scores': scores, 'summary': summarise_scores(scores)}
@@ -220,7 +231,7 @@ def recompute(folder: str|Path, # the `save` of `evaluate`
         scores.update(score_cases(load_predictions(Path(folder)/name, cases), name, recipe.num_classes, metrics))
     return {'scores': scores, 'summary': summarise_scores(scores)}
 
-# %% ../nbs/31_evaluate.ipynb #1576d5ce
+# %% ../nbs/31_evaluate.ipynb #d0dd5e14
 def choose_branch(scores: dict|None = None, # of `evaluate` on the validation part; None or {} = there is none
                   branches=(),              # names, when there are no scores
                   metric: str = 'dice'
@@ -230,7 +241,8 @@ def choose_branch(scores: dict|None = None, # of `evaluate` on the validation pa
     if not sets:
         if not branches: raise ScsamError('choose_branch: without validation scores the names of the branches are needed')
         return {'branch': 'sam' if 'sam' in branches else list(branches)[0], 'by': 'last step', 'dice': None}
-    mean = {b: float(np.mean(np.concatenate([c[b][metric] for c in sets]))) for b in sets[0] if isinstance(sets[0][b], dict)}
+    names = [b for b, v in sets[0].items() if isinstance(v, dict) and b != 'oracle']
+    mean = {b: float(np.mean(np.concatenate([c[b][metric] for c in sets]))) for b in names}
     best = max(mean, key=lambda b: mean[b] * (1 if HIGHER_IS_BETTER[metric] else -1)) # on a tie the first
     dices = [v for c in sets for v in c[best].get('dice', [])]
     return {'branch': best, 'by': 'validation', 'dice': round(float(np.mean(dices)), 6) if dices else None}

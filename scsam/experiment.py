@@ -55,10 +55,10 @@ def cached_embeddings(run: Run, sets: dict, progress: bool = False) -> dict|None
     return {k: Embeddings(run.method.sam, images(v), device=device, precision=run.recipe.precision, progress=progress) for k, v in sets.items()}
 
 
-def make_record(run: Run, data: Dataset, experiment: str, metrics=('dice', 'iou'), save=None, progress: bool = False, name: str = '') -> Record: # not yet written
+def make_record(run: Run, data: Dataset, experiment: str, metrics=('dice', 'iou'), save=None, progress: bool = False, name: str = '', oracle: bool = False) -> Record: # not yet written
     "Score a run on its data's test sets; `save` is a folder for the predicted masks."
     sets, t = test_sets(data), run.training
-    scores = evaluate(run.method, sets, run.recipe, metrics, embeddings=cached_embeddings(run, sets, progress), progress=progress, save=save)['scores']
+    scores = evaluate(run.method, sets, run.recipe, metrics, embeddings=cached_embeddings(run, sets, progress), progress=progress, save=save, oracle=run.method.sam if oracle else None)['scores']
     budget = {**t['budget'], 'total': sum(c.role in ('train', 'val') for c in data)}
     return new_record(experiment, name or run.dir.name, run.recipe, data.name, run.manifest['sha256'], budget, t['selected'], scores, t['weights'],
                       t['steps'], t['seconds'], t['images_per_second'], t['peak_memory_mb'])

@@ -8,7 +8,7 @@ __all__ = ['METHODS', 'make_method', 'Roles', 'assign_roles', 'to_float', 'Embed
            'foreground_dice', 'validate', 'History', 'asked_points', 'Snapshots', 'fit', 'peak_memory_mb', 'Run',
            'load_run']
 
-# %% ../nbs/30_learner.ipynb #f24aad3f
+# %% ../nbs/30_learner.ipynb #499fca47
 import contextlib, hashlib, json, math, resource, shutil, signal, sys, threading, time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from safetensors.torch import save_file, load_file
 from tqdm.auto import tqdm
 from .config import Recipe, ScsamError, atomic, cache_dir, generator, mix, nearest, read_json, seed_step, write_json
 from .data import IGNORE, Arrays, Batch, Dataset, TwoStream, load_arrays
+from .decisions import Decisions, read_decisions
 from .augment import augment
 from .sam import Sam
 from .unet import SegmentationNet
@@ -42,7 +43,7 @@ def make_method(recipe: Recipe) -> nn.Module:
         if isinstance(m, SegmentationNet): m.to(memory_format=torch.channels_last)     # a fifth less time on a CPU
     return method
 
-# %% ../nbs/30_learner.ipynb #d79c33c5
+# %% ../nbs/30_learner.ipynb #a15c31f8
 @dataclass
 class Roles:
     "The cases of a run by what they are used for."
@@ -50,16 +51,24 @@ class Roles:
     labeled: list
     unlabeled: list
     val: list
+    decided: dict = field(default_factory=dict) # of decisions: how many cases were rejected and corrected, and a hash of all decisions
 
-    def manifest(self) -> dict: return self.data.manifest(labeled=self.labeled)
+    def manifest(self) -> dict: return self.data.manifest(labeled=self.labeled[:len(self.labeled) - self.decided.get('corrected', 0)])
 
 
-def assign_roles(data: Dataset, recipe: Recipe) -> Roles:
-    "Validation part, labelled and unlabelled cases, as `recipe.val`, `recipe.labeled` and `recipe.data_seed` decide."
+def assign_roles(data: Dataset, recipe: Recipe,
+                 decisions: str|Path|Decisions|None = None # about unlabelled cases: the folder that the inspector writes
+                ) -> Roles:
+    "Validation part, labelled and unlabelled cases, as `recipe.val`, `recipe.labeled`, `recipe.data_seed` and the decisions have it."
     if recipe.val and not len(data.where(role='val')): data = data.split(val=recipe.val, seed=recipe.data_seed)
     labeled = list(data.budget(recipe.labeled, seed=recipe.data_seed))
     ids = {c.id for c in labeled}
-    return Roles(data, labeled, [c for c in data.where(role='train') if c.id not in ids], [c for c in data.where(role='val') if c.has_mask])
+    unlabeled, val = [c for c in data.where(role='train') if c.id not in ids], [c for c in data.where(role='val') if c.has_mask]
+    if decisions is None: return Roles(data, labeled, unlabeled, val)
+    if not isinstance(decisions, Decisions): decisions = read_decisions(decisions)
+    stay, corrected = decisions.apply(unlabeled, data.num_classes, {c.id for c in data})
+    decided = {'rejected': len(unlabeled) - len(stay) - len(corrected), 'corrected': len(corrected), 'decisions': decisions.sha256}
+    return Roles(data, labeled + corrected, stay, val, decided)
 
 # %% ../nbs/30_learner.ipynb #817e62f9
 def to_float(images: np.ndarray, device='cpu') -> Tensor: # (B, S, S, 3) uint8 -> (B, 3, S, S) float32 in [0, 1]
@@ -334,7 +343,7 @@ def _npy(stack: contextlib.ExitStack, path: Path, shape: tuple):
     np.lib.format.write_array_header_1_0(f, {'descr': '|u1', 'fortran_order': False, 'shape': shape})
     return f
 
-# %% ../nbs/30_learner.ipynb #b08a099b
+# %% ../nbs/30_learner.ipynb #2dbf2bbe
 def fit(method: nn.Module,
         data: Dataset,
         recipe: Recipe,
@@ -343,13 +352,14 @@ def fit(method: nn.Module,
         max_minutes: float|None = None,    # stop at a checkpoint after this time
         progress: bool = True,
         cache=None,                        # folder for decoded images; None = decode anew
-        snapshots: int = 0                 # how many times to keep the predictions for all unlabelled images
+        snapshots: int = 0,                # how many times to keep the predictions for all unlabelled images
+        decisions=None                     # about unlabelled cases, as in `assign_roles`
        ) -> History:                       # complete when `training.json` is in `out_dir`
     "Train `method`, leaving in `out_dir`: recipe, manifest, history, model.safetensors (best on validation, else last), training.json."
     out, start_time = Path(out_dir), time.monotonic()
-    roles = assign_roles(data, recipe)
+    roles = assign_roles(data, recipe, decisions)
     manifest = roles.manifest()
-    _check_dir(out, recipe, manifest, resume)
+    _check_dir(out, recipe, manifest, roles.decided, resume)
     if (out/'training.json').exists(): return History.load(out/'history.json')
     acc = Accelerator(mixed_precision={'fp32': 'no'}.get(recipe.precision, recipe.precision))
     device, sam = acc.device, next((m for m in method.modules() if isinstance(m, Sam)), None)
@@ -361,7 +371,7 @@ def fit(method: nn.Module,
     val_seen = Embeddings(sam, val.images, device=device, precision=recipe.precision) if val and feed.embeddings is not None else None
     keep = Snapshots(out/'snapshots', roles, recipe, snapshots, sam if feed.embeddings is not None else None, device, cache, progress)
     report = _report(method, recipe, feed)
-    _claim_dir(out, recipe, manifest)                                     # only now: data that cannot be read leaves nothing behind
+    _claim_dir(out, recipe, manifest, roles.decided)                                     # only now: data that cannot be read leaves nothing behind
     meta = load_checkpoint(out/'checkpoints', method, optimizers) or {'step': 0, 'best': None, 'seconds': 0.}
     step = meta['step']
     history = History.load(out/'history.json', step) if step else History()
@@ -420,14 +430,14 @@ def fit(method: nn.Module,
     write_json(out/'training.json', {
         'selected': meta['best'], 'steps': step, 'seconds': round(meta['seconds'], 1), 'images_per_second': round(seen / meta['seconds'], 2),
         'peak_memory_mb': round(peak_memory_mb(device)), 'device': str(device),
-        'budget': {'labeled': len(roles.labeled), 'unlabeled': len(roles.unlabeled) if method.needs_unlabeled else 0, 'validation': len(roles.val)},
+        'budget': {'labeled': len(roles.labeled), 'unlabeled': len(roles.unlabeled) if method.needs_unlabeled else 0, 'validation': len(roles.val), **roles.decided},
         'weights': {'name': sam.name, 'sha256': sam.sha256, 'saw_similar_data': sam.saw_similar_data} if sam is not None else None})
     for old in (out/'checkpoints').glob('step-*.safetensors'): old.unlink()
     (out/'checkpoints').rmdir()
     return history
 
-# %% ../nbs/30_learner.ipynb #2ea90769
-def _check_dir(out: Path, recipe: Recipe, manifest: dict, resume: str):
+# %% ../nbs/30_learner.ipynb #6f05acbd
+def _check_dir(out: Path, recipe: Recipe, manifest: dict, decided: dict, resume: str):
     "May `out` be the directory of this run?"
     if (out/'recipe.json').exists():
         old, new = read_json(out/'recipe.json'), recipe.to_dict()
@@ -436,14 +446,17 @@ def _check_dir(out: Path, recipe: Recipe, manifest: dict, resume: str):
         if changed: raise ScsamError(f'{out} holds a run with other settings ({", ".join(f"{k}: {old.get(k)!r} there, {new[k]!r} now" for k in changed)}); choose another directory')
         if (out/'manifest.json').exists() and read_json(out/'manifest.json')['sha256'] != manifest['sha256']:
             raise ScsamError(f'{out} holds a run on other data (its manifest differs); choose another directory')
+        if (read_json(out/'decided.json') if (out/'decided.json').exists() else {}) != decided:
+            raise ScsamError(f'{out} holds a run with other decisions about its unlabelled cases, or none; choose another directory, and train anew with these')
     elif out.is_file(): raise ScsamError(f'{out} is a file; choose a directory')
     elif out.exists() and any(p.name[0] != '.' for p in out.iterdir()): raise ScsamError(f'{out} is not empty and holds no run; choose another directory')
 
 
-def _claim_dir(out: Path, recipe: Recipe, manifest: dict):
+def _claim_dir(out: Path, recipe: Recipe, manifest: dict, decided: dict):
     "Make `out` the directory of this run."
     write_json(out/'recipe.json', recipe.to_dict())     # first: with it the directory is a run's, wherever the process is killed
     write_json(out/'manifest.json', manifest)
+    if decided: write_json(out/'decided.json', decided)
     for left in list(out.rglob('.*.tmp')):              # of a process that was killed while it wrote
         shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
 
