@@ -63,7 +63,7 @@ def make_record(run: Run, data: Dataset, experiment: str, metrics=('dice', 'iou'
     return new_record(experiment, name or run.dir.name, run.recipe, data.name, run.manifest['sha256'], budget, t['selected'], scores, t['weights'],
                       t['steps'], t['seconds'], t['images_per_second'], t['peak_memory_mb'])
 
-# %% ../nbs/32_experiment.ipynb #af144b9c
+# %% ../nbs/32_experiment.ipynb #3792e7af
 def run_queue(experiment: str,              # name; records go to results/<experiment>/<run>.json, learning curves to history/ beside them
               data: Dataset,
               queue: dict[str, Recipe],     # run name -> recipe, most important first
@@ -74,7 +74,8 @@ def run_queue(experiment: str,              # name; records go to results/<exper
               max_minutes: float|None = None, # stop at a checkpoint after this time
               progress: bool = True,
               say=print,
-              metrics: tuple = ('dice', 'iou') # keys of `scsam.metrics.METRICS`
+              metrics: tuple = ('dice', 'iou'), # keys of `scsam.metrics.METRICS`
+              snapshots: int = 0            # how often each run keeps its predictions for the unlabelled images, and how good they are
              ) -> dict[str, Record]:        # the records that exist now, in the order of the queue
     "Train, score and record every recipe that has no record yet."
     start, done, first = time.monotonic(), {}, PartialState().is_main_process
@@ -89,7 +90,7 @@ def run_queue(experiment: str,              # name; records go to results/<exper
         left = None if max_minutes is None else max_minutes - (time.monotonic() - start) / 60
         if left is not None and left <= 0: say(f'{name}: not started, the time is over'); continue
         out = Path(runs)/experiment/name
-        fit(make_method(recipe), data, recipe, out, max_minutes=left, progress=progress, cache=cache_dir()/'images')
+        fit(make_method(recipe), data, recipe, out, max_minutes=left, progress=progress, cache=cache_dir()/'images', snapshots=snapshots)
         if first: remember_data(out, *where, **(options or {}))
         if not (out/'training.json').exists(): say(f'{name}: stopped before its end; call again to go on'); continue
         if first:
@@ -200,7 +201,7 @@ def ablations_queue(mode: str) -> dict[str, Recipe]:
     "SC-SAM with one thing changed, on generated images, three seeds."
     return runs_of(PHANTOM, ABLATIONS, (0, 1, 2))
 
-# %% ../nbs/32_experiment.ipynb #bfe3314d
+# %% ../nbs/32_experiment.ipynb #9d32ae58
 def _generated(**options):
     "Opens the phantom; `remember_data` gets the same words."
     return lambda mode, path: (load_dataset('phantom', **options), ('phantom',), options)
@@ -229,10 +230,11 @@ class Experiment:
     smoke: object                       # the same, for mode 'smoke'
     full: bool = True                   # is there a paper setting?
     metrics: tuple = ('dice', 'iou')
+    snapshots: int = 4                  # of the predictions for the unlabelled images
 
 
 EXPERIMENTS = {
-    'polyp': Experiment(polyp_queue, _files('polyp', 'the polyp benchmark in the PraNet layout (TrainDataset, TestDataset)', 'polyp'), _generated(n=40, test=6)),
+    'polyp': Experiment(polyp_queue, _files('polyp', 'the polyp benchmark in the PraNet layout (TrainDataset, TestDataset)', 'polyp'), _generated(n=40, test=6), snapshots=2),
     'prostate': Experiment(prostate_queue, _files('prostate-promise12-layout', 'volumes in the layout of PROMISE12 (CaseNN.mhd)', 'promise12', dict(val=0, test=.34)),
                            _generated(n=24, test=8, source='grey'), metrics=('dice', 'hd95', 'assd')),
     'phantom': Experiment(phantom_queue, _generated(**PHANTOM_DATA), _generated(n=40, test=6), full=False),
@@ -267,7 +269,7 @@ def show_queue(name: str, mode: str = 'cpu', results: str|Path = 'results') -> s
     widths = [max(map(len, c)) for c in zip(*rows)]
     return '\n'.join('  '.join(x.ljust(w) for x, w in zip(row, widths)).rstrip() for row in rows)
 
-# %% ../nbs/32_experiment.ipynb #65edcd13
+# %% ../nbs/32_experiment.ipynb #5f1c2ba9
 def _ready(queue: dict[str, Recipe]):
     "A `ScsamError` that names what a run of the paper's setting lacks on this machine."
     from scsam.weights import weights_table
@@ -302,4 +304,4 @@ def run_experiment(name: str,            # a key of `EXPERIMENTS`
         _temporary.append(tempfile.TemporaryDirectory(prefix='scsam-smoke-'))
         runs, results = (Path(_temporary[-1].name)/str(x) if str(x) == d else x for x, d in ((runs, 'runs'), (results, 'results')))
     dataset, where, options = (e.smoke if mode == 'smoke' else e.data)(mode, data)
-    return run_queue(experiment_folder(name, mode), dataset, queue, runs, results, where, options, max_minutes, progress, say, e.metrics)
+    return run_queue(experiment_folder(name, mode), dataset, queue, runs, results, where, options, max_minutes, progress, say, e.metrics, e.snapshots)
