@@ -302,14 +302,19 @@ class Row:
     cells: dict          # {set: Cell}
     notes: list = field(default_factory=list)
 
-# %% ../nbs/05_records.ipynb #3f9bc980
+# %% ../nbs/05_records.ipynb #0d1b1250
+def _recipe(record: Record) -> dict:
+    "All recipe values of a run; one that came into being after it has its default, which is what the run did."
+    return {**Recipe().to_dict(), **record['recipe']}
+
+
 def _key(record: Record, key: str):
     "What a record has under a grouping key: one of its own, or a recipe value."
     if key == 'budget': return tuple(record['budget'][k] for k in REQUIRED_IN['budget'])
     if key in ('method', 'experiment', 'dataset', 'seed', 'run'): return record[key]
     if key == 'weights': return record['weights']['name']
-    if key in record['recipe']: return _show(record['recipe'][key])
-    known = ['method', 'budget', 'experiment', 'dataset', 'run', 'weights', *record['recipe']]
+    if key in (recipe := _recipe(record)): return _show(recipe[key])
+    known = ['method', 'budget', 'experiment', 'dataset', 'run', 'weights', *recipe]
     raise ScsamError(f'table: rows has {key!r}{nearest(key, known)}')
 
 
@@ -330,7 +335,7 @@ def _differing(dicts) -> dict: # {key: its values, joined}
     every = {k: [_show(d.get(k)) for d in dicts] for k in dict.fromkeys(k for d in dicts for k in d)}
     return {k: ' / '.join(dict.fromkeys(v)) for k, v in every.items() if len(set(v)) > 1}
 
-# %% ../nbs/05_records.ipynb #d065aafe
+# %% ../nbs/05_records.ipynb #3d0dc6bb
 def _short(commit: str|None) -> str:
     "A commit's first eight digits, and whether there were changes."
     return commit[:8] + '+changes' * commit.endswith('+changes') if commit else 'unknown'
@@ -346,7 +351,7 @@ def _row_notes(records: list, seeds: set) -> list: # seeds: those that the row s
     if seeds - set(have): notes.append('missing: seed ' + ', '.join(map(str, sorted(seeds - set(have)))))
     notes += [f'seed {s} is there {n} times' for s, n in have.items() if n > 1]
     versions = [{**r['versions'], 'commit': _short(r.get('commit'))} for r in records]
-    settings = [{**r['recipe'], 'seed': None, 'budget': _key(r, 'budget'), 'manifest': r['manifest_sha256'][:8],
+    settings = [{**_recipe(r), 'seed': None, 'budget': _key(r, 'budget'), 'manifest': r['manifest_sha256'][:8],
                  'weights': r['weights']['sha256'][:8]} for r in records]
     for what, facts in (('versions', versions), ('settings', settings)):
         if mixed := _differing(facts): notes.append(f'mixed {what}: ' + '; '.join(f'{k} {v}' for k, v in mixed.items()))
