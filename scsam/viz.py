@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['ORANGE', 'SKY', 'GREEN', 'YELLOW', 'BLUE', 'VERMILION', 'PINK', 'CLASSES', 'BRANCHES', 'POSITIVE', 'NEGATIVE', 'rgb',
            'to_rgb', 'edges', 'overlay', 'show_grid', 'errors', 'heat', 'disagreement', 'uncertainty', 'draw_points',
-           'draw_boxes', 'curves', 'save']
+           'draw_boxes', 'curves', 'compare_curves', 'silhouette', 'save']
 
-# %% ../nbs/06_viz.ipynb #9f83798c
+# %% ../nbs/06_viz.ipynb #6f1ce2c5
+import re
 from pathlib import Path
 import matplotlib
 import matplotlib.pyplot as plt
@@ -187,6 +188,46 @@ def curves(history: list,              # of rows: dicts of numbers, each with `x
         ax.spines[['top', 'right']].set_visible(False)
     plt.close(fig)
     return fig
+
+# %% ../nbs/06_viz.ipynb #37b541ba
+def compare_curves(histories: dict,          # {run: rows of {'step': …, branch: …}}, such as the `val` or `pseudo` part of a history
+                   branches=('unet', 'sam'), # a panel for each that occurs
+                   ylabel: str = 'validation Dice',
+                   x: str = 'step',
+                   size: tuple = (4., 2.6)   # inches per panel
+                  ) -> Figure:
+    "One quantity of several runs over the training, a panel per branch."
+    group = lambda run: re.sub(r'-s\d+$', '', run)
+    groups = list(dict.fromkeys(map(group, histories)))
+    shown = {b: {run: [(r[x], r[b]) for r in rows if r.get(b) is not None] for run, rows in histories.items()} for b in branches}
+    shown = {b: {run: at for run, at in runs.items() if at} for b, runs in shown.items()}
+    shown = {b: runs for b, runs in shown.items() if runs}
+    if not shown: raise ScsamError(f'viz: no run has rows of {" or ".join(branches)} to draw')
+    fig, axs = plt.subplots(1, len(shown), figsize=(size[0]*len(shown), size[1]), squeeze=False, sharey=True, layout='constrained')
+    lines = {}
+    for ax, (branch, runs) in zip(axs[0], shown.items()):
+        for run, at in runs.items():
+            i = groups.index(group(run))
+            line, = ax.plot(*zip(*at), color=(BLUE, VERMILION, GREEN, ORANGE, PINK, SKY, YELLOW)[i % 7], ls=('-', '--', ':', '-.')[i // 7 % 4], marker='o', ms=3, lw=1.4)
+            lines.setdefault(group(run), line)
+        ax.set(xlabel=x, title=branch); ax.spines[['top', 'right']].set_visible(False)
+    axs[0, 0].set_ylabel(ylabel)
+    fig.legend(lines.values(), lines.keys(), loc='outside right center', frameon=False, fontsize=8)
+    plt.close(fig)
+    return fig
+
+# %% ../nbs/06_viz.ipynb #c6180898
+def silhouette(truth, pred,            # (H, W) label maps or bool
+               colour: str = BLUE,     # of the outline
+               width: int|None = None  # of the outline in pixels; None = by the size of the picture
+              ) -> np.ndarray:         # (H, W, 3) uint8
+    "A prediction's outline over the filled truth, without the image."
+    truth, pred = _array(truth), _array(pred)
+    if pred.shape != truth.shape: raise ScsamError(f'viz: prediction {pred.shape} and truth {truth.shape} differ in shape')
+    out = np.full((*truth.shape, 3), 255, np.uint8)
+    out[(truth != 0) & (truth != 255)] = 205
+    for c in np.unique(pred[pred != 0]): out[edges(pred == c, width or max(1, round(min(truth.shape) / 60)))] = rgb(colour)
+    return out
 
 # %% ../nbs/06_viz.ipynb #85aad4e4
 def save(picture,        # a figure, or anything `to_rgb` takes
