@@ -165,8 +165,8 @@ def prostate_queue(mode: str) -> dict[str, Recipe]:
     base = Recipe.preset('cpu', labeled='2', val=0, precision='bf16', steps=300, val_every=100)
     return runs_of(base, {'unet': dict(method='unet'), 'sam-lora': dict(method='sam-lora'), 'scsam': {}}, (0, 1))
 
-# %% ../nbs/32_experiment.ipynb #23bf2edf
-PHANTOM = Recipe.preset('cpu', labeled='5%', precision='bf16', steps=200, val_every=50, batch_labeled=4, batch_unlabeled=4)
+# %% ../nbs/32_experiment.ipynb #b87afd7f
+PHANTOM = Recipe.preset('cpu', labeled='5%', precision='bf16', steps=200, val_every=50, batch_labeled=2, batch_unlabeled=2)
 PHANTOM_DATA = dict(n=200, test=40, source='colour')
 PHANTOM_METHODS = {m: dict(method=m) for m in (*MAIN, *OTHERS, 'medsam-zero')} | {   # no sam-zero: it needs official weights of SAM
     'semisam': dict(method='semisam', prompts=('box',)),                            # boxes are what LiteMedSAM knows untrained
