@@ -6,10 +6,11 @@
 __all__ = ['MODES', 'MAIN', 'OTHERS', 'ZERO', 'PHANTOM', 'PHANTOM_DATA', 'PHANTOM_METHODS', 'ABLATIONS', 'EXPERIMENTS', 'SMOKE',
            'remember_data', 'run_data', 'test_sets', 'cached_embeddings', 'make_record', 'run_queue', 'runs_of',
            'paper_queue', 'polyp_queue', 'prostate_queue', 'phantom_queue', 'ablations_queue', 'Experiment',
-           'experiment_queue', 'experiment_folder', 'show_queue', 'run_experiment']
+           'experiment_queue', 'experiment_folder', 'show_queue', 'run_experiment', 'notebook_mode', 'notebook_records',
+           'history_of', 'run_of']
 
-# %% ../nbs/32_experiment.ipynb #e1475fd7
-import tempfile, time
+# %% ../nbs/32_experiment.ipynb #6fbb4f8d
+import os, tempfile, time
 from dataclasses import dataclass
 from pathlib import Path
 import torch
@@ -305,3 +306,38 @@ def run_experiment(name: str,            # a key of `EXPERIMENTS`
         runs, results = (Path(_temporary[-1].name)/str(x) if str(x) == d else x for x, d in ((runs, 'runs'), (results, 'results')))
     dataset, where, options = (e.smoke if mode == 'smoke' else e.data)(mode, data)
     return run_queue(experiment_folder(name, mode), dataset, queue, runs, results, where, options, max_minutes, progress, say, e.metrics, e.snapshots)
+
+# %% ../nbs/32_experiment.ipynb #784d024b
+def notebook_mode() -> str: # 'read', or one of `MODES`
+    "What an experiment notebook should do: `$SCSAM_MODE`; without it 'smoke' in a test, else 'read'."
+    mode = os.environ.get('SCSAM_MODE') or ('smoke' if os.environ.get('IN_TEST') else 'read')
+    if mode not in ('read', *MODES): raise ScsamError(f"SCSAM_MODE={mode!r} is unknown{nearest(mode, ('read', *MODES))}")
+    return mode
+
+
+def notebook_records(name: str,          # a key of `EXPERIMENTS`
+                     root: str|Path,     # of the project; holds `runs` and `results`
+                     mode: str|None = None, # 'read' or one of `MODES`; None = `notebook_mode()`
+                     **kw                # arguments of `run_experiment`
+                    ) -> dict[str, Record]: # those of the queue in its order, then any others
+    "The records that an experiment notebook shows, after running what `mode` asks for."
+    mode, root = mode or notebook_mode(), Path(root)
+    where = dict(runs=root/'runs', results=root/'results') if mode != 'smoke' else {}
+    if mode != 'read': records = run_experiment(name, mode, **where, **kw)
+    if mode == 'smoke': return records
+    folder = root/'results'/experiment_folder(name, mode)
+    found = {r['run']: r for r in find_records(folder)} if folder.is_dir() else {}
+    queue = experiment_queue(name, 'full' if mode == 'full' else 'cpu')
+    return {k: found[k] for k in [*(k for k in queue if k in found), *(k for k in found if k not in queue)]}
+
+
+def history_of(record: Record) -> dict:  # {'train': rows, 'val': rows, 'pseudo': rows}; empty where it was not kept
+    "The learning curves that lie beside a record."
+    path = record.path.parent/'history'/record.path.name
+    return {'train': [], 'val': [], 'pseudo': [], **(read_json(path) if path.exists() else {})}
+
+
+def run_of(record: Record) -> Path|None: # None where the run directory is not there
+    "The run directory of a record, in `runs` beside `results`."
+    out = record.path.resolve().parents[2]/'runs'/record['experiment']/record['run']
+    return out if (out/'training.json').exists() else None
