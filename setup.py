@@ -27,6 +27,7 @@ setup(
         "Topic :: Scientific/Engineering :: Medical Science Apps.",
     ],
     packages=find_packages(include=["scsam", "scsam.*"]),
+    package_data={cfg["lib_name"]: ["protocols/*.json.gz"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require={**extras, "all": extras["medical"] + extras["litemedsam"]},

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['IGNORE', 'MAX_PIXELS', 'open_image', 'stretch', 'to_rgb', 'labels_of', 'read_labels', 'file_sha256', 'FileReader',
-           'Case', 'stratified_order', 'parse_budget', 'Dataset', 'resize_image', 'resize_mask', 'Arrays',
-           'load_arrays', 'cache_key', 'sweep', 'TwoStream', 'Batch']
+           'Case', 'stratified_order', 'parse_budget', 'Dataset', 'manifest_sha256', 'resize_image', 'resize_mask',
+           'Arrays', 'load_arrays', 'cache_key', 'sweep', 'TwoStream', 'Batch']
 
 # %% ../nbs/01_data.ipynb #a7419a13
 import contextlib, functools, hashlib, json, os, time, warnings
@@ -20,19 +20,19 @@ import torch
 from PIL import Image, ImageOps
 from .config import ScsamError, atomic, cache_dir, mix
 
-# %% ../nbs/01_data.ipynb #651c8158
+# %% ../nbs/01_data.ipynb #24a3d767
 IGNORE = 255             # in a label map: no label at this pixel, leave it out of every loss and score
 MAX_PIXELS = 100_000_000 # the largest picture that is read, in pixels
 
 def open_image(path: str|Path) -> Image.Image: # decoded, turned upright where the camera says so (EXIF)
     "Read a picture; whatever is wrong with the file becomes a `ScsamError` that names it."
     path = Path(path)
-    if path.is_dir(): raise ScsamError(f'{path} is a folder, though it is named like an image; rename it or move it away')
-    if path.is_symlink() and not path.exists():
-        raise ScsamError(f'{path} is a link to {os.readlink(path)}, which does not exist; mend it or remove it')
-    if not path.exists(): raise ScsamError(f'{path} does not exist; was it moved since the dataset was opened?')
-    if not path.is_file(): raise ScsamError(f'{path} is not a regular file; move it away')
     try:
+        if path.is_dir(): raise ScsamError(f'{path} is a folder, though it is named like an image; rename it or move it away')
+        if path.is_symlink() and not path.exists():
+            raise ScsamError(f'{path} is a link to {os.readlink(path)}, which does not exist; mend it or remove it')
+        if not path.exists(): raise ScsamError(f'{path} does not exist; was it moved since the dataset was opened?')
+        if not path.is_file(): raise ScsamError(f'{path} is not a regular file; move it away')
         if not path.stat().st_size: raise ScsamError(f'{path} is empty (0 bytes); copy it again from its origin')
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', Image.DecompressionBombWarning)
@@ -337,11 +337,17 @@ def _text(self: Dataset) -> str:
 
 Dataset.__repr__ = _text
 
-# %% ../nbs/01_data.ipynb #50eb75b6
+# %% ../nbs/01_data.ipynb #24d989b5
 def _where(case: Case, root, what: str = 'image') -> str|None: # as manifests write it
     path = getattr(case, what)
     if path is None: return None
     return Path(os.path.relpath(path, root)).as_posix() if root else Path(path).name
+
+
+def manifest_sha256(cases: list) -> str: # 64 hex digits
+    "One hash over ids, roles, labels and contents of the cases of a manifest."
+    core = sorted([c['id'], c['role'], c['labeled'], c['patient'], sorted(c['sha256'].items())] for c in cases)
+    return hashlib.sha256(json.dumps(core, ensure_ascii=True).encode()).hexdigest()
 
 
 def _manifest(self: Dataset, labeled=()) -> dict: # plain data, ready for JSON
@@ -349,9 +355,7 @@ def _manifest(self: Dataset, labeled=()) -> dict: # plain data, ready for JSON
     used = {c.id for c in labeled}
     cases = [dict(id=c.id, role=c.role, labeled=c.id in used, source=c.source, patient=c.patient,
                   image=_where(c, self.root), mask=_where(c, self.root, 'mask'), sha256=c.sha256()) for c in self]
-    core = sorted([c['id'], c['role'], c['labeled'], c['patient'], sorted(c['sha256'].items())] for c in cases)
-    return {'format': 1, 'name': self.name, 'class_names': list(self.class_names), 'cases': cases,
-            'sha256': hashlib.sha256(json.dumps(core, ensure_ascii=True).encode()).hexdigest()}
+    return {'format': 1, 'name': self.name, 'class_names': list(self.class_names), 'cases': cases, 'sha256': manifest_sha256(cases)}
 
 
 def _keys(self: Dataset, manifest: dict) -> list: # for each case here, the id that it has in the manifest
