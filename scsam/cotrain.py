@@ -36,7 +36,7 @@ def sam_optimizer(modules, recipe: Recipe) -> torch.optim.Optimizer:
     if not trained: raise ScsamError(f"nothing is trainable in SAM with peft={recipe.peft!r} and tokens={recipe.tokens!r}; use peft='decoder' or 'lora'")
     return torch.optim.Adam(trained, recipe.sam_lr)
 
-# %% ../nbs/21_cotrain.ipynb #27b358dc
+# %% ../nbs/21_cotrain.ipynb #c27d46a8
 class EMA(nn.Module):
     "A teacher: the exponential moving average of a student's weights, without gradients."
     def __init__(self, student: nn.Module, decay: float = .99): # α
@@ -50,7 +50,7 @@ class EMA(nn.Module):
         if int(self.seen) == step: return
         new = max(1/(step + 1), 1 - self.decay)
         for mine, theirs in zip(self.net.parameters(), student.parameters()): mine.lerp_(theirs, new)
-        for mine, theirs in zip(self.net.buffers(), student.buffers()): mine.copy_(theirs)
+        for mine, theirs in zip(self.net.buffers(), student.buffers()): mine.lerp_(theirs, new) if mine.is_floating_point() else mine.copy_(theirs)
         self.seen.fill_(step)
 
     @torch.no_grad()
