@@ -135,12 +135,11 @@ def inspect(args: argparse.Namespace):
 
 def experiment(args: argparse.Namespace):
     "Run what is missing of an experiment's queue, or list the queue."
-    from scsam.experiment import experiment_queue, run_experiment
-    if args.list:
-        for name, r in experiment_queue(args.name, args.mode).items(): print(f'{name:<28} {r.method:<15} {r.labeled:>5} labelled, seed {r.seed}, {r.steps} steps at {r.image_size} px')
-        return
+    from scsam.experiment import experiment_queue, run_experiment, show_queue
+    if args.list: return print(show_queue(args.name, args.mode, args.results))
     only = [n.strip() for n in args.only.split(',') if n.strip()] if args.only else None
-    run_experiment(args.name, args.mode, only=only, data=args.data, max_minutes=args.max_minutes, runs=args.runs, results=args.results)
+    done = run_experiment(args.name, args.mode, only=only, data=args.data, max_minutes=args.max_minutes, runs=args.runs, results=args.results)
+    return 0 if len(done) == len(only or experiment_queue(args.name, args.mode)) else 3
 
 # %% ../nbs/50_cli.ipynb #87bc94b9
 def demo(args: argparse.Namespace):

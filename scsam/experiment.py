@@ -9,12 +9,13 @@ __all__ = ['MODES', 'MAIN', 'OTHERS', 'ZERO', 'PHANTOM', 'PHANTOM_DATA', 'PHANTO
            'experiment_queue', 'experiment_folder', 'show_queue', 'run_experiment', 'notebook_mode', 'notebook_records',
            'history_of', 'run_of']
 
-# %% ../nbs/32_experiment.ipynb #6fbb4f8d
+# %% ../nbs/32_experiment.ipynb #4b4e4d03
 import os, tempfile, time
 from dataclasses import dataclass
 from pathlib import Path
 import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from .config import Recipe, ScsamError, cache_dir, find_data, nearest, read_json, write_json
 from .data import Dataset, load_arrays
 from .datasets import load_dataset
@@ -242,7 +243,7 @@ EXPERIMENTS = {
     'ablations': Experiment(ablations_queue, _generated(**PHANTOM_DATA), _generated(n=40, test=6), full=False),
 }
 
-# %% ../nbs/32_experiment.ipynb #54e8c5c9
+# %% ../nbs/32_experiment.ipynb #98927a36
 SMOKE = dict(image_size=64, sam='tiny', weights='random', steps=4, val_every=2, batch_labeled=2, batch_unlabeled=2, precision='fp32')
 
 def experiment_queue(name: str,              # a key of `EXPERIMENTS`
@@ -263,14 +264,14 @@ def experiment_folder(name: str, mode: str) -> str:
 
 def show_queue(name: str, mode: str = 'cpu', results: str|Path = 'results') -> str:
     "The queue as text: what would be run, and what has a record."
-    rows = [('', 'run', 'method', 'labels', 'seed', 'steps')]
+    rows = [('run', 'method', 'labels', 'seed', 'steps', 'px', 'record')]
     for k, r in experiment_queue(name, mode).items():
         there = (Path(results)/experiment_folder(name, mode)/f'{k}.json').exists() and mode != 'smoke'
-        rows.append(('done' if there else '-', k, r.method, r.labeled, str(r.seed), str(r.steps)))
+        rows.append((k, r.method, r.labeled, str(r.seed), str(r.steps), str(r.image_size), 'yes' if there else 'no'))
     widths = [max(map(len, c)) for c in zip(*rows)]
     return '\n'.join('  '.join(x.ljust(w) for x, w in zip(row, widths)).rstrip() for row in rows)
 
-# %% ../nbs/32_experiment.ipynb #5f1c2ba9
+# %% ../nbs/32_experiment.ipynb #967e53bd
 def _ready(queue: dict[str, Recipe]):
     "A `ScsamError` that names what a run of the paper's setting lacks on this machine."
     from scsam.weights import weights_table
@@ -302,8 +303,9 @@ def run_experiment(name: str,            # a key of `EXPERIMENTS`
     if mode == 'full': _ready(queue)
     if mode == 'smoke':
         if data is not None: raise ScsamError("mode 'smoke' runs on generated images; leave out the data, or use mode 'cpu'")
-        _temporary.append(tempfile.TemporaryDirectory(prefix='scsam-smoke-'))
-        runs, results = (Path(_temporary[-1].name)/str(x) if str(x) == d else x for x, d in ((runs, 'runs'), (results, 'results')))
+        if PartialState().is_main_process: _temporary.append(tempfile.TemporaryDirectory(prefix='scsam-smoke-'))
+        folder = broadcast_object_list([_temporary[-1].name if _temporary else None])[0]        # the same for all processes
+        runs, results = (Path(folder)/str(x) if str(x) == d else x for x, d in ((runs, 'runs'), (results, 'results')))
     dataset, where, options = (e.smoke if mode == 'smoke' else e.data)(mode, data)
     return run_queue(experiment_folder(name, mode), dataset, queue, runs, results, where, options, max_minutes, progress, say, e.metrics, e.snapshots)
 
