@@ -36,7 +36,7 @@ def relative_table(table: torch.Tensor, # (2m - 1, d): one row for each offset f
     i = torch.arange(n, device=table.device)
     return table[i[:, None] - i + n - 1]
 
-# %% ../nbs/11_sam.ipynb #d50d9681
+# %% ../nbs/11_sam.ipynb #680f3bbb
 def to_windows(x: torch.Tensor,   # (B, h, w, C)
                side: int,         # cells on each side of a window
                fill: torch.Tensor # (C,) what the padding at the bottom and right consists of
@@ -46,7 +46,8 @@ def to_windows(x: torch.Tensor,   # (B, h, w, C)
     rows, cols = -(-h//side), -(-w//side)
     grid = fill.to(x.dtype).expand(B, rows*side, cols*side, C).clone()
     grid[:, :h, :w] = x
-    def back(y): return y.view(B, rows, cols, side, side, -1).transpose(2, 3).reshape(B, rows*side, cols*side, y.shape[-1])[:, :h, :w]
+    def back(y): # contiguous: given a slice, a linear layer would multiply row by row, each with a copy of its weight
+        return y.view(B, rows, cols, side, side, -1).transpose(2, 3).reshape(B, rows*side, cols*side, y.shape[-1])[:, :h, :w].contiguous()
     return grid.view(B, rows, side, cols, side, C).transpose(2, 3).reshape(-1, side, side, C), back
 
 # %% ../nbs/11_sam.ipynb #dff02341
