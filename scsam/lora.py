@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['TARGETS', 'LoRA', 'add_lora', 'lora_layers', 'merge_lora', 'unmerge_lora', 'Bottleneck', 'AdapterAfter',
-           'AdapterBeside', 'add_adapters', 'apply_peft', 'count_trained', 'lora_state', 'load_lora_state', 'save_lora',
-           'load_lora']
+           'AdapterBeside', 'add_adapters', 'block_numbers', 'apply_peft', 'count_trained', 'lora_state',
+           'load_lora_state', 'save_lora', 'load_lora']
 
-# %% ../nbs/12_lora.ipynb #2bbb59ee
-import itertools, json, math
+# %% ../nbs/12_lora.ipynb #33826f0a
+import json, math
 from pathlib import Path
 import torch
 import torch.nn as nn
@@ -48,7 +48,7 @@ class LoRA(nn.Linear):
 
     def extra_repr(self): return f'{super().extra_repr()}, rank={self.rank}, scale={self.scale:g}, parts={len(self.rows)}'
 
-# %% ../nbs/12_lora.ipynb #fafa7c7e
+# %% ../nbs/12_lora.ipynb #12b9201e
 TARGETS = ('q', 'k', 'v', 'proj', 'mlp')
 _MLP = ('lin1', 'lin2', 'fc1', 'fc2') # of segment_anything and of timm
 
@@ -75,10 +75,10 @@ def add_lora(module: nn.Module,            # changed in place
         if t not in TARGETS: raise ScsamError(f'lora: unknown target {t!r}{nearest(t, TARGETS)}')
     if not targets or rank < 1: raise ScsamError(f'lora: rank={rank} and targets={targets} leave nothing to train')
     if next(lora_layers(module), None): raise ScsamError('lora: this model has LoRA already; load a fresh one')
-    names, count = [], itertools.count()
-    for block_name, block in list(module.named_modules()):
-        if not (hasattr(block, 'attn') and hasattr(block, 'mlp')): continue
-        number = next(count)
+    names, found = [], [(n, b) for n, b in module.named_modules() if hasattr(b, 'attn') and hasattr(b, 'mlp')]
+    if blocks and max(blocks) >= len(found):
+        raise ScsamError(f'lora: there is no block {max(blocks)}; this model has {len(found)}, numbered from 0 to {len(found) - 1}')
+    for number, (block_name, block) in enumerate(found):
         if blocks is not None and number not in blocks: continue
         for name, layer in list(block.named_modules()):
             if not isinstance(layer, nn.Linear): continue
@@ -161,10 +161,18 @@ def add_adapters(sam: nn.Module # a Sam, changed in place
         names += [f'{name}.{attention}', f'{name}.mlp']
     return names
 
-# %% ../nbs/12_lora.ipynb #8115e85b
+# %% ../nbs/12_lora.ipynb #51eebdca
 def _unused(name: str) -> bool: # a parameter's name in a Sam
     "Is it in a head whose output `Sam.decode` does not use?"
     return 'iou_prediction_head' in name or any(f'output_hypernetworks_mlps.{i}.' in name for i in (1, 2, 3))
+
+
+def block_numbers(text: str    # as in a recipe's `lora_blocks`: '8-11' or '0,2,5'; '' = all
+                 ) -> tuple|None: # (8, 9, 10, 11) or (0, 2, 5); None = all
+    "Which transformer blocks a recipe names."
+    if not text: return None
+    spans = [[int(n) for n in part.split('-')] for part in text.split(',')]
+    return tuple(n for s in spans for n in range(s[0], s[-1] + 1))
 
 
 def apply_peft(sam: nn.Module,             # a Sam, changed in place
@@ -174,8 +182,8 @@ def apply_peft(sam: nn.Module,             # a Sam, changed in place
               ) -> nn.Module:
     "Add LoRA or adapters, and freeze all that is not to be trained."
     if isinstance(peft, Recipe):
-        rank, alpha, targets, sam.encoder.grad_checkpoint = peft.lora_rank, peft.lora_alpha or None, peft.lora_targets, peft.grad_checkpoint
-        peft = peft.peft
+        rank, alpha, targets, dropout, blocks = peft.lora_rank, peft.lora_alpha or None, peft.lora_targets, peft.lora_dropout, block_numbers(peft.lora_blocks)
+        sam.encoder.grad_checkpoint, peft = peft.grad_checkpoint, peft.peft
     if peft not in PEFT: raise ScsamError(f'unknown peft {peft!r}{nearest(peft, PEFT)}')
     if peft == 'lora': add_lora(sam.encoder, rank, alpha, targets, dropout, blocks)
     if peft == 'adapter': add_adapters(sam)
