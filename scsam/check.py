@@ -6,7 +6,7 @@
 __all__ = ['ALIKE', 'ALIKE_FINE', 'NEIGHBOUR', 'FRAMES', 'FINDINGS', 'fingerprint', 'frame_number', 'video_neighbours', 'Finding',
            'Report', 'check', 'figure_sheet']
 
-# %% ../nbs/02a_check.ipynb #8d2ff520
+# %% ../nbs/02a_check.ipynb #ac560df8
 import hashlib, os
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +18,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from .config import ScsamError
 from .data import IGNORE, Case, Dataset
-from .datasets import guess_kind, load_dataset, tolerate
+from .datasets import clinic_video, load_dataset, tolerate
 
 # %% ../nbs/02a_check.ipynb #a03877ab
 def fingerprint(image: np.ndarray,  # uint8 (H, W, 3) or grey (H, W)
@@ -35,7 +35,7 @@ ALIKE, ALIKE_FINE = 0.96, 0.9 # likeness at 32 and at 64 pixels from which two p
 NEIGHBOUR = 0.85              # likeness at 32 pixels from which frames with near numbers are called neighbours in a video
 FRAMES = 25                   # largest distance of the numbers of such frames: a second of video
 
-# %% ../nbs/02a_check.ipynb #4018187f
+# %% ../nbs/02a_check.ipynb #dcd02f51
 def frame_number(case: Case) -> tuple: # (family, number), or (family, None)
     "The last number in a case's name, and what else the name and source say about the video."
     stem = case.id.rsplit('/', 1)[-1]
@@ -46,6 +46,7 @@ def frame_number(case: Case) -> tuple: # (family, number), or (family, None)
 
 def video_neighbours(a: Case, b: Case) -> bool:
     "Do the names of two cases say that they are near frames of one video?"
+    if (va := clinic_video(a)) and (vb := clinic_video(b)): return va == vb
     (fa, na), (fb, nb) = frame_number(a), frame_number(b)
     if a.index is not None or b.index is not None: return False # slices of volumes
     return na is not None and nb is not None and abs(na - nb) <= FRAMES and (fa in fb or fb in fa)
@@ -85,7 +86,7 @@ def _look(case: Case, fingerprints: bool = True) -> _Look:
             if str(e) not in out.faults: out.faults.append(str(e))
     return out
 
-# %% ../nbs/02a_check.ipynb #888c93e2
+# %% ../nbs/02a_check.ipynb #d11112f0
 FINDINGS = { # kind: (level, what it means and what to do)
     'layout': ('error', 'files that do not belong together'),
     'unreadable': ('error', 'images or masks that cannot be read, do not fit each other, or hold values that are no labels'),
@@ -103,6 +104,8 @@ FINDINGS = { # kind: (level, what it means and what to do)
     'tiny': ('warning', 'very small foregrounds (under 20 pixels at 256 x 256): often a slip of the brush'),
     'full': ('warning', 'masks that cover nearly all of the image: foreground and background may be exchanged'),
     'nothing': ('warning', 'masks in which every pixel is marked as unlabelled (255): remove them'),
+    'jpeg': ('warning', 'masks stored as JPEG, which blurs their borders: what is brighter than 127 is read as foreground; save masks as '
+                        'PNG where you can'),
     'class': ('warning', 'classes that no mask shows'),
     'blank': ('warning', 'images of one single grey'),
     'outlier': ('warning', 'images much darker, brighter, flatter or harsher than others of their source: look at them'),
@@ -157,7 +160,7 @@ class Report:
         return {'name': self.name, 'exit_code': self.exit_code,
                 'findings': [dict(kind=f.kind, level=f.level, message=f.message, ids=list(f.ids)) for f in self.findings]}
 
-# %% ../nbs/02a_check.ipynb #3549de52
+# %% ../nbs/02a_check.ipynb #d15dd699
 def check(dataset: Dataset|str|Path,   # or a path to open
           kind: str|None = None,       # of dataset, when a path is given; None = guessed
           errors_only: bool = False,   # skip what can only warn: quicker, for the start of a training
@@ -254,6 +257,10 @@ def _masks(dataset, cases, looks, add):
         for c, a in parts:
             if 0 < a * 65536 < 20: add('tiny', f'{c.id} in {c.role}: {a:.4%} of the slice', c.id)
             if a > 0.95: add('full', f'{c.id} in {c.role}: {a:.1%} of the slice', c.id)
+    jpegs = defaultdict(list)
+    for c in cases:
+        if c.mask is not None and c.mask.suffix.lower() in ('.jpg', '.jpeg'): jpegs[c.mask.parent].append(c.id)
+    for folder, ids in jpegs.items(): add('jpeg', f'{len(ids)} in {os.path.relpath(folder, dataset.root) if dataset.root else folder}', ids[0])
     if used:
         for k, name in enumerate(dataset.class_names):
             if k not in used and k: add('class', f'class {k} ({name})')
