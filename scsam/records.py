@@ -7,8 +7,8 @@ __all__ = ['PACKAGES', 'FORMAT', 'REQUIRED', 'REQUIRED_IN', 'SHOWN', 'environmen
            'summarise_scores', 'new_record', 'add_scores', 'validate', 'content_hash', 'write_record', 'read_record',
            'find_records', 'compare', 'Cell', 'Row', 'table', 'check_reported', 'read_reported', 'Table']
 
-# %% ../nbs/05_records.ipynb #e3846a3c
-import csv, hashlib, importlib.metadata, inspect, io, json, os, platform, string, subprocess
+# %% ../nbs/05_records.ipynb #b45a5bfa
+import csv, hashlib, importlib.metadata, inspect, io, json, os, platform, re, string, subprocess
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -302,7 +302,7 @@ class Row:
     cells: dict          # {set: Cell}
     notes: list = field(default_factory=list)
 
-# %% ../nbs/05_records.ipynb #0d1b1250
+# %% ../nbs/05_records.ipynb #b6a533e4
 def _recipe(record: Record) -> dict:
     "All recipe values of a run; one that came into being after it has its default, which is what the run did."
     return {**Recipe().to_dict(), **record['recipe']}
@@ -313,8 +313,9 @@ def _key(record: Record, key: str):
     if key == 'budget': return tuple(record['budget'][k] for k in REQUIRED_IN['budget'])
     if key in ('method', 'experiment', 'dataset', 'seed', 'run'): return record[key]
     if key == 'weights': return record['weights']['name']
+    if key == 'variant': return re.sub(r'-s\d+$', '', record['run'])    # the run's name without its seed
     if key in (recipe := _recipe(record)): return _show(recipe[key])
-    known = ['method', 'budget', 'experiment', 'dataset', 'run', 'weights', *recipe]
+    known = ['method', 'budget', 'experiment', 'dataset', 'run', 'variant', 'weights', *recipe]
     raise ScsamError(f'table: rows has {key!r}{nearest(key, known)}')
 
 
@@ -401,9 +402,9 @@ def _row(runs: list, shown: list, rows: tuple, cells: dict, branches: str, seeds
     keys = {k: str(_key(runs[0], k)) for k in rows if k != 'budget'}
     return Row(keys, _trained_on(runs[0]['budget']), f'{names}, {by}', cells, _row_notes(runs, seeds))
 
-# %% ../nbs/05_records.ipynb #f18215e7
+# %% ../nbs/05_records.ipynb #35d5223b
 def table(records: list,              # of Record
-          rows=('method', 'budget'),  # what makes a row: 'method', 'budget', 'experiment', 'dataset', 'weights', any recipe key
+          rows=('method', 'budget'),  # what makes a row: 'method', 'budget', 'experiment', 'dataset', 'weights', 'variant' (name of the run without -s0, -s1 …), any recipe key
           metric: str = 'dice',       # a key of `scsam.metrics.METRICS`
           sets: list|None = None,     # test sets to show, in this order; None = all
           branches: str = 'selected', # 'selected', 'all', or a branch's name
@@ -433,10 +434,11 @@ def table(records: list,              # of Record
         runs, shown = [r for r, _ in group], [b for _, b in group]
         cells = {n: c for n in usual if (c := _cell(runs, shown, n, metric, usual[n]))}
         out.append(_row(runs, shown, rows, cells, branches, seeds))
+    name = 'method' if 'method' in rows else next((k for k in rows if k != 'budget'), 'method')
     for x in reported:
         cells = {n: Cell(v, source=x['source']) for n, v in x['scores'].items() if n in sets}
         if x.get('metric', 'dice') == metric:
-            out.append(Row({'method': x['method']}, x.get('trained_on', 'not stated'), x.get('branch', 'not stated'), cells))
+            out.append(Row({name: x['method']}, x.get('trained_on', 'not stated'), x.get('branch', 'not stated'), cells))
     units = dict.fromkeys(r['scores'][n].get('unit', 'px') for r in records for n in sets if n in r['scores'])
     return Table(out, sets, metric, [k for k in rows if k != 'budget'], Path(base), ' or '.join(units),
                  [str(r.path.name if r.path else r['run']) for r in left_out])

@@ -208,11 +208,11 @@ def compare_curves(histories: dict,          # {run: rows of {'step': …, branc
     for ax, (branch, runs) in zip(axs[0], shown.items()):
         for run, at in runs.items():
             i = groups.index(group(run))
-            line, = ax.plot(*zip(*at), color=(BLUE, VERMILION, GREEN, ORANGE, PINK, SKY, YELLOW)[i % 7], ls=('-', '--', ':', '-.')[i // 7 % 4], marker='o', ms=3, lw=1.4)
+            line, = ax.plot(*zip(*at), color=(BLUE, VERMILION, GREEN, ORANGE, PINK, SKY, YELLOW)[i % 7], ls=('-', '--', ':', '-.')[i // 7 % 4], marker='o' if len(at) < 15 else None, ms=3, lw=1.4)
             lines.setdefault(group(run), line)
         ax.set(xlabel=x, title=branch); ax.spines[['top', 'right']].set_visible(False)
     axs[0, 0].set_ylabel(ylabel)
-    fig.legend(lines.values(), lines.keys(), loc='outside right center', frameon=False, fontsize=8)
+    fig.legend([lines[g] for g in groups if g in lines], [g for g in groups if g in lines], loc='outside right center', frameon=False, fontsize=8)
     plt.close(fig)
     return fig
 
