@@ -35,7 +35,7 @@ class CorrectedReader:
 def _size_text(mask, image):
     return f'the mask is {mask[1]} x {mask[0]} pixels (width x height), its image {image[1]} x {image[0]}; a mask must have its image\'s size'
 
-# %% ../nbs/07_decisions.ipynb #4046084b
+# %% ../nbs/07_decisions.ipynb #31c90509
 STATUS = ('accepted', 'rejected', 'corrected')
 
 class Decisions:
@@ -86,7 +86,7 @@ class Decisions:
         "Put `new` in the place of a decision, unless somebody else has decided since."
         with self._locked():
             if self.cases.get(id) != expect: raise ScsamError(f'{id} was decided again by somebody else meanwhile; their decision is kept')
-            self._put(id, new and {**new, 'when': _now()})
+            self._put(id, new)
 
     def mask(self, id: str, num_classes: int = 2) -> np.ndarray|None: # uint8 (H, W); None where the case is not corrected
         "The corrected mask of a case."
