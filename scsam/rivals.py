@@ -181,7 +181,7 @@ class BCP(MeanTeacher):
 
 def make_bcp(recipe: Recipe) -> BCP: return BCP(make_unet(recipe), recipe)
 
-# %% ../nbs/23_rivals.ipynb #bdd74080
+# %% ../nbs/23_rivals.ipynb #9f710c0a
 NOTHING = -20.            # the logit where SAM was not asked, because there was nothing to ask about
 
 
@@ -210,6 +210,7 @@ def ask_frozen(sam: nn.Module, seen: Tensor, # the embeddings
 
 class ZeroShot(UNetOnly):
     "A U-Net trained on labelled images only, and a frozen SAM that it prompts."
+    needs_embeddings = False  # in training
     def __init__(self, unet: nn.Module, sam: nn.Module, recipe: Recipe):
         super().__init__(unet, recipe)
         self.sam = sam
