@@ -59,25 +59,32 @@ def evaluate(args: argparse.Namespace):
     for metric in metrics: print(table([read_record(path)], metric=metric, branches='all', base=run.dir).markdown(), end='\n\n')
     print(f'record: {path}')
 
-# %% ../nbs/50_cli.ipynb #6c77e7a3
+# %% ../nbs/50_cli.ipynb #02963bb0
 def predict(args: argparse.Namespace):
-    "Masks and overlays for an image or a folder of images."
-    import numpy as np
-    from scsam.datasets import load_dataset
+    "Masks of images, each with an overlay to look at, and of volumes, in the volume's own geometry."
+    from scsam.datasets import load_dataset, save_volumes, volume_file
     from scsam.evaluate import predict_cases, save_labels
     from scsam.learner import load_run
     from scsam.viz import overlay, save
     run, out = load_run(args.run), Path(args.out)
-    cases = list(load_dataset(args.input, args.kind))
+    parts = [], []
+    for c in load_dataset(args.input, args.kind): parts[c.index is not None and c.image is not None].append(c)
+    pictures, slices = parts
     branch = args.branch or run.training['selected']['branch']
-    names = [c.id.replace('/', '__') for c in cases]
-    there = [out/f'{n}{s}.png' for n in names for s in ('', '_overlay') if (out/f'{n}{s}.png').exists()]
+    names = [c.id.replace('/', '__') for c in pictures]
+    files = [out/f'{n}{s}.png' for n in names for s in ('', '_overlay')] + list(dict.fromkeys(volume_file(c, out) for c in slices))
+    there = [f for f in files if f.exists()]
     if there and not args.overwrite: raise ScsamError(f'{there[0]} exists' + (f' (and {len(there) - 1} more)' if len(there) > 1 else '') + '; choose another --out, or give --overwrite')
-    for name, (case, maps) in zip(names, predict_cases(run.method, cases, run.recipe, progress=not args.quiet)):
-        if branch not in maps: raise ScsamError(f'--branch {branch}: this run predicts {", ".join(maps)}')
-        save_labels(maps[branch], out/f'{name}.png')
-        save(overlay(case.read_image(), maps[branch]), out/f'{name}_overlay.png')
-    print(f'{len(cases)} mask{"s" * (len(cases) != 1)} of branch {branch} in {out} (values 0 to {run.recipe.num_classes - 1}; beside each an overlay to look at)')
+    def labels(cases):
+        for case, maps in predict_cases(run.method, cases, run.recipe, progress=not args.quiet):
+            if branch not in maps: raise ScsamError(f'--branch {branch}: this run predicts {", ".join(maps)}')
+            yield case, maps[branch]
+    for name, (case, mask) in zip(names, labels(pictures)):
+        save_labels(mask, out/f'{name}.png')
+        save(overlay(case.read_image(), mask), out/f'{name}_overlay.png')
+    values = f'of branch {branch} in {out} (values 0 to {run.recipe.num_classes - 1}'
+    if pictures: print(f'{len(pictures)} mask{"s" * (len(pictures) != 1)} {values}; beside each an overlay to look at)')
+    for path in save_volumes(labels(slices), out, args.overwrite): print(f'{path.name} {values}; spacing, origin and direction of the volume)')
 
 # %% ../nbs/50_cli.ipynb #55c8040c
 def table(args: argparse.Namespace):
@@ -88,13 +95,13 @@ def table(args: argparse.Namespace):
     t = make(records, metric=args.metric, branches=args.branch, base=args.folder)
     print({'markdown': t.markdown, 'latex': t.latex, 'csv': t.csv}[args.format]())
 
-# %% ../nbs/50_cli.ipynb #f57099d6
+# %% ../nbs/50_cli.ipynb #0d39badd
 def data(args: argparse.Namespace) -> int|None: # of a check: 0 clean, 1 warnings, 2 errors
     "Show what a dataset holds (DATA), look for everything wrong with it (check DATA), or compare it with a protocol (compare DATA PROTOCOL)."
     from scsam.datasets import load_dataset
     word, *rest = args.words
     if not rest: return print(load_dataset(word, args.kind))
-    if word == 'compare' and len(rest) == 2: return compare(load_dataset(rest[0], args.kind), rest[1])
+    if word == 'compare' and len(rest) == 2: return compare(*rest, args.kind)
     if word != 'check' or len(rest) != 1: raise ScsamError('scsam data takes one of: DATA; check DATA; compare DATA PROTOCOL')
     from scsam.check import check, figure_sheet
     report = check(rest[0], args.kind, progress=not args.quiet)
@@ -105,17 +112,11 @@ def data(args: argparse.Namespace) -> int|None: # of a check: 0 clean, 1 warning
     return report.exit_code
 
 
-def compare(data, protocol: str) -> int: # 0 the same, 1 different
-    "Say what differs between a dataset and a protocol that scsam brings, a manifest file, or a run's manifest."
-    path = Path(protocol)/'manifest.json'
-    if path.exists(): manifest = read_json(path)
-    else:
-        from scsam.datasets import read_protocol
-        manifest = read_protocol(protocol)
-    differences = data.compare(manifest)
-    for line in differences[:20]: print(line)
-    if len(differences) > 20: print(f'… and {len(differences) - 20} more')
-    print(f'{data.name}: {len(differences)} differences from {protocol}' if differences else f'{data.name} is the data of {protocol}')
+def compare(data: str, protocol: str, kind: str|None = None) -> int: # 0 the same, 1 different
+    "Say which files differ between a dataset and a protocol that scsam brings, a manifest file, or a run's manifest."
+    from scsam.datasets import compare_protocol
+    differences, said = compare_protocol(data, protocol, kind)
+    print('\n'.join([*differences, said]))
     return int(bool(differences))
 
 
@@ -200,7 +201,7 @@ def demo_figure(runs: dict, cases, path: Path, n: int = 4) -> Path:
     save(figure, path)
     return path
 
-# %% ../nbs/50_cli.ipynb #a756abad
+# %% ../nbs/50_cli.ipynb #eb96e699
 class _Parser(argparse.ArgumentParser):
     "argparse whose errors are `ScsamError`s."
     def error(self, message):
@@ -236,7 +237,7 @@ def make_parser() -> argparse.ArgumentParser:
     for f in fields(Recipe): group.add_argument('--' + f.name.replace('_', '-'), dest=f.name, metavar=type(f.default).__name__.upper(), help=f'default {f.default!r}')
     command('evaluate', o('run', help='a run directory'), o('--data', help='where the data is now, if it has moved'), o('--metrics', default='dice,iou', help='any of dice, iou, hd95, assd'),
             o('--save', action='store_true', help='keep the predicted masks in the run'), o('--allow-oracle', action='store_true', help='also score SAM asked with boxes around the true masks: no method, an upper bound'), o('--experiment', help='name of the experiment in the record'), o('--record', help='write the record here as well'), quiet)
-    command('predict', o('run', help='a run directory'), o('input', help='an image or a folder of images'), o('--out', required=True, help='folder for masks and overlays'), kind,
+    command('predict', o('run', help='a run directory'), o('input', help='an image, a volume, or a folder of either'), o('--out', required=True, help='folder for masks and overlays'), kind,
             o('--branch', help="unet, sam or mean; by default the run's chosen one"), o('--overwrite', action='store_true'), quiet)
     command('inspect', o('run', help='a run directory with snapshots'), o('--data', help='where the data is now, if it has moved'), o('--port', type=int, default=8866), o('--no-browser', action='store_true', help='do not open a browser'))
     command('experiment', o('name', help='prostate, polyp, ablations …'), o('--mode', choices=('smoke', 'cpu', 'full'), default='smoke'), o('--list', action='store_true', help='list the queue and stop'), o('--only', metavar='RUN[,RUN]', help='these runs only'),
