@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['MODES', 'MAIN', 'OTHERS', 'ZERO', 'PHANTOM', 'PHANTOM_DATA', 'PHANTOM_METHODS', 'ABLATIONS', 'EXPERIMENTS', 'SMOKE',
-           'remember_data', 'run_data', 'test_sets', 'cached_embeddings', 'make_record', 'run_queue', 'runs_of',
-           'paper_queue', 'polyp_queue', 'prostate_queue', 'phantom_queue', 'ablations_queue', 'Experiment',
+           'remember_data', 'run_data', 'test_sets', 'cached_embeddings', 'make_record', 'process', 'run_queue',
+           'runs_of', 'paper_queue', 'polyp_queue', 'prostate_queue', 'phantom_queue', 'ablations_queue', 'Experiment',
            'experiment_queue', 'experiment_folder', 'show_queue', 'run_experiment', 'notebook_mode', 'notebook_records',
            'history_of', 'run_of']
 
-# %% ../nbs/32_experiment.ipynb #4b4e4d03
+# %% ../nbs/32_experiment.ipynb #35821070
 import os, tempfile, time
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 import torch
 from accelerate import PartialState
@@ -65,7 +66,13 @@ def make_record(run: Run, data: Dataset, experiment: str, metrics=('dice', 'iou'
     return new_record(experiment, name or run.dir.name, run.recipe, data.name, run.manifest['sha256'], budget, t['selected'], scores, t['weights'],
                       t['steps'], t['seconds'], t['images_per_second'], t['peak_memory_mb'])
 
-# %% ../nbs/32_experiment.ipynb #3792e7af
+# %% ../nbs/32_experiment.ipynb #cbba215a
+def process() -> PartialState:
+    "This process among those that `accelerate launch` started; alone, the only one."
+    if 'LOCAL_RANK' not in os.environ: return PartialState()
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=6))    # the others wait while one scores
+
+
 def run_queue(experiment: str,              # name; records go to results/<experiment>/<run>.json, learning curves to history/ beside them
               data: Dataset,
               queue: dict[str, Recipe],     # run name -> recipe, most important first
@@ -80,7 +87,7 @@ def run_queue(experiment: str,              # name; records go to results/<exper
               snapshots: int = 0            # how often each run keeps its predictions for the unlabelled images, and how good they are
              ) -> dict[str, Record]:        # the records that exist now, in the order of the queue
     "Train, score and record every recipe that has no record yet."
-    start, done, first = time.monotonic(), {}, PartialState().is_main_process
+    start, done, first = time.monotonic(), {}, process().is_main_process
     if not first: say, progress = (lambda *_: None), False
     for name, recipe in queue.items():
         path = Path(results)/experiment/f'{name}.json'
@@ -96,10 +103,10 @@ def run_queue(experiment: str,              # name; records go to results/<exper
         if first: remember_data(out, *where, **(options or {}))
         if not (out/'training.json').exists(): say(f'{name}: stopped before its end; call again to go on'); continue
         if first:
-            run = load_run(out, PartialState().device)
+            run = load_run(out, process().device)
             write_json(Path(results)/experiment/'history'/f'{name}.json', read_json(out/'history.json'))
             write_record(make_record(run, data.apply(run.manifest)[0], experiment, metrics, progress=progress), path)
-        PartialState().wait_for_everyone()
+        process().wait_for_everyone()
         done[name] = read_record(path)
         say(f"{name}: {recipe.steps} steps in {done[name]['seconds']:.0f} s; " + '; '.join(
             f"{s} " + ', '.join(f"{b} {v['dice']['mean']:.3f}" for b, v in by.items()) for s, by in done[name]['summary'].items()))
@@ -271,7 +278,7 @@ def show_queue(name: str, mode: str = 'cpu', results: str|Path = 'results') -> s
     widths = [max(map(len, c)) for c in zip(*rows)]
     return '\n'.join('  '.join(x.ljust(w) for x, w in zip(row, widths)).rstrip() for row in rows)
 
-# %% ../nbs/32_experiment.ipynb #967e53bd
+# %% ../nbs/32_experiment.ipynb #9a3929b1
 def _ready(queue: dict[str, Recipe]):
     "A `ScsamError` that names what a run of the paper's setting lacks on this machine."
     from scsam.weights import weights_table
@@ -303,7 +310,7 @@ def run_experiment(name: str,            # a key of `EXPERIMENTS`
     if mode == 'full': _ready(queue)
     if mode == 'smoke':
         if data is not None: raise ScsamError("mode 'smoke' runs on generated images; leave out the data, or use mode 'cpu'")
-        if PartialState().is_main_process: _temporary.append(tempfile.TemporaryDirectory(prefix='scsam-smoke-'))
+        if process().is_main_process: _temporary.append(tempfile.TemporaryDirectory(prefix='scsam-smoke-'))
         folder = broadcast_object_list([_temporary[-1].name if _temporary else None])[0]        # the same for all processes
         runs, results = (Path(folder)/str(x) if str(x) == d else x for x, d in ((runs, 'runs'), (results, 'results')))
     dataset, where, options = (e.smoke if mode == 'smoke' else e.data)(mode, data)

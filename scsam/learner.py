@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn, Tensor
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.state import AcceleratorState
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file, load_file
 from tqdm.auto import tqdm
@@ -536,6 +537,7 @@ def fit(method: nn.Module,
 def _accelerator(method: nn.Module, recipe: Recipe, roles: Roles) -> Accelerator:
     "Device, precision, and the other processes if there are any."
     alone = 'LOCAL_RANK' not in os.environ
+    AcceleratorState._reset_state()             # of an earlier run in this process, which may have had another precision
     acc = Accelerator(mixed_precision={'fp32': 'no'}.get(recipe.precision, recipe.precision), cpu=True if not alone and not torch.cuda.is_available() else None,
                       kwargs_handlers=[] if alone else [DistributedDataParallelKwargs(find_unused_parameters=True), InitProcessGroupKwargs(timeout=timedelta(hours=6))])
     sizes = {'batch_labeled': recipe.batch_labeled, **({'batch_unlabeled': recipe.batch_unlabeled} if method.needs_unlabeled and roles.unlabeled else {})}
