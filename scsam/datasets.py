@@ -785,7 +785,7 @@ def load_dataset(path: str|Path,      # a folder, a CSV, an image, a volume, or 
         raise ScsamError(f'{path} is not a folder; the polyp layout is one that holds TrainDataset and TestDataset')
     return KINDS[kind](path, **options)
 
-# %% ../nbs/02_datasets.ipynb #1dc96339
+# %% ../nbs/02_datasets.ipynb #254cbf16
 def _protocol_files() -> dict: # name of a protocol -> the file that holds it
     found = sorted((f for f in (files('scsam')/'protocols').iterdir() if f.name.endswith('.json.gz')), key=lambda f: f.name)
     return {name: f for f in found for name in json.loads(gzip.decompress(f.read_bytes()))['protocols']}
@@ -820,7 +820,7 @@ def read_protocol(name: str|Path # of `protocols()`, or the path of a manifest, 
     known, path = _protocol_files(), Path(name)
     if str(name) not in known:
         path = path/'manifest.json' if path.is_dir() else path
-        if not path.is_file(): raise ScsamError(f'{name} is neither a protocol nor a manifest file{nearest(str(name), known)}; there are {", ".join(known)}')
+        if not path.is_file(): raise ScsamError(f'{name} is neither a manifest file nor one of {", ".join(known)}{nearest(str(name), known)}')
         if not path.name.endswith('.gz'):
             manifest = read_json(path)
             if not isinstance(manifest, dict) or 'cases' not in manifest: raise ScsamError(f'{path} is not a manifest: it lists no cases')
@@ -851,6 +851,6 @@ def compare_protocol(data: Dataset|str|Path, # or a path to open
     unknown = sum(v is None for c in manifest['cases'] for v in c['sha256'].values())
     known = sum(len(c['sha256']) for c in manifest['cases']) - unknown
     name = protocol if isinstance(protocol, (str, Path)) else manifest['name']
-    said = f'{data.name}: {len(found)} differences from {name}' if found else f'{data.name} is the data of {name}: {known} files have the same content' if not unknown \
+    said = f'{data.name}: {len(found)} differences from {name}' if found else f'{data.name} is the data of {name}: {known} images and masks have the same content' if not unknown \
         else f'{data.name} has the files of {name} by name; the content of {unknown} of {known + unknown} cannot be compared, since the protocol has no hash of it'
     return found, said
