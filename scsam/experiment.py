@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['MODES', 'MAIN', 'OTHERS', 'ZERO', 'PHANTOM', 'PHANTOM_DATA', 'PHANTOM_METHODS', 'ABLATIONS', 'EXPERIMENTS', 'SMOKE',
            'remember_data', 'run_data', 'test_sets', 'cached_embeddings', 'make_record', 'process', 'run_queue',
-           'runs_of', 'paper_queue', 'polyp_queue', 'prostate_queue', 'phantom_queue', 'ablations_queue', 'Experiment',
-           'experiment_queue', 'experiment_folder', 'show_queue', 'run_experiment', 'notebook_mode', 'notebook_records',
-           'history_of', 'run_of']
+           'runs_of', 'paper_queue', 'polyp_queue', 'prostate_queue', 'phantom_queue', 'unets_queue', 'ablations_queue',
+           'Experiment', 'experiment_queue', 'experiment_folder', 'show_queue', 'run_experiment', 'notebook_mode',
+           'notebook_records', 'history_of', 'run_of']
 
 # %% ../nbs/32_experiment.ipynb #35821070
 import os, tempfile, time
@@ -174,7 +174,7 @@ def prostate_queue(mode: str) -> dict[str, Recipe]:
     base = Recipe.preset('cpu', labeled='2', val=0, precision='bf16', steps=300, val_every=100)
     return runs_of(base, {'unet': dict(method='unet'), 'sam-lora': dict(method='sam-lora'), 'scsam': {}}, (0, 1))
 
-# %% ../nbs/32_experiment.ipynb #b87afd7f
+# %% ../nbs/32_experiment.ipynb #cc8d1136
 PHANTOM = Recipe.preset('cpu', labeled='5%', precision='bf16', steps=200, val_every=50, batch_labeled=2, batch_unlabeled=2)
 PHANTOM_DATA = dict(n=200, test=40, source='colour')
 PHANTOM_METHODS = {m: dict(method=m) for m in (*MAIN, *OTHERS, 'medsam-zero')} | {   # no sam-zero: it needs official weights of SAM
@@ -206,11 +206,18 @@ def phantom_queue(mode: str) -> dict[str, Recipe]:
     return runs_of(PHANTOM, PHANTOM_METHODS, (0, 1, 2))
 
 
+def unets_queue(mode: str) -> dict[str, Recipe]:
+    "Methods without a SAM on generated images, smaller and for longer."
+    base = PHANTOM.replace(image_size=64, steps=1000, val_every=200, sam='tiny', weights='random', batch_labeled=4, batch_unlabeled=4, precision='fp32')
+    few = {m: dict(method=m) for m in ('unet', 'mean-teacher', 'unimatch', 'cps', 'bcp', 'fixmatch', 'ua-mt')}
+    return runs_of(base, {'unet-all': dict(method='unet', labeled='100%'), **few}, (0, 1, 2))
+
+
 def ablations_queue(mode: str) -> dict[str, Recipe]:
     "SC-SAM with one thing changed, on generated images, three seeds."
     return runs_of(PHANTOM, ABLATIONS, (0, 1, 2))
 
-# %% ../nbs/32_experiment.ipynb #9d32ae58
+# %% ../nbs/32_experiment.ipynb #ebd96cc2
 def _generated(**options):
     "Opens the phantom; `remember_data` gets the same words."
     return lambda mode, path: (load_dataset('phantom', **options), ('phantom',), options)
@@ -247,6 +254,7 @@ EXPERIMENTS = {
     'prostate': Experiment(prostate_queue, _files('prostate-promise12-layout', 'volumes in the layout of PROMISE12 (CaseNN.mhd)', 'promise12', dict(val=0, test=.34)),
                            _generated(n=24, test=8, source='grey'), metrics=('dice', 'hd95', 'assd')),
     'phantom': Experiment(phantom_queue, _generated(**PHANTOM_DATA), _generated(n=40, test=6), full=False),
+    'unets': Experiment(unets_queue, _generated(**PHANTOM_DATA), _generated(n=40, test=6), full=False),
     'ablations': Experiment(ablations_queue, _generated(**PHANTOM_DATA), _generated(n=40, test=6), full=False),
 }
 
