@@ -828,7 +828,7 @@ function render({ model, el }) {
 export default { render }
 '''
 
-# %% ../nbs/40_inspector.ipynb #52e71392
+# %% ../nbs/40_inspector.ipynb #e8021259
 CSS = r'''
 .scsam { --bg: var(--jp-layout-color1, Canvas); --fg: var(--jp-ui-font-color1, CanvasText); --soft: var(--jp-layout-color2, color-mix(in srgb, CanvasText 9%, Canvas));
   --line: var(--jp-border-color0, #8a8a8a); --accent: var(--jp-brand-color1, #1976d2); color-scheme: light dark;
@@ -837,7 +837,7 @@ CSS = r'''
 [data-jp-theme-light="false"] .scsam { color-scheme: dark }
 .scsam [hidden] { display: none !important }
 .scsam .bar { display: flex; flex-wrap: wrap; gap: 6px; align-items: center; margin: 2px 0 }
-.scsam .main { display: grid; grid-template-columns: minmax(170px, 1fr) minmax(320px, 4fr) minmax(255px, 1.5fr); gap: 8px; margin-top: 4px }
+.scsam .main { display: grid; grid-template-columns: minmax(170px, 1fr) minmax(320px, 4fr) minmax(275px, 1.5fr); gap: 8px; margin-top: 4px }
 .scsam button, .scsam select, .scsam textarea, .scsam input[type=search] { font: inherit; color: inherit; background: var(--soft); border: 1px solid var(--line); border-radius: 3px; padding: 3px 7px; min-height: 26px }
 .scsam button { cursor: pointer }
 .scsam button[aria-pressed=true] { background: var(--accent); color: #fff }
@@ -858,7 +858,7 @@ CSS = r'''
 .scsam .side { display: flex; flex-direction: column; gap: 6px; min-width: 0 }
 .scsam .verdict { border: 1px solid var(--line); border-radius: 4px; padding: 5px }
 .scsam textarea { width: 100%; box-sizing: border-box; margin-top: 4px }
-.scsam .layer { display: grid; grid-template-columns: 1fr 38px 72px; white-space: nowrap; gap: 5px; align-items: center }
+.scsam .layer { display: grid; grid-template-columns: minmax(0, 1fr) 38px 72px; white-space: nowrap; gap: 5px; align-items: center }
 .scsam .layer input[type=range] { width: 72px; margin: 0 }
 .scsam .layer button { padding: 0 4px }
 .scsam .swatch { display: inline-block; width: 12px; height: 12px; border: 1px solid var(--line); vertical-align: -1px; background: #56B4E9 }
