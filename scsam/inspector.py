@@ -7,8 +7,8 @@ __all__ = ['LABELS', 'MAPS', 'EDIT', 'SCORES', 'ESM', 'CSS', 'CaseView', 'layer'
            'mean_labels', 'dice_maps', 'score_arrays', 'case_scores', 'Draft', 'Review', 'Inspector', 'inspect_run',
            'serve_notebook', 'serve']
 
-# %% ../nbs/40_inspector.ipynb #0362de4b
-import functools, importlib.util, io, json, socket, subprocess, sys, tempfile, traceback
+# %% ../nbs/40_inspector.ipynb #70b17c74
+import functools, importlib.util, io, json, os, socket, subprocess, sys, tempfile, traceback
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 import anywidget
@@ -1006,12 +1006,22 @@ def inspect_run(run,                # a run directory, or a `Run`
     "The pseudo-labels of a run, to look at, judge and mend."
     return Inspector(Review(run, data, decisions))
 
-# %% ../nbs/40_inspector.ipynb #bdaa7ad3
+# %% ../nbs/40_inspector.ipynb #c44bd97b
 def serve_notebook(run_dir: str|Path, data=None) -> dict: # a notebook as plain data
     "The notebook behind the app: one cell that inspects a run."
     code = f'from scsam.inspector import inspect_run\ninspect_run({str(Path(run_dir).resolve())!r}, data={None if data is None else str(data)!r})'
     return {'cells': [{'cell_type': 'code', 'id': 'inspect', 'metadata': {}, 'execution_count': None, 'outputs': [], 'source': code}],
             'metadata': {'kernelspec': {'display_name': 'Python 3', 'language': 'python', 'name': 'python3'}, 'title': f'scsam: {Path(run_dir).name}'}, 'nbformat': 4, 'nbformat_minor': 5}
+
+
+_TEMPLATE = """{%- extends 'lab/index.html.j2' -%}
+{% import "spinner.macro.html.j2" as spinner %}
+{%- block notebook_css -%}
+{% if frontend == "voila" %}{{ resources.include_js("static/voila-style.js") }}{% endif %}
+{{ spinner.css() }}
+{{ super.super() }}
+{%- endblock notebook_css -%}
+""" # voila's page without the icons that it fetches from the network
 
 
 def serve(run_dir: str|Path,
@@ -1026,8 +1036,11 @@ def serve(run_dir: str|Path,
         except (OSError, OverflowError) as e: raise ScsamError(f'port {port} cannot be used ({e}); choose another with --port') from None
     with tempfile.TemporaryDirectory() as d:
         (Path(d)/'inspect.ipynb').write_text(json.dumps(serve_notebook(run_dir, data)), encoding='utf-8')
+        for path, text in (('index.html.j2', _TEMPLATE), ('conf.json', '{"base_template": "lab"}')):
+            with atomic(Path(d)/'voila'/'templates'/'scsam'/path) as tmp: tmp.write_text(text, encoding='utf-8')
         print(f'the inspector of {run_dir} is at http://localhost:{port}/ until Ctrl-C')
-        command = [sys.executable, '-m', 'voila', str(Path(d)/'inspect.ipynb'), f'--port={port}', '--Voila.ip=127.0.0.1', *([] if browser else ['--no-browser'])]
-        try: code = subprocess.run(command).returncode
+        command = [sys.executable, '-m', 'voila', str(Path(d)/'inspect.ipynb'), f'--port={port}', '--Voila.ip=127.0.0.1', '--template=scsam', *([] if browser else ['--no-browser'])]
+        env = {**os.environ, 'JUPYTER_PATH': os.pathsep.join(filter(None, [d, os.environ.get('JUPYTER_PATH')]))}
+        try: code = subprocess.run(command, env=env).returncode
         except KeyboardInterrupt: return
     if code: raise ScsamError(f'voila ended with code {code}; its words are above')
