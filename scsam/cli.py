@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['DEMO_ROWS', 'COMMANDS', 'recipe_from', 'train', 'evaluate', 'predict', 'table', 'data', 'compare', 'weights',
-           'inspect', 'experiment', 'demo', 'demo_table', 'demo_figure', 'make_parser', 'main']
+           'inspect', 'experiment', 'demo', 'demo_table', 'demo_figure', 'make_parser', 'process_name', 'main']
 
-# %% ../nbs/50_cli.ipynb #52b989f1
-import argparse, sys, time
+# %% ../nbs/50_cli.ipynb #65d1ca23
+import argparse, os, sys, time
 from dataclasses import fields
 from pathlib import Path
 from .config import PRESETS, Recipe, ScsamError, cache_dir, nearest, read_json
@@ -20,20 +20,21 @@ def recipe_from(args: argparse.Namespace, num_classes: int) -> Recipe: # the pre
     if recipe.num_classes != num_classes: raise ScsamError(f'--num-classes {recipe.num_classes}, but the dataset has {num_classes} classes, background included')
     return recipe
 
-# %% ../nbs/50_cli.ipynb #f6eab5de
+# %% ../nbs/50_cli.ipynb #1b795b1e
 def train(args: argparse.Namespace):
     "Train one method and leave a run directory."
     from scsam.check import check
     from scsam.datasets import load_dataset
     from scsam.experiment import remember_data
-    from scsam.learner import fit, make_method
+    from scsam.learner import fit, main_process, make_method
     data = load_dataset(args.data, args.kind)
     recipe = recipe_from(args, data.num_classes)
     method = make_method(recipe)
     out = Path(args.out)
-    if not out.exists(): check(data, errors_only=True, progress=not args.quiet).raise_errors()
+    if not out.exists() and main_process(): check(data, errors_only=True, progress=not args.quiet).raise_errors()
     fit(method, data, recipe, out, resume=args.resume, max_minutes=args.max_minutes, progress=not args.quiet, cache=cache_dir()/'images',
-        snapshots=args.snapshots, decisions=args.decisions)
+        snapshots=args.snapshots, decisions=args.decisions, tensorboard=args.tensorboard)
+    if not main_process(): return 0 if (out/'training.json').exists() else 3
     remember_data(out, args.data, args.kind)
     if not (out/'training.json').exists(): return 3
     done = read_json(out/'training.json')
@@ -232,7 +233,8 @@ def make_parser() -> argparse.ArgumentParser:
     t = command('train', o('--data', required=True, help='a folder, a CSV, or phantom'), kind, o('--out', required=True, help='the run directory: new, or one to go on with'),
                 o('--preset', default='paper', help=f'starting values: {", ".join(PRESETS)}'), o('--resume', choices=('auto', 'never'), default='auto'),
                 o('--max-minutes', type=float, help='stop at a checkpoint after this time; the same command goes on'),
-                o('--snapshots', type=int, default=0, help='how many times to keep the pseudo-labels of all unlabelled images'), o('--decisions', metavar='DIR', help='decisions about unlabelled images, as the inspector writes them'), quiet)
+                o('--snapshots', type=int, default=0, help='how many times to keep the pseudo-labels of all unlabelled images'), o('--decisions', metavar='DIR', help='decisions about unlabelled images, as the inspector writes them'),
+                o('--tensorboard', action='store_true', help='also write files for TensorBoard into the run directory'), quiet)
     group = t.add_argument_group('recipe', 'every field of scsam.config.Recipe')
     for f in fields(Recipe): group.add_argument('--' + f.name.replace('_', '-'), dest=f.name, metavar=type(f.default).__name__.upper(), help=f'default {f.default!r}')
     command('evaluate', o('run', help='a run directory'), o('--data', help='where the data is now, if it has moved'), o('--metrics', default='dice,iou', help='any of dice, iou, hd95, assd'),
@@ -247,6 +249,11 @@ def make_parser() -> argparse.ArgumentParser:
     return p
 
 
+def process_name() -> str: # '' for the main one
+    "Which of several processes started by `accelerate launch` this is."
+    return f" (process {os.environ['RANK']})" if os.environ.get('RANK', '0') != '0' else ''
+
+
 COMMANDS = dict(demo=demo, data=data, train=train, evaluate=evaluate, predict=predict, inspect=inspect, experiment=experiment, table=table, weights=weights)
 
 def main(argv=None) -> int: # exit code: 0 done, 2 an error that the user can mend, 3 stopped before the end, 130 interrupted
@@ -254,6 +261,9 @@ def main(argv=None) -> int: # exit code: 0 done, 2 an error that the user can me
     try:
         args = make_parser().parse_args(argv)
         return COMMANDS[args.command](args) or 0
-    except ScsamError as e: print(f'scsam: {e}', file=sys.stderr); return 2
+    except ScsamError as e: print(f"scsam{process_name()}: {e}", file=sys.stderr); return 2
     except KeyboardInterrupt: print('scsam: interrupted', file=sys.stderr); return 130
     except BrokenPipeError: return 0
+
+
+if __name__ == '__main__' and '__file__' in globals(): raise SystemExit(main())     # `python -m scsam.cli`; not in a notebook

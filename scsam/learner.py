@@ -6,7 +6,7 @@
 __all__ = ['METHODS', 'make_method', 'Roles', 'assign_roles', 'to_float', 'Embeddings', 'Feed', 'share', 'lr_factor',
            'trained_state', 'load_trained', 'save_tensors', 'load_tensors', 'save_checkpoint', 'load_checkpoint',
            'Average', 'predict_arrays', 'foreground_dice', 'validate', 'Validation', 'History', 'asked_points',
-           'Snapshots', 'in_notebook', 'Monitor', 'fit', 'peak_memory_mb', 'Run', 'load_run']
+           'Snapshots', 'in_notebook', 'Monitor', 'fit', 'main_process', 'peak_memory_mb', 'Run', 'load_run']
 
 # %% ../nbs/30_learner.ipynb #1ef64eb5
 import contextlib, dataclasses, fcntl, hashlib, json, math, os, resource, shutil, signal, sys, threading, time
@@ -453,7 +453,7 @@ def _tensorboard(folder: Path|None, step: int):
     except ImportError: raise ScsamError("tensorboard=True needs the package tensorboard; install it with: pip install 'scsam[tensorboard]'") from None
     return SummaryWriter(folder, purge_step=step + 1 if step else None)
 
-# %% ../nbs/30_learner.ipynb #bab824d4
+# %% ../nbs/30_learner.ipynb #6a0269f8
 def fit(method: nn.Module,
         data: Dataset,
         recipe: Recipe,
@@ -504,7 +504,8 @@ def fit(method: nn.Module,
             step += 1
             last = step == recipe.steps
             due = last or (recipe.val_every and step % recipe.val_every == 0)
-            stop = _any_process(acc, interrupt.hit or (max_minutes is not None and time.monotonic() - start > 60 * max_minutes))
+            over = max_minutes is not None and time.monotonic() - start > 60 * max_minutes
+            stop = _any_process(acc, interrupt.hit or over)
             if len(rows) >= window or due or stop:
                 _flush(acc, history, rows, step)
                 monitor.losses()
@@ -522,7 +523,7 @@ def fit(method: nn.Module,
             if stop and not last: break
         monitor.close()
         if step < recipe.steps:
-            why = f'{max_minutes:g} minutes are over' if not interrupt.hit else 'interrupted'
+            why = f'{max_minutes:g} minutes are over' if over else 'interrupted'         # perhaps another process was
             if main: print(f'{why}: stopped at step {step} of {recipe.steps}; the same command goes on from there', file=sys.stderr)
         elif main:
             if meta['best'] is None:
@@ -533,7 +534,7 @@ def fit(method: nn.Module,
         acc.wait_for_everyone()                # nobody goes on before the files are there
     return history
 
-# %% ../nbs/30_learner.ipynb #c72c7a11
+# %% ../nbs/30_learner.ipynb #4483648e
 def _accelerator(method: nn.Module, recipe: Recipe, roles: Roles) -> Accelerator:
     "Device, precision, and the other processes if there are any."
     alone = 'LOCAL_RANK' not in os.environ
@@ -601,6 +602,11 @@ def _memory_hint(recipe: Recipe):
     except (torch.OutOfMemoryError, MemoryError) as e:
         raise ScsamError(f'out of memory at image_size={recipe.image_size} with {recipe.batch_labeled}+{recipe.batch_unlabeled} images a step: lower '
                          f'batch_labeled and batch_unlabeled (and raise accumulate), or set grad_checkpoint=true ({e})') from e
+
+
+def main_process() -> bool:
+    "Does this process write and print? Where `accelerate launch` has started several, only the first does."
+    return os.environ.get('RANK', '0') == '0'
 
 
 def peak_memory_mb(device='cpu') -> float:
