@@ -279,4 +279,4 @@ def test_voila_app_at_150_percent_by_keyboard(run, browser, tmp_path):
         assert page.evaluate("() => document.documentElement.scrollWidth <= window.innerWidth + 2")
         w.press("c", "1", "2")
         w.shoot("voila")
-        assert not w.broken, w.broken
+        assert not w.broken and not w.elsewhere, (w.broken, w.elsewhere)
