@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PEFT', 'PRESETS', 'ScsamError', 'nearest', 'Recipe', 'mix', 'generator', 'seed_step', 'atomic', 'write_json',
-           'read_json', 'cache_dir', 'find_data']
+           'read_json', 'locked', 'cache_dir', 'find_data']
 
-# %% ../nbs/00_config.ipynb #c56997eb
-import contextlib, dataclasses, difflib, hashlib, json, os, random, re, sys, tempfile, typing
+# %% ../nbs/00_config.ipynb #8848f0a4
+import contextlib, dataclasses, difflib, errno, hashlib, json, os, random, re, sys, tempfile, time, typing, warnings
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 import numpy as np
@@ -232,6 +232,40 @@ def read_json(path: str|Path):
     except FileNotFoundError: raise ScsamError(f'{path} does not exist') from None
     except (json.JSONDecodeError, UnicodeDecodeError) as e: raise ScsamError(f'{path} is damaged: {e}') from None
     except OSError as e: raise ScsamError(f'{path} cannot be read: {e.strerror}') from None
+
+# %% ../nbs/00_config.ipynb #3db69d66
+try: import fcntl
+except ImportError: fcntl = None; import msvcrt      # Windows
+
+def _try_lock(path: Path): # the open file; None where another process has it
+    f = open(path, 'a')
+    try:
+        if fcntl is None: msvcrt.locking(f.fileno(), msvcrt.LK_NBLCK, 1); return f
+        fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(f.fileno()), os.stat(path)): return f
+    except (BlockingIOError, PermissionError, FileNotFoundError): pass
+    except OSError as e:
+        if e.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK): f.close(); raise
+        warnings.warn(f'the file system of {path.parent} has no locks: see to it that only one process writes there')
+        return f
+    f.close()
+
+
+@contextlib.contextmanager
+def locked(path: str|Path,  # of the lock's file; its folder is made
+           busy=None        # called once where another process has the lock; unless it raises, that process is waited for
+          ):                # yields whether another process was waited for
+    "Keep other processes out of the block."
+    path, waited = Path(path), False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while (f := _try_lock(path)) is None:
+        if busy and not waited: busy()
+        waited = True
+        time.sleep(.05)
+    try: yield waited
+    finally:
+        with contextlib.suppress(OSError): path.unlink()        # while it is held; Windows refuses, and an empty file stays
+        f.close()
 
 # %% ../nbs/00_config.ipynb #ffeb9997
 def cache_dir() -> Path: # made on first use by whoever writes there

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['IGNORE', 'MAX_PIXELS', 'open_image', 'stretch', 'to_rgb', 'labels_of', 'read_labels', 'file_sha256', 'FileReader',
            'Case', 'stratified_order', 'parse_budget', 'Dataset', 'manifest_sha256', 'resize_image', 'resize_mask',
-           'Arrays', 'load_arrays', 'cache_key', 'sweep', 'TwoStream', 'Batch']
+           'Arrays', 'load_arrays', 'cache_key', 'sweep', 'TwoStream', 'to_float', 'Batch']
 
 # %% ../nbs/01_data.ipynb #a7419a13
 import contextlib, functools, hashlib, json, os, time, warnings
@@ -533,7 +533,14 @@ class TwoStream:
         places = range(step * batch, (step + 1) * batch)
         return np.array([_shuffle(n, self.seed, ('labeled', 'unlabeled')[stream], p // n)[p % n] for p in places], np.int64)
 
-# %% ../nbs/01_data.ipynb #da422c88
+# %% ../nbs/01_data.ipynb #4780bb8b
+def to_float(images: np.ndarray, # uint8 (B, H, W, 3)
+             device='cpu'
+            ) -> torch.Tensor:   # float32 (B, 3, H, W) in [0, 1]
+    "Pixels as networks want them."
+    return torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float() / 255
+
+# %% ../nbs/01_data.ipynb #dfd3645b
 @dataclass
 class Batch:
     "One step's images, labelled first."
@@ -558,8 +565,7 @@ class Batch:
           ) -> 'Batch':
         "Some rows of arrays as an unaugmented batch."
         rows = [int(i) for i in (*labeled, *unlabeled)]
-        images = torch.from_numpy(np.ascontiguousarray(arrays.images[rows])).permute(0, 3, 1, 2).float().div_(255)
         masks = torch.from_numpy(arrays.masks[rows].astype(np.int64))
         masks[len(labeled):] = IGNORE
-        return cls(images.contiguous(), masks, torch.ones_like(masks, dtype=torch.bool), len(labeled),
+        return cls(to_float(arrays.images[rows]).contiguous(), masks, torch.ones_like(masks, dtype=torch.bool), len(labeled),
                    tuple(arrays.ids[i] for i in rows))

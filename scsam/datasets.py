@@ -785,7 +785,7 @@ def load_dataset(path: str|Path,      # a folder, a CSV, an image, a volume, or 
         raise ScsamError(f'{path} is not a folder; the polyp layout is one that holds TrainDataset and TestDataset')
     return KINDS[kind](path, **options)
 
-# %% ../nbs/02_datasets.ipynb #254cbf16
+# %% ../nbs/02_datasets.ipynb #acea5a75
 def _protocol_files() -> dict: # name of a protocol -> the file that holds it
     found = sorted((f for f in (files('scsam')/'protocols').iterdir() if f.name.endswith('.json.gz')), key=lambda f: f.name)
     return {name: f for f in found for name in json.loads(gzip.decompress(f.read_bytes()))['protocols']}
@@ -832,10 +832,11 @@ def read_protocol(name: str|Path # of `protocols()`, or the path of a manifest, 
     at, cases = names.index(str(name)) if str(name) in names else 0, []
     for values in packed['cases']:
         c = dict(zip(packed['columns'], values))
-        hashes = {k: v for k in ('image', 'mask') if (v := c.pop(f'{k}_sha256')) != ''}
-        if not c.pop('whole'): whole = {}
-        else: whole = {'whole': True}
-        cases.append({**c, 'labeled': c['labeled'] is not None and c['labeled'] <= at, 'patient': c['patient'] or c['id'], 'sha256': hashes, **whole})
+        c['sha256'] = {k: v for k in ('image', 'mask') if (v := c.pop(f'{k}_sha256')) != ''}
+        c['labeled'] = c['labeled'] is not None and c['labeled'] <= at
+        c['patient'] = c['patient'] or c['id']
+        if not c['whole']: del c['whole']
+        cases.append(c)
     return {'format': 1, 'name': packed['name'], 'class_names': packed['class_names'], 'cases': cases, 'sha256': manifest_sha256(cases)}
 
 

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['STATUS', 'CorrectedReader', 'Decisions', 'read_decisions', 'file_stem']
 
-# %% ../nbs/07_decisions.ipynb #50ea0c7d
+# %% ../nbs/07_decisions.ipynb #48057106
 import contextlib, hashlib, json, re
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 import numpy as np
 from PIL import Image
-from .config import ScsamError, atomic, nearest, read_json, write_json
+from .config import ScsamError, atomic, locked, nearest, read_json, write_json
 from .data import Case, file_sha256, read_labels
 
 # %% ../nbs/07_decisions.ipynb #ea54ad5f
@@ -35,7 +35,7 @@ class CorrectedReader:
 def _size_text(mask, image):
     return f'the mask is {mask[1]} x {mask[0]} pixels (width x height), its image {image[1]} x {image[0]}; a mask must have its image\'s size'
 
-# %% ../nbs/07_decisions.ipynb #31c90509
+# %% ../nbs/07_decisions.ipynb #3fc6f27a
 STATUS = ('accepted', 'rejected', 'corrected')
 
 class Decisions:
@@ -124,16 +124,12 @@ class Decisions:
 
     @contextlib.contextmanager
     def _locked(self):
-        import fcntl
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = open(self.folder/'.lock', 'a')
+            with locked(self.folder/'.lock'):
+                self.refresh()
+                yield
         except OSError as e:
             raise ScsamError(f'cannot write decisions to {self.folder}: {e.strerror}; give another folder (decisions=...), or make this one writable') from None
-        with lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            self.refresh()
-            yield
 
 
 def read_decisions(folder: str|Path) -> Decisions:

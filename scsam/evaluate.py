@@ -6,7 +6,7 @@
 __all__ = ['evaluating', 'predict_probs', 'predict_cases', 'is_slice', 'score_cases', 'evaluate', 'save_labels',
            'save_predictions', 'load_predictions', 'recompute', 'choose_branch', 'worst', 'show_worst', 'show_scores']
 
-# %% ../nbs/31_evaluate.ipynb #d5c9a6fc
+# %% ../nbs/31_evaluate.ipynb #1d13a016
 import contextlib
 from pathlib import Path
 import matplotlib.pyplot as plt
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from .config import Recipe, ScsamError, atomic, mix, nearest
-from .data import Dataset, resize_image, resize_mask
+from .data import Dataset, resize_image, resize_mask, to_float
 from .metrics import HIGHER_IS_BETTER, METRICS, score
 from .records import summarise, summarise_scores
 from .viz import BRANCHES, CLASSES, errors, overlay, rgb, show_grid
@@ -39,7 +39,7 @@ def _native(probs: torch.Tensor, # (K, S, S)
     if tuple(probs.shape[1:]) == tuple(size): return probs.numpy()
     return F.interpolate(probs[None], size, mode='bilinear', antialias=True)[0].numpy()
 
-# %% ../nbs/31_evaluate.ipynb #963d80b8
+# %% ../nbs/31_evaluate.ipynb #7f1b68fa
 def predict_probs(method,             # has .predict(images, embeddings, seeds) -> {branch: (B, K, S, S)}
                   cases,              # sequence of `Case`
                   recipe: Recipe,     # its image_size
@@ -69,7 +69,7 @@ def predict_probs(method,             # has .predict(images, embeddings, seeds) 
             native = [c.read_image() for c in some]
             pixels = np.stack([resize_image(x, (recipe.image_size,) * 2) for x in native])
             sizes = [x.shape[:2] for x in native]
-        x = torch.from_numpy(np.ascontiguousarray(pixels)).to(device).permute(0, 3, 1, 2).float() / 255
+        x = to_float(pixels, device)
         known = None if embeddings is None else torch.as_tensor(embeddings[i:i + batch_size]).to(device)
         with evaluating(method): out = method.predict(x, embeddings=known, seeds=[mix(c.id) for c in some])
         if oracle is not None: out['oracle'] = _oracle(oracle, some, x, known)

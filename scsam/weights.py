@@ -5,16 +5,14 @@
 # %% auto #0
 __all__ = ['SAMS', 'Checkpoint', 'checkpoint', 'download', 'find_weights', 'weights_table', 'read_checkpoint']
 
-# %% ../nbs/10a_weights.ipynb #549c5f42
+# %% ../nbs/10a_weights.ipynb #496a6a15
 import contextlib, errno, http.client, importlib.util, os, urllib.error, urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 import torch
 from tqdm.auto import tqdm
-from .config import ScsamError, atomic, cache_dir, nearest
+from .config import ScsamError, atomic, cache_dir, locked, nearest
 from .data import file_sha256
-try: import fcntl
-except ImportError: fcntl = None # Windows
 
 # %% ../nbs/10a_weights.ipynb #bed664f3
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ def checkpoint(name: str) -> Checkpoint:
     if name not in SAMS: raise ScsamError(f'unknown SAM {name!r}{nearest(name, SAMS)}')
     return SAMS[name]
 
-# %% ../nbs/10a_weights.ipynb #248b861d
+# %% ../nbs/10a_weights.ipynb #c59ff21c
 def download(url: str,               # where from
              path: str|Path,         # final name
              sha256: str = '',       # expected; '' = any
@@ -73,10 +71,10 @@ def download(url: str,               # where from
             ) -> str:                # its sha256
     "Fetch `url` to `path`: resumed where it was cut, verified, then renamed. Never half a file under the final name."
     path = Path(path); part = path.with_name(path.name + '.part')
+    say = lambda: progress and print(f'waiting for another process that downloads {path.name}', flush=True)
     by_hand = f'fetch {url} by hand and put it at {path}'
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(path.with_name(f'.{path.name}.lock'), path.name, progress) as waited:
+        with locked(path.with_name(f'.{path.name}.lock'), say) as waited:
             if waited and path.is_file() and sha256 in ('', file_sha256(path)): return file_sha256(path)
             _fetch(url, part, progress, timeout)
             got = file_sha256(part)
@@ -98,26 +96,7 @@ def download(url: str,               # where from
     raise ScsamError(f'{url} is not the expected file: its sha256 is {got}, not {sha256}; nothing was kept. Try again later, or '
                      f'fetch {path.name} from elsewhere and put it at {path}')
 
-# %% ../nbs/10a_weights.ipynb #57fc3407
-@contextlib.contextmanager
-def _alone(lock: Path, name: str, say: bool): # yields whether another process was waited for
-    "Hold a lock file that ends with this process."
-    waited, held = False, fcntl is None
-    while not held:
-        f = open(lock, 'w')
-        try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if say and not waited: print(f'waiting for another process that downloads {name}', flush=True)
-            waited = True
-            fcntl.flock(f, fcntl.LOCK_EX)
-        try: held = os.path.samestat(os.fstat(f.fileno()), os.stat(lock)) # not a file that its last holder has removed
-        except FileNotFoundError: pass
-        if not held: f.close()
-    try: yield waited
-    finally:
-        if fcntl: lock.unlink(missing_ok=True); f.close()
-
-
+# %% ../nbs/10a_weights.ipynb #ecb82dcc
 def _fetch(url, part, progress, timeout):
     "Append to `part` what it lacks of `url`."
     have = part.stat().st_size if part.exists() else 0
