@@ -7,8 +7,8 @@ __all__ = ['LABELS', 'MAPS', 'EDIT', 'SCORES', 'ESM', 'CSS', 'CaseView', 'layer'
            'mean_labels', 'dice_maps', 'score_arrays', 'case_scores', 'Draft', 'Review', 'Inspector', 'inspect_run',
            'serve_notebook', 'serve']
 
-# %% ../nbs/40_inspector.ipynb #70b17c74
-import functools, importlib.util, io, json, os, socket, subprocess, sys, tempfile, traceback
+# %% ../nbs/40_inspector.ipynb #4acae813
+import functools, importlib.util, io, json, os, signal, socket, subprocess, sys, tempfile, threading, traceback
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 import anywidget
@@ -518,7 +518,7 @@ Review._encode, Review.ask, Review._draft_path, Review.draft, Review._begun, Rev
 Review.prompt, Review.stroke, Review.start_from, Review.undo_change, Review.clear, Review.use = _prompt, _stroke, _start_from, _undo_change, _clear, _use
 Review._decide, Review.decide, Review.note, Review.undo = _decide, _decide, _note, _undo
 
-# %% ../nbs/40_inspector.ipynb #6e89d727
+# %% ../nbs/40_inspector.ipynb #a8aec463
 ESM = r'''
 const NAMES = { unet: 'U-Net', sam: 'SAM', edit: 'correction' }, MAPS = ['disagreement', 'confidence', 'entropy']
 const COLOURS = { unet: '#E69F00', sam: '#0072B2', mean: '#009E73', truth: '#CC79A7', edit: '#F0E442' }
@@ -622,11 +622,11 @@ function render({ model, el }) {
   const root = h('div', { class: 'scsam', 'data-lm-suppress-shortcuts': 'true', 'data-busy': 1, onkeydown: key },
     h('div', { class: 'bar' }, h('label', {}, 'sort ', sort), h('label', {}, reverse, ' reversed'), h('label', {}, 'show ', filter), search, count),
     h('div', { class: 'main' }, scroller,
-      h('div', { class: 'stage' }, title, toolbar, canvas, slices, times),
+      h('div', { class: 'stage' }, title, toolbar, canvas, slices, times, message),
       h('div', { class: 'side' }, h('div', { class: 'verdict' }, verdict, h('div', { class: 'bar' }, button('accept', 'a', 'accept this pseudo-label', () => decide('accepted')),
         button('reject', 'r', 'reject this pseudo-label', () => decide('rejected')), button('undo', 'u', 'take the last decision back', () => send('undo'))),
         h('label', {}, goOn, ' next case after a decision'), note),
-        layers, h('div', { class: 'bar' }, h('label', {}, curtain, ' curtain'), left, right, curtainAt), scores, curve, help)), message)
+        layers, h('div', { class: 'bar' }, h('label', {}, curtain, ' curtain'), curtainAt, left, right), scores, curve, help)))
   el.append(root)
 
   // ---- what is shown
@@ -664,7 +664,7 @@ function render({ model, el }) {
     slices.hidden = c.slices.length < 2; slice.max = c.slices.length - 1; slice.value = c.slices.indexOf(c.id); sliceText.textContent = ` ${+slice.value + 1} of ${c.slices.length}`
     times.hidden = c.steps.length < 2; time.max = c.steps.length - 1; time.value = c.step; timeText.textContent = c.steps.length ? ` step ${c.steps[c.step]}` : ''
     root.dataset.step = c.step
-    scores.replaceChildren(...Object.entries(c.scores).map(([k, v]) => h('div', {}, h('span', {}, k), h('b', {}, v === null ? '–' : v.toFixed(3)))))
+    scores.replaceChildren(...Object.entries(c.scores).map(([k, v]) => h('div', {}, h('span', {}, k.replace(/^Dice (.*)/, (_, b) => `Dice ${name(b)}`)), h('b', {}, v === null ? '–' : v.toFixed(3)))))
     curve.innerHTML = plot(c)
     const i = S.ids.indexOf(c.id)
     if (fresh && i >= 0) { const top = i * ROW; if (top < scroller.scrollTop || top + ROW > scroller.scrollTop + scroller.clientHeight) scroller.scrollTop = top - scroller.clientHeight / 3 }
@@ -691,7 +691,7 @@ function render({ model, el }) {
     rows.replaceChildren(...S.ids.slice(from, to).map((id, k) => {
       const i = from + k, s = S.status[id] || 'undecided', url = S.thumbs.get(id)
       return h('div', { class: 'row', role: 'option', 'aria-selected': id === S.case?.id, style: `top:${i * ROW}px`, 'data-status': s, onclick: () => send('go', { id }) },
-        h('div', { class: 'thumb' }, ...(url ? [h('img', { src: url, alt: '' })] : [])), h('div', {}, h('div', { class: 'id' }, id), h('div', {}, `${STATUS[s]} ${s === 'undecided' ? '' : s} ${S.values[i] === null ? '' : S.values[i]}`)))
+        h('div', { class: 'thumb' }, ...(url ? [h('img', { src: url, alt: '' })] : [])), h('div', {}, h('div', { class: 'id', title: id }, id), h('div', { class: 'state' }, `${STATUS[s]} ${s === 'undecided' ? '' : s} ${S.values[i] === null ? '' : S.values[i].toFixed(2)}`)))
     }))
     const want = S.ids.slice(from, to).filter(id => !S.thumbs.has(id) && !S.asked.has(id))
     if (want.length) { want.forEach(id => S.asked.add(id)); setTimeout(() => { send('thumbs', { ids: want }); want.forEach(id => S.asked.delete(id)) }, 60) }
@@ -828,7 +828,7 @@ function render({ model, el }) {
 export default { render }
 '''
 
-# %% ../nbs/40_inspector.ipynb #e8021259
+# %% ../nbs/40_inspector.ipynb #603d592e
 CSS = r'''
 .scsam { --bg: var(--jp-layout-color1, Canvas); --fg: var(--jp-ui-font-color1, CanvasText); --soft: var(--jp-layout-color2, color-mix(in srgb, CanvasText 9%, Canvas));
   --line: var(--jp-border-color0, #8a8a8a); --accent: var(--jp-brand-color1, #1976d2); color-scheme: light dark;
@@ -837,10 +837,12 @@ CSS = r'''
 [data-jp-theme-light="false"] .scsam { color-scheme: dark }
 .scsam [hidden] { display: none !important }
 .scsam .bar { display: flex; flex-wrap: wrap; gap: 6px; align-items: center; margin: 2px 0 }
-.scsam .main { display: grid; grid-template-columns: minmax(170px, 1fr) minmax(320px, 4fr) minmax(275px, 1.5fr); gap: 8px; margin-top: 4px }
+.scsam .main { display: grid; grid-template-columns: minmax(210px, 1fr) minmax(320px, 4fr) minmax(275px, 1.5fr); gap: 8px; margin-top: 4px }
 .scsam button, .scsam select, .scsam textarea, .scsam input[type=search] { font: inherit; color: inherit; background: var(--soft); border: 1px solid var(--line); border-radius: 3px; padding: 3px 7px; min-height: 26px }
 .scsam button { cursor: pointer }
-.scsam button[aria-pressed=true] { background: var(--accent); color: #fff }
+.scsam label { display: inline-flex; align-items: center; gap: 4px }
+.scsam input:is([type=range], [type=checkbox]) { margin: 0; accent-color: var(--accent) }
+.scsam button[aria-pressed=true] { background: #1565c0; color: #fff }
 .scsam :is(button, select, textarea, input, canvas, summary, .list):focus-visible { outline: 3px solid var(--accent); outline-offset: 1px }
 .scsam kbd { font: 11px var(--jp-code-font-family, monospace); border: 1px solid currentColor; border-radius: 3px; padding: 0 3px; margin-left: 4px; opacity: .75 }
 .scsam .list { position: relative; overflow-y: auto; height: 620px; border: 1px solid var(--line) }
@@ -850,18 +852,23 @@ CSS = r'''
 .scsam .row[data-status=rejected] .id { text-decoration: line-through }
 .scsam .thumb { flex: 0 0 78px; height: 64px; background: var(--soft); overflow: hidden }
 .scsam .thumb img { width: 78px; height: 64px; object-fit: cover; display: block }
-.scsam .id { overflow-wrap: anywhere }
+.scsam .id { overflow-wrap: anywhere; display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 2; overflow: hidden }
+.scsam .row > :last-child { min-width: 0 }
+.scsam .state { white-space: nowrap }
 .scsam h3 { margin: 0; font-size: 14px; overflow-wrap: anywhere }
 .scsam canvas { display: block; width: 100%; height: 480px; background: #222; touch-action: none; border: 1px solid var(--line); box-sizing: border-box }
-.scsam .slider { display: flex; align-items: center; gap: 6px; margin-top: 4px }
+.scsam .slider { display: flex; gap: 6px; margin-top: 4px }
 .scsam .slider input { flex: 1 }
+.scsam .side .bar select { flex: 1 1 40%; min-width: 0 }
+.scsam .side .bar input[type=range] { flex: 1 }
 .scsam .side { display: flex; flex-direction: column; gap: 6px; min-width: 0 }
 .scsam .verdict { border: 1px solid var(--line); border-radius: 4px; padding: 5px }
+.scsam ::placeholder { color: inherit; opacity: .7 }
 .scsam textarea { width: 100%; box-sizing: border-box; margin-top: 4px }
 .scsam .layer { display: grid; grid-template-columns: minmax(0, 1fr) 38px 72px; white-space: nowrap; gap: 5px; align-items: center }
-.scsam .layer input[type=range] { width: 72px; margin: 0 }
+.scsam .layer input[type=range] { width: 72px }
 .scsam .layer button { padding: 0 4px }
-.scsam .swatch { display: inline-block; width: 12px; height: 12px; border: 1px solid var(--line); vertical-align: -1px; background: #56B4E9 }
+.scsam .swatch { display: inline-block; width: 12px; height: 12px; border: 1px solid var(--line); background: #56B4E9 }
 .scsam .swatch.map { background: linear-gradient(90deg, #00204d, #7c7b78, #ffea46) }
 .scsam .scores { display: grid; grid-template-columns: 1fr 1fr; gap: 0 12px }
 .scsam .scores div { display: flex; justify-content: space-between; gap: 8px }
@@ -1006,7 +1013,7 @@ def inspect_run(run,                # a run directory, or a `Run`
     "The pseudo-labels of a run, to look at, judge and mend."
     return Inspector(Review(run, data, decisions))
 
-# %% ../nbs/40_inspector.ipynb #c44bd97b
+# %% ../nbs/40_inspector.ipynb #35258212
 def serve_notebook(run_dir: str|Path, data=None) -> dict: # a notebook as plain data
     "The notebook behind the app: one cell that inspects a run."
     code = f'from scsam.inspector import inspect_run\ninspect_run({str(Path(run_dir).resolve())!r}, data={None if data is None else str(data)!r})'
@@ -1041,6 +1048,11 @@ def serve(run_dir: str|Path,
         print(f'the inspector of {run_dir} is at http://localhost:{port}/ until Ctrl-C')
         command = [sys.executable, '-m', 'voila', str(Path(d)/'inspect.ipynb'), f'--port={port}', '--Voila.ip=127.0.0.1', '--template=scsam', *([] if browser else ['--no-browser'])]
         env = {**os.environ, 'JUPYTER_PATH': os.pathsep.join(filter(None, [d, os.environ.get('JUPYTER_PATH')]))}
-        try: code = subprocess.run(command, env=env).returncode
-        except KeyboardInterrupt: return
+        def end(*_): raise KeyboardInterrupt
+        main = threading.current_thread() is threading.main_thread()
+        old = signal.signal(signal.SIGTERM, end) if main else None                       # voila must not outlive this process
+        with subprocess.Popen(command, env=env) as voila:
+            try: code = voila.wait()
+            except KeyboardInterrupt: voila.terminate(); return
+            finally: main and signal.signal(signal.SIGTERM, old)
     if code: raise ScsamError(f'voila ended with code {code}; its words are above')

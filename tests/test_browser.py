@@ -25,22 +25,28 @@ WAIT = 120_000  # ms
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    "A run with snapshots on the phantom, and a case with a point where its SAM sees something of sensible size."
+    "A run with snapshots on the phantom."
     from scsam.config import Recipe
     from scsam.datasets import phantom
     from scsam.experiment import remember_data
-    from scsam.inspector import Review
     from scsam.learner import fit, make_method
 
     folder = tmp_path_factory.mktemp("browser") / "run"
     recipe = Recipe.preset("smoke", steps=20, val_every=0, val=0.0, unet_optimizer="adam", unet_lr=0.003)
     fit(make_method(recipe), phantom(n=30, test=0), recipe, folder, snapshots=3, progress=False)
     remember_data(folder, "phantom", n=30, test=0)
+    return folder
+
+
+def clickable(folder) -> tuple:
+    "A case of a run, and a point on its lesion to which SAM answers with a mask of sensible size."
+    from scsam.inspector import Review
+
     review = Review(folder)
     for case in review.order()[1:]:
         y, x = (np.argwhere(review.truth(case) > 0).mean(0) + 0.5) / review.truth(case).shape
-        if 0.01 < review.ask(case, [{"class": 1, "xy": [x, y], "label": 1}]).mean() < 0.9:
-            return folder, case, (x, y)
+        if 0.005 < review.ask(case, [{"class": 1, "xy": [x, y], "label": 1}]).mean() < 0.9:
+            return case, (x, y)
     pytest.fail("SAM answers no click on any lesion")
 
 
@@ -56,6 +62,7 @@ class Server:
     def __init__(self, command, url, folder):
         env = {**os.environ, "OMP_NUM_THREADS": "1", **{f"JUPYTER_{k}_DIR": str(folder / k.lower()) for k in ("CONFIG", "RUNTIME", "DATA")}, "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
                "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"), "IPYTHONDIR": str(folder / "ipython"), "JUPYTER_PLATFORM_DIRS": "1"}
+        env.pop("IN_TEST", None)  # the reader's tutorial, with the widget
         self.url, self.log = url, folder / "server.log"
         with open(self.log, "w") as log:
             self.process = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=subprocess.STDOUT)
@@ -155,9 +162,12 @@ class Inspector:
         self.root.screenshot(path=ARTEFACTS / f"{name}.png")
 
 
-def notebook(path, code):
-    cell = {"cell_type": "code", "id": "one", "metadata": {}, "execution_count": None, "outputs": [], "source": code}
-    path.write_text(json.dumps({"cells": [cell], "metadata": {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}, "nbformat": 4, "nbformat_minor": 5}))
+def project(to):
+    "What the tutorial notebook needs of the project, copied to a folder in which it may write."
+    root = Path(__file__).resolve().parents[1]
+    for part in ("settings.ini", "nbs/tutorials/inspect.ipynb", "nbs/images/inspector.png", "results/inspect"):
+        (to / part).parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if (root / part).is_dir() else shutil.copy)(root / part, to / part)
 
 
 def decisions(folder) -> dict:
@@ -165,20 +175,25 @@ def decisions(folder) -> dict:
 
 
 def run_all(page):
-    page.locator(".jp-Notebook .jp-CodeCell").wait_for(timeout=WAIT)
+    page.locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=WAIT)
     for _ in range(20):  # the first clicks may come before the kernel does
         page.wait_for_timeout(1000)
         page.locator(".lm-MenuBar-itemLabel", has_text="Run").first.click()
         page.locator(".lm-Menu-itemLabel", has_text="Run All Cells").first.click()
         page.wait_for_timeout(1000)
         if "[ ]" not in page.locator(".jp-CodeCell .jp-InputPrompt").first.inner_text():
-            return
-    pytest.fail("JupyterLab does not run the cell")
+            break
+    else:
+        pytest.fail("JupyterLab does not run the notebook")
+    until = time.monotonic() + 2 * WAIT / 1000
+    while time.monotonic() < until and not page.locator(".scsam").count():  # JupyterLab has gone to the last cell; go back up
+        page.locator(".jp-WindowedPanel-outer").first.evaluate("e => { e.scrollTop = 0 }")
+        page.wait_for_timeout(500)
 
 
-def test_jupyterlab(run, browser, tmp_path):
-    folder, target, (x, y) = run
-    notebook(tmp_path / "inspect.ipynb", f"from scsam.inspector import inspect_run\ninspect_run({str(folder)!r})")
+def test_the_tutorial_in_jupyterlab(browser, tmp_path):
+    project(tmp_path)
+    folder = tmp_path / "runs" / "inspect-tutorial"
     quiet = tmp_path / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
     quiet.parent.mkdir(parents=True)
     quiet.write_text('{"fetchNews": "false", "checkForUpdates": false}')
@@ -186,10 +201,11 @@ def test_jupyterlab(run, browser, tmp_path):
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", f"--port={port}", "--ip=127.0.0.1", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={tmp_path}", "--allow-root"]
     with Server(command, f"http://127.0.0.1:{port}/api", tmp_path):
         page = browser.new_page(viewport={"width": 1600, "height": 1100})
-        page.goto(f"http://127.0.0.1:{port}/lab/tree/inspect.ipynb?token={token}", timeout=WAIT)
+        page.goto(f"http://127.0.0.1:{port}/lab/tree/nbs/tutorials/inspect.ipynb?token={token}", timeout=WAIT)
         w = Inspector(page, port)
         run_all(page)
         w.ready()
+        target, (x, y) = clickable(folder)
 
         first = w.case
         w.canvas.focus()
@@ -236,47 +252,52 @@ def test_jupyterlab(run, browser, tmp_path):
         page.mouse.up()
         w.idle()
         assert w.yellow() > before + 100
-        w.press("c", "1", "2", "v")
+        begun, drawn = w.case, w.yellow()
+        w.press("1", "2", "v")
         w.press("k", ",")  # curtain, an earlier snapshot
         w.shoot("jupyterlab-curtain")
-        assert w.root.get_attribute("data-step") == "1"
+        assert w.root.get_attribute("data-step") == "2"
 
+        api = lambda path, data=None: json.load(urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{port}/api/{path}", data, {"Authorization": f"token {token}"})))
+        api(f"kernels/{api('kernels')[0]['id']}/restart", b"{}")  # in the middle of a correction
         page.reload(timeout=WAIT)
         run_all(page)
         w.ready()
         w.find(rejected)
         assert w.status == "rejected"
+        w.find(begun)
+        assert "was begun" in w.message
+        w.press("1", "2")
+        assert abs(w.yellow() - drawn) < 20  # the brush stroke of before the restart
         w.press("u")
         assert "no decision of this session" in w.message  # said in the widget
         assert not w.broken and not w.elsewhere, (w.broken, w.elsewhere)  # nothing fetched from anywhere else
         assert page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
 
 
-def test_voila_app_at_150_percent_by_keyboard(run, browser, tmp_path):
-    folder, target, _ = run
+def test_dark_voila_app_at_150_percent_by_keyboard(run, browser, tmp_path):
     port = free_port()
-    command = [sys.executable, "-c", f"from scsam.inspector import serve; serve({str(folder)!r}, port={port}, browser=False)"]
+    command = [sys.executable, "-c", f"from scsam.inspector import serve; serve({str(run)!r}, port={port}, browser=False)"]
     with Server(command, f"http://127.0.0.1:{port}/voila/static/nothing", tmp_path):
         context = browser.new_context(viewport={"width": 1000, "height": 730}, device_scale_factor=1.5)  # 1500 x 1095 at 150 %
         page = context.new_page()
         w = Inspector(page, port)
-        page.goto(f"http://127.0.0.1:{port}/", timeout=WAIT)  # voila runs the notebook first
+        page.goto(f"http://127.0.0.1:{port}/?theme=dark", timeout=WAIT)  # voila runs the notebook first
         w.ready()
         page.keyboard.press("Tab")  # by keyboard alone
         assert page.evaluate("() => document.querySelector('.scsam').contains(document.activeElement)")
         page.keyboard.press("Escape")  # to the picture
-        w.find(target)
-        w.press("n")
-        w.press("a")
-        assert w.status == "accepted" and decisions(folder)[w.case]["status"] == "accepted"
+        w.press("n", "a")
+        assert w.status == "accepted" and decisions(run)[w.case]["status"] == "accepted"
         w.press("n", "1", "2")
         before = w.picture()
         w.press("Shift+ArrowRight", "Shift+ArrowDown", "Enter")  # the crosshair, and a point
         assert w.root.locator(".message").get_attribute("data-level") != "error", w.message
         assert np.abs(w.picture() - before).max() > 60
         wide = page.evaluate("() => [document.querySelector('.scsam'), ...document.querySelectorAll('.scsam *')].filter(e => e.scrollWidth > e.clientWidth + 2 && getComputedStyle(e).display === 'grid').length")
+        assert max(map(int, page.evaluate("() => getComputedStyle(document.querySelector('.scsam')).backgroundColor.match(/\\d+/g)"))) < 80, "not dark"
         assert wide == 0, "something sticks out at 150 %"
         assert page.evaluate("() => document.documentElement.scrollWidth <= window.innerWidth + 2")
         w.press("c", "1", "2")
-        w.shoot("voila")
+        w.shoot("voila-dark")
         assert not w.broken and not w.elsewhere, (w.broken, w.elsewhere)
