@@ -518,7 +518,7 @@ def fit(method: nn.Module,
         acc.wait_for_everyone()                # nobody goes on before the files are there
     return history
 
-# %% ../nbs/30_learner.ipynb #9b76e653
+# %% ../nbs/30_learner.ipynb #0de14e57
 def _accelerator(method: nn.Module, recipe: Recipe, roles: Roles) -> Accelerator:
     "Device, precision, and the other processes if there are any."
     alone = 'LOCAL_RANK' not in os.environ
@@ -570,10 +570,11 @@ def _flush(acc: Accelerator, history: History, rows: list, step: int):
     "Average the window's losses, over steps and processes, into the history; a loss that is not finite ends the run."
     names = list(rows[0])
     table = acc.reduce(torch.stack([torch.stack([r[k].float() for k in names]) for r in rows]), 'mean').cpu()     # (steps, names)
-    for k, v in zip(names, table.T):
-        if not torch.isfinite(v).all():
-            bad = step - len(v) + int((~torch.isfinite(v)).nonzero()[0])
-            raise ScsamError(f'step {bad}: {k} is not finite; the last good checkpoint is kept. Lower unet_lr or sam_lr, set clip=1, or use precision=fp32')
+    bad = ~torch.isfinite(table)
+    if bad.any():
+        i = int(bad.any(1).nonzero()[0])                # the first such step
+        parts = [k for k, b in zip(names, bad[i]) if b and k != 'loss'] or ['loss']
+        raise ScsamError(f'step {step - len(table) + i}: {", ".join(parts)} not finite; the last good checkpoint is kept. Lower unet_lr or sam_lr, set clip=1, or use precision=fp32')
     history.train.append({'step': step, **dict(zip(names, table.mean(0).tolist()))})
     rows.clear()
 
@@ -582,9 +583,10 @@ def _flush(acc: Accelerator, history: History, rows: list, step: int):
 def _memory_hint(recipe: Recipe):
     "Out-of-memory says which recipe values to lower."
     try: yield
-    except (torch.OutOfMemoryError, MemoryError) as e:
+    except (RuntimeError, MemoryError) as e:           # torch has a class of its own for a GPU's memory, and none for the processor's
+        if not isinstance(e, (torch.OutOfMemoryError, MemoryError)) and 'DefaultCPUAllocator' not in str(e): raise
         raise ScsamError(f'out of memory at image_size={recipe.image_size} with {recipe.batch_labeled}+{recipe.batch_unlabeled} images a step: lower '
-                         f'batch_labeled and batch_unlabeled (and raise accumulate), or set grad_checkpoint=true ({e})') from e
+                         f'batch_labeled and batch_unlabeled (and raise accumulate), or set grad_checkpoint=true ({str(e).splitlines()[0]})') from e
 
 
 def main_process() -> bool:
