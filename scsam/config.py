@@ -26,7 +26,7 @@ def nearest(word: str, # what was typed
     close = difflib.get_close_matches(str(word), choices, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(choices)}"
 
-# %% ../nbs/00_config.ipynb #ccb6a413
+# %% ../nbs/00_config.ipynb #66d3014d
 def _choice(default, *choices):
     "A dataclass field that takes one of `choices`."
     return field(default=default, metadata={'choices': choices})
@@ -94,8 +94,9 @@ class Recipe:
     views: str = _choice('same', 'same', 'different') # both networks see one view, or labels are made on a weak one and the U-Net learns them on a strong one
     entropy: float = 0.9               # weight of the U-Net's mean entropy
     rampup: float = 0.25               # part of the steps in which unet_to_sam grows from exp(-5) to 1
-    agree: float = 0.7                 # scsam-adaptive: smallest Dice between the two for the U-Net's label of an image to pass to SAM
-    sure: float = 0.95                 # scsam-adaptive: smallest probability of a pixel's label that passes to SAM
+    behind: str = _choice('silent', 'silent', 'agreed') # scsam-adaptive: what the network that is behind on validation teaches: nothing, or what passes `agree` and `sure`
+    agree: float = 0.7                 # smallest Dice between the two for an image's label to pass (behind='agreed')
+    sure: float = 0.95                 # smallest probability of a pixel's label that passes (behind='agreed')
     # other methods
     consistency: float = 10.           # weight of a mean squared difference of probabilities (mean-teacher, ua-mt, semisam)
     temperature: float = 10.           # of knowledge distillation (knowsam)

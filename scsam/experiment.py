@@ -132,7 +132,7 @@ def paper_queue(labels: dict,       # name of a budget -> `Recipe.labeled`
     return {k: r for methods in (MAIN, OTHERS) for budget, labeled in labels.items()
             for k, r in runs_of(Recipe.preset('paper', labeled=labeled, **changes), {f'{m}-{budget}': dict(method=m) for m in methods}, (0, 1, 2)).items()}
 
-# %% ../nbs/32_experiment.ipynb #6dc4c4c3
+# %% ../nbs/32_experiment.ipynb #ee24c3bd
 def polyp_queue(mode: str) -> dict[str, Recipe]:
     "Polyps, 5 % and 10 % of the labels."
     if mode == 'full': return paper_queue({'5': '5%', '10': '10%'})
@@ -165,6 +165,7 @@ def polyp_queue(mode: str) -> dict[str, Recipe]:
         'scsam-adaptive-s2': base.replace(method='scsam-adaptive', seed=2),
         'scsam-sam-to-unet-s2': base.replace(unet_to_sam=0, seed=2),
         'scsam-no-prompts-s0': base.replace(prompts=()),
+        'scsam-adaptive-agreed-s0': base.replace(method='scsam-adaptive', behind='agreed'),
     }
 
 # %% ../nbs/32_experiment.ipynb #817076e3
@@ -174,7 +175,7 @@ def prostate_queue(mode: str) -> dict[str, Recipe]:
     base = Recipe.preset('cpu', labeled='2', val=0, precision='bf16', steps=300, val_every=100)
     return runs_of(base, {'unet': dict(method='unet'), 'sam-lora': dict(method='sam-lora'), 'scsam': {}}, (0, 1))
 
-# %% ../nbs/32_experiment.ipynb #cc8d1136
+# %% ../nbs/32_experiment.ipynb #6489b0a7
 PHANTOM = Recipe.preset('cpu', labeled='5%', precision='bf16', steps=200, val_every=50, batch_labeled=2, batch_unlabeled=2)
 PHANTOM_DATA = dict(n=200, test=40, source='colour')
 PHANTOM_METHODS = {m: dict(method=m) for m in (*MAIN, *OTHERS, 'medsam-zero')} | {   # no sam-zero: it needs official weights of SAM
@@ -198,6 +199,7 @@ ABLATIONS = {                           # what is changed in scsam; scsam itself
     'confident-points': dict(strategy='confident'),
     'released-points': dict(points='released'),
     'no-tokens': dict(tokens='none'),
+    'adaptive-agreed': dict(method='scsam-adaptive', behind='agreed'),
 }
 
 
