@@ -8,7 +8,7 @@ __all__ = ['METHODS', 'make_method', 'Roles', 'assign_roles', 'Embeddings', 'Fee
            'foreground_dice', 'validate', 'Validation', 'History', 'asked_points', 'Snapshots', 'in_notebook',
            'Monitor', 'fit', 'main_process', 'peak_memory_mb', 'Run', 'load_run']
 
-# %% ../nbs/30_learner.ipynb #0a125ee4
+# %% ../nbs/30_learner.ipynb #a27e1353
 import contextlib, hashlib, json, math, os, shutil, signal, sys, threading, time
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -18,6 +18,7 @@ import torch
 from torch import nn, Tensor
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file, load_file
 from tqdm.auto import tqdm
@@ -437,7 +438,7 @@ def _tensorboard(folder: Path|None, step: int):
     except ImportError: raise ScsamError("tensorboard=True needs the package tensorboard; install it with: pip install 'scsam[tensorboard]'") from None
     return SummaryWriter(folder, purge_step=step + 1 if step else None)
 
-# %% ../nbs/30_learner.ipynb #6a0269f8
+# %% ../nbs/30_learner.ipynb #ae2f6288
 def fit(method: nn.Module,
         data: Dataset,
         recipe: Recipe,
@@ -500,6 +501,7 @@ def fit(method: nn.Module,
                         save_tensors(out/'model.safetensors', trained_state(method), {'step': step})
                     if step in keep.steps: keep.take(method, step, history)
                 if due and history.val: monitor.scores()
+            if due: _tell(method, history)
             if main and (due or stop):
                 meta |= {'seconds': before + time.monotonic() - start, 'scaler': acc.scaler.state_dict() if acc.scaler else None}
                 history.save(out/'history.json')
@@ -603,7 +605,7 @@ def peak_memory_mb(device='cpu') -> float:
     import resource
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == 'darwin' else 2**10)
 
-# %% ../nbs/30_learner.ipynb #79d9ddcb
+# %% ../nbs/30_learner.ipynb #b9bf7158
 def _report(method: nn.Module, recipe: Recipe, feed: Feed) -> str|None: # None: whichever is best on validation
     "The branch that the recipe names, if it is one of the method's."
     if recipe.report == 'validation': return None
@@ -622,6 +624,13 @@ def _select(method: nn.Module, val: Validation, history: History, meta: dict, re
     if meta['best'] is not None and scores[branch] <= meta['best']['dice']: return False
     meta['best'] = {'step': step, 'by': 'validation', 'branch': branch, 'dice': scores[branch]}
     return True
+
+
+def _tell(method: nn.Module, history: History):
+    "Hand the newest validation scores to a method that asks for them by having `validated`, in every process."
+    if not hasattr(method, 'validated'): return
+    newest = broadcast_object_list([history.val[-1] if history.val else None])[0]
+    if newest: method.validated({k: v for k, v in newest.items() if k != 'step'})
 
 
 def _summary(meta: dict, recipe: Recipe, roles: Roles, method: nn.Module, sam: Sam|None, device, processes: int) -> dict:
