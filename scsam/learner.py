@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['METHODS', 'make_method', 'Roles', 'assign_roles', 'Embeddings', 'Feed', 'lr_factor', 'trained_state', 'load_trained',
            'save_tensors', 'load_tensors', 'save_checkpoint', 'load_checkpoint', 'Average', 'predict_arrays',
-           'foreground_dice', 'validate', 'Validation', 'History', 'asked_points', 'Snapshots', 'in_notebook',
-           'Monitor', 'fit', 'main_process', 'peak_memory_mb', 'Run', 'load_run']
+           'validate', 'Validation', 'History', 'asked_points', 'Snapshots', 'in_notebook', 'Monitor', 'fit',
+           'main_process', 'peak_memory_mb', 'Run', 'load_run']
 
-# %% ../nbs/30_learner.ipynb #a27e1353
+# %% ../nbs/30_learner.ipynb #7770f71e
 import contextlib, hashlib, json, math, os, shutil, signal, sys, threading, time
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -29,6 +29,7 @@ from .augment import augment, draw
 from .sam import Sam
 from .unet import SegmentationNet
 from .prompts import make_prompts
+from .losses import foreground_dice
 from .cotrain import ScSam, make_scsam
 from .baselines import make_sam_only, make_unet_only
 from .rivals import RIVALS, SemiSam, ZeroShot
@@ -266,7 +267,7 @@ class Average:
         try: yield
         finally: put(own)
 
-# %% ../nbs/30_learner.ipynb #99969a26
+# %% ../nbs/30_learner.ipynb #74fc1bb3
 @torch.no_grad()
 def predict_arrays(method: nn.Module, arrays, embeddings=None, batch_size: int = 16, device='cpu'):
     "Yields (rows, {branch: probabilities}) over `arrays`; prompts are seeded by each case's id."
@@ -279,15 +280,6 @@ def predict_arrays(method: nn.Module, arrays, embeddings=None, batch_size: int =
             e = None if embeddings is None else torch.from_numpy(embeddings[rows]).to(device)
             yield rows, method.predict(to_float(arrays.images[rows], device), embeddings=e, seeds=seeds)
     finally: method.train(was)
-
-
-def foreground_dice(probs: Tensor, masks: Tensor) -> Tensor: # (B, K, H, W), (B, H, W) -> (B,) mean over foreground classes; 1 where both are empty
-    "Dice of the argmax, per image."
-    K = probs.shape[1]
-    known = masks != IGNORE
-    p, g = (torch.stack([(x == c) & known for c in range(1, K)], 1).flatten(2).float() for x in (probs.argmax(1), masks))
-    total = p.sum(-1) + g.sum(-1)
-    return torch.where(total > 0, 2 * (p * g).sum(-1) / total.clamp(min=1), torch.ones_like(total)).mean(1)
 
 
 def validate(method: nn.Module, arrays, embeddings=None, device='cpu') -> dict[str, float]:

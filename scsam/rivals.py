@@ -7,10 +7,10 @@ __all__ = ['NOISE', 'PASSES', 'NOTHING', 'RELEASED', 'SHUT', 'RIVALS', 'total', 
            'make_mean_teacher', 'UncertaintyAware', 'make_ua_mt', 'CPS', 'make_cps', 'by_share', 'UniMatch',
            'make_unimatch', 'make_fixmatch', 'BCP', 'make_bcp', 'class_logits', 'frozen_sam', 'ask_frozen', 'ZeroShot',
            'make_sam_zero', 'make_medsam_zero', 'oracle_boxes', 'SemiSam', 'make_semisam', 'with_decoder', 'CpcSam',
-           'make_cpc_sam', 'VNet', 'KnowSam', 'make_knowsam', 'ScSamReleased', 'make_scsam_released', 'agreement',
-           'gate', 'ScSamAdaptive', 'make_scsam_adaptive']
+           'make_cpc_sam', 'VNet', 'KnowSam', 'make_knowsam', 'ScSamReleased', 'make_scsam_released', 'gate',
+           'ScSamAdaptive', 'make_scsam_adaptive']
 
-# %% ../nbs/23_rivals.ipynb #0103f858
+# %% ../nbs/23_rivals.ipynb #ad0dde8f
 import copy, torch
 import torch.nn.functional as F
 from torch import nn, Tensor
@@ -21,7 +21,7 @@ from .unet import SegmentationNet, conv_block, make_unet
 from .sam import load_sam
 from .lora import apply_peft
 from .prompts import BoxTokens, make_prompts, mask_box, regions
-from .losses import ce_dice, consistency, entropy, entropy_map, kd, one_hot, pseudo_label, rampup
+from .losses import ce_dice, consistency, entropy, entropy_map, foreground_dice, kd, one_hot, pseudo_label, rampup
 from .cotrain import EMA, ScSam, make_sam, sam_optimizer, unet_optimizer
 from .baselines import UNetOnly
 
@@ -412,16 +412,7 @@ class ScSamReleased(ScSam):
 
 def make_scsam_released(recipe: Recipe) -> ScSamReleased: return ScSamReleased(make_unet(recipe), make_sam(recipe), recipe)
 
-# %% ../nbs/23_rivals.ipynb #4989f116
-def agreement(p: Tensor, q: Tensor,  # (B, K, H, W) probabilities
-              valid: Tensor          # (B, H, W) bool
-             ) -> Tensor:            # (B,) in [0, 1]; 1 where neither sees anything
-    "Dice between two predictions, mean over foreground classes."
-    a, b = (one_hot(pseudo_label(x, valid=valid), x.shape[1])[:, 1:].flatten(2) for x in (p, q))
-    both, size = 2*(a*b).sum(-1), a.sum(-1) + b.sum(-1)
-    return torch.where(size > 0, both/size.clamp(min=1), 1.).mean(1)
-
-
+# %% ../nbs/23_rivals.ipynb #7e4675ed
 def gate(teacher: Tensor,     # (B, K, H, W) probabilities
          student: Tensor,     # (B, K, H, W) probabilities
          valid: Tensor,       # (B, H, W) bool
@@ -430,7 +421,7 @@ def gate(teacher: Tensor,     # (B, K, H, W) probabilities
         ) -> tuple[Tensor, Tensor]: # label (B, H, W) with IGNORE, share of valid pixels that passed
     "The teacher's hard label, where it is to be believed."
     label = pseudo_label(teacher, 'confident', sure, valid)
-    label = label.masked_fill((agreement(teacher, student, valid) < agree)[:, None, None], IGNORE)
+    label = label.masked_fill((foreground_dice(teacher, pseudo_label(student, valid=valid)) < agree)[:, None, None], IGNORE)
     return label, (label != IGNORE).sum()/valid.sum().clamp(min=1)
 
 
