@@ -518,7 +518,7 @@ Review._encode, Review.ask, Review._draft_path, Review.draft, Review._begun, Rev
 Review.prompt, Review.stroke, Review.start_from, Review.undo_change, Review.clear, Review.use = _prompt, _stroke, _start_from, _undo_change, _clear, _use
 Review._decide, Review.decide, Review.note, Review.undo = _decide, _decide, _note, _undo
 
-# %% ../nbs/40_inspector.ipynb #a8aec463
+# %% ../nbs/40_inspector.ipynb #a5de9447
 ESM = r'''
 const NAMES = { unet: 'U-Net', sam: 'SAM', edit: 'correction' }, MAPS = ['disagreement', 'confidence', 'entropy']
 const COLOURS = { unet: '#E69F00', sam: '#0072B2', mean: '#009E73', truth: '#CC79A7', edit: '#F0E442' }
@@ -635,15 +635,15 @@ function render({ model, el }) {
     for (const [i, n] of [...branches, 'mean', 'truth', 'edit', ...MAPS].entries()) S.show[n] ??= { on: i < branches.length || n === 'edit', fill: false, alpha: MAPS.includes(n) ? .7 : 1 }
     classes.replaceChildren(...names.slice(1).map((n, i) => h('option', { value: i + 1 }, n))); classes.hidden = names.length < 3
     root.dataset.ready = 1
-    if (S.about.said.length) say(S.about.said.join(' '))
   }
   function setTool(t) { S.tool = t; for (const [k, b] of Object.entries(tools)) b.setAttribute('aria-pressed', k === t); canvas.style.cursor = t === 'move' ? 'grab' : 'crosshair'; draw() }
 
   function layersPanel() {
-    const order = S.case.layers
-    layers.replaceChildren(...order.map((n, i) => {
+    const order = S.case.layers, many = S.about.classes.length > 2        // then a colour says the class, not whose mask it is
+    const legend = S.about.classes.slice(1).map((n, i) => h('span', {}, h('span', { class: 'swatch', style: `background:${S.about.colours[i]}` }), ' ' + n))
+    layers.replaceChildren(h('div', { class: 'bar', hidden: !many }, ...legend), ...order.map((n, i) => {
       const v = S.show[n] ??= { on: false, fill: false, alpha: 1 }
-      const swatch = h('span', { class: MAPS.includes(n) ? 'swatch map' : 'swatch', style: COLOURS[n] && S.about.classes.length < 3 ? `background:${COLOURS[n]}` : '' })
+      const swatch = h('span', { class: MAPS.includes(n) ? 'swatch map' : 'swatch', hidden: many && !MAPS.includes(n), style: COLOURS[n] ? `background:${COLOURS[n]}` : '' })
       const shape = h('button', { type: 'button', style: MAPS.includes(n) ? 'visibility:hidden' : '', 'aria-label': `${name(n)}: ${v.fill ? 'filled' : 'outlined'}`, onclick: () => { v.fill = !v.fill; refresh(); layersPanel() } }, v.fill ? 'fill' : 'line')
       return h('div', { class: 'layer' }, h('label', {}, h('input', { type: 'checkbox', checked: v.on, onchange: e => toggle(n, e.target.checked) }), swatch, ` ${name(n)} `, h('kbd', {}, i + 1)),
         shape, range(`opacity of ${name(n)}`, 0, 1, .05, v.alpha, e => { v.alpha = +e.target.value; draw() }))
@@ -881,7 +881,7 @@ CSS = r'''
 @container (max-width: 520px) { .scsam .main { grid-template-columns: 1fr } .scsam .list { height: 220px } .scsam canvas { height: 320px } }
 '''
 
-# %% ../nbs/40_inspector.ipynb #7f0b9fe2
+# %% ../nbs/40_inspector.ipynb #6f636b07
 class Inspector(anywidget.AnyWidget):
     "The pseudo-label inspector."
     _esm, _css = ESM, CSS
@@ -908,6 +908,8 @@ class Inspector(anywidget.AnyWidget):
         now = {i: c['status'] for i, c in self.review.decisions.cases.items()}
         reply['status'] = {i: now.get(i, 'undecided') for i in {*now, *self._shown} if now.get(i) != self._shown.get(i)}
         self._shown = now
+        if self.current in reply['status'] and m.get('kind') not in ('hello', 'decide', 'use', 'undo') and 'message' not in reply:
+            reply['message'] = [f'{self.current}: somebody else has just said "{self.review.status(self.current)}".', 'info']
         return reply, self.buffers
 
     def _attach(self, data: bytes) -> int: self.buffers.append(data); return len(self.buffers) - 1
@@ -946,11 +948,13 @@ class Inspector(anywidget.AnyWidget):
 
     def _on_hello(self, m, reply):
         r = self.review
-        reply['about'] = {'branches': r.saved.branches if r.saved else [b for b in ('unet', 'sam') if b != 'sam' or self.review.recipe.method != 'unet'], 'classes': r.manifest['class_names'], 'said': r.said}
+        reply['about'] = {'branches': r.saved.branches if r.saved else [b for b in ('unet', 'sam') if b != 'sam' or self.review.recipe.method != 'unet'], 'classes': r.manifest['class_names'],
+                          'colours': [CLASSES[i % len(CLASSES)] for i in range(r.classes - 1)], 'said': r.said}
         self._shown = {}
         styles = m.get('layers') or {n: 'contour' for n in (*reply['about']['branches'], 'edit')}
         self._on_list({**m, 'layers': styles}, reply)
         if 'case' not in reply: self._case(self.current, {'layers': styles}, reply)
+        if r.said: text, level = reply.get('message', ('', 'info')); reply['message'] = [' '.join([*r.said, text]).strip(), level]
 
     def _on_list(self, m, reply):
         r, sort = self.review, m.get('sort', 'disagreement')
