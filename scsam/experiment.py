@@ -132,7 +132,7 @@ def paper_queue(labels: dict,       # name of a budget -> `Recipe.labeled`
     return {k: r for methods in (MAIN, OTHERS) for budget, labeled in labels.items()
             for k, r in runs_of(Recipe.preset('paper', labeled=labeled, **changes), {f'{m}-{budget}': dict(method=m) for m in methods}, (0, 1, 2)).items()}
 
-# %% ../nbs/32_experiment.ipynb #ee24c3bd
+# %% ../nbs/32_experiment.ipynb #12ab291b
 def polyp_queue(mode: str) -> dict[str, Recipe]:
     "Polyps, 5 % and 10 % of the labels."
     if mode == 'full': return paper_queue({'5': '5%', '10': '10%'})
@@ -166,6 +166,10 @@ def polyp_queue(mode: str) -> dict[str, Recipe]:
         'scsam-sam-to-unet-s2': base.replace(unet_to_sam=0, seed=2),
         'scsam-no-prompts-s0': base.replace(prompts=()),
         'scsam-adaptive-agreed-s0': base.replace(method='scsam-adaptive', behind='agreed'),
+        'unet-10-s1': ten.replace(method='unet', seed=1),
+        'sam-alone-10-s1': ten.replace(method='sam-lora', seed=1),
+        'unet-10-s2': ten.replace(method='unet', seed=2),
+        'sam-alone-10-s2': ten.replace(method='sam-lora', seed=2),
     }
 
 # %% ../nbs/32_experiment.ipynb #817076e3
