@@ -430,7 +430,7 @@ def _tensorboard(folder: Path|None, step: int):
     except ImportError: raise ScsamError("tensorboard=True needs the package tensorboard; install it with: pip install 'scsam[tensorboard]'") from None
     return SummaryWriter(folder, purge_step=step + 1 if step else None)
 
-# %% ../nbs/30_learner.ipynb #ae2f6288
+# %% ../nbs/30_learner.ipynb #7aed9385
 def fit(method: nn.Module,
         data: Dataset,
         recipe: Recipe,
@@ -501,7 +501,7 @@ def fit(method: nn.Module,
             if stop and not last: break
         monitor.close()
         if step < recipe.steps:
-            why = f'{max_minutes:g} minutes are over' if over else 'interrupted'         # perhaps another process was
+            why = f'{max_minutes:.3g} minutes are over' if over else 'interrupted'         # perhaps another process was
             if main: print(f'{why}: stopped at step {step} of {recipe.steps}; the same command goes on from there', file=sys.stderr)
         elif main:
             if meta['best'] is None:
@@ -512,7 +512,7 @@ def fit(method: nn.Module,
         acc.wait_for_everyone()                # nobody goes on before the files are there
     return history
 
-# %% ../nbs/30_learner.ipynb #0de14e57
+# %% ../nbs/30_learner.ipynb #8f286c4b
 def _accelerator(method: nn.Module, recipe: Recipe, roles: Roles) -> Accelerator:
     "Device, precision, and the other processes if there are any."
     alone = 'LOCAL_RANK' not in os.environ
@@ -568,7 +568,7 @@ def _flush(acc: Accelerator, history: History, rows: list, step: int):
     if bad.any():
         i = int(bad.any(1).nonzero()[0])                # the first such step
         parts = [k for k, b in zip(names, bad[i]) if b and k != 'loss'] or ['loss']
-        raise ScsamError(f'step {step - len(table) + i}: {", ".join(parts)} not finite; the last good checkpoint is kept. Lower unet_lr or sam_lr, set clip=1, or use precision=fp32')
+        raise ScsamError(f'step {step - len(table) + i}: {", ".join(parts)} not finite; checkpoints from before it are kept. Lower unet_lr or sam_lr, set clip=1, or use precision=fp32')
     history.train.append({'step': step, **dict(zip(names, table.mean(0).tolist()))})
     rows.clear()
 
