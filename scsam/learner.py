@@ -228,9 +228,10 @@ def save_checkpoint(folder: Path, step: int, method: nn.Module, optimizers: list
 
 def load_checkpoint(folder: Path, method: nn.Module, optimizers: list, say=print, average: dict|None = None) -> dict|None: # metadata; None: there is none
     "Restore the newest checkpoint that is whole; a damaged one is named and the one before it is used."
-    for path in sorted(Path(folder).glob('step-*.safetensors'), reverse=True):
+    paths = sorted(Path(folder).glob('step-*.safetensors'), reverse=True)
+    for path in paths:
         try: tensors, meta = load_tensors(path)
-        except ScsamError as e: say(f'{e}; trying the one before it'); continue
+        except ScsamError as e: say(f'{e}; ' + ('no checkpoint is left, training begins anew' if path == paths[-1] else 'trying the one before it')); continue
         load_trained(method, {k[6:]: v for k, v in tensors.items() if k.startswith('model.')}, str(path))
         for i, o in enumerate(optimizers):
             state = {}
@@ -465,6 +466,7 @@ def fit(method: nn.Module,
         meta = load_checkpoint(out/'checkpoints', method, optimizers, print if main else lambda _: None, average and average.tensors)
         meta = meta or {'step': 0, 'best': None, 'seconds': 0., 'scaler': None}
         step, before = meta['step'], meta['seconds']
+        if main and meta['best'] and not _holds(out/'model.safetensors', meta['best']['step']): meta['best'] = None     # then the best from here on is kept
         if meta['scaler']: acc.scaler.load_state_dict(meta['scaler'])
         history = History.load(out/'history.json', step) if step else History()
         monitor = Monitor(history, recipe, step, progress and main, out/'tensorboard' if tensorboard and main else None, _display if progress and main and in_notebook() else None)
@@ -475,8 +477,9 @@ def fit(method: nn.Module,
             seed_step(mix(recipe.seed, 'process', acc.process_index) if acc.process_index else recipe.seed, step)
             for o, lrs in zip(optimizers, rates):
                 for g, lr in zip(o.param_groups, lrs): g['lr'] = lr * lr_factor(recipe, step)
-            rows.append(_backward(acc, forward, feed, recipe, step, optimizers))
-            _update(acc, optimizers, recipe.clip)
+            with _memory_hint(recipe):
+                rows.append(_backward(acc, forward, feed, recipe, step, optimizers))
+                _update(acc, optimizers, recipe.clip)
             if average: average.update(step)
             step += 1
             last = step == recipe.steps
@@ -486,6 +489,7 @@ def fit(method: nn.Module,
             if len(rows) >= window or due or stop:
                 _flush(acc, history, rows, step)
                 monitor.losses()
+            if due or stop: _check_weights(method, step)
             monitor.bar.update()
             if main and (due or step in keep.steps):
                 with average.inside() if average else contextlib.nullcontext():
@@ -519,6 +523,7 @@ def _accelerator(method: nn.Module, recipe: Recipe, roles: Roles) -> Accelerator
     AcceleratorState._reset_state()             # of an earlier run in this process, which may have had another precision
     acc = Accelerator(mixed_precision={'fp32': 'no'}.get(recipe.precision, recipe.precision), cpu=True if not alone and not torch.cuda.is_available() else None,
                       kwargs_handlers=[] if alone else [DistributedDataParallelKwargs(find_unused_parameters=True), InitProcessGroupKwargs(timeout=timedelta(hours=6))])
+    if recipe.precision == 'fp16' and not acc.native_amp: raise ScsamError(f'recipe: precision=fp16 needs a GPU, and this run is on {acc.device.type}; use bf16 or fp32')
     sizes = {'batch_labeled': recipe.batch_labeled, **({'batch_unlabeled': recipe.batch_unlabeled} if method.needs_unlabeled and roles.unlabeled else {})}
     for k, n in sizes.items():
         if n % acc.num_processes: raise ScsamError(f'recipe: {k}={n} cannot be shared evenly by {acc.num_processes} processes; make it a multiple of {acc.num_processes}, or start fewer')
@@ -537,7 +542,7 @@ def _backward(acc: Accelerator, forward, feed: Feed, recipe: Recipe, step: int, 
     seen = []
     for k in range(recipe.accumulate):
         batch = feed.at(step * recipe.accumulate + k, acc.process_index, acc.num_processes)
-        with _memory_hint(recipe), acc.no_sync(forward) if k + 1 < recipe.accumulate else contextlib.nullcontext():
+        with acc.no_sync(forward) if k + 1 < recipe.accumulate else contextlib.nullcontext():
             parts = forward(batch, step)
             acc.backward(parts['loss'] / recipe.accumulate)
         seen.append({k: v.detach() for k, v in parts.items()})
@@ -568,9 +573,23 @@ def _flush(acc: Accelerator, history: History, rows: list, step: int):
     if bad.any():
         i = int(bad.any(1).nonzero()[0])                # the first such step
         parts = [k for k, b in zip(names, bad[i]) if b and k != 'loss'] or ['loss']
-        raise ScsamError(f'step {step - len(table) + i}: {", ".join(parts)} not finite; checkpoints from before it are kept. Lower unet_lr or sam_lr, set clip=1, or use precision=fp32')
+        raise ScsamError(f'step {step - len(table) + i}: {", ".join(parts)} {_DIVERGED}')
     history.train.append({'step': step, **dict(zip(names, table.mean(0).tolist()))})
     rows.clear()
+
+
+_DIVERGED = 'not finite; checkpoints from before it are kept. Train anew in another directory with a lower unet_lr or sam_lr, with clip=1, or with precision=fp32'
+
+def _check_weights(method: nn.Module, step: int): # before they are kept: the losses show it one step later only
+    "Weights that are not finite end the run."
+    bad = [k for k, v in trained_state(method).items() if not torch.isfinite(v).all()]
+    if bad: raise ScsamError(f'step {step - 1}: {len(bad)} of the weights (first: {bad[0]}) {_DIVERGED}')
+
+
+def _holds(path: Path, step: int) -> bool: # not where it is damaged, or newer than the checkpoint that is taken up
+    "Does the file hold the weights of this step?"
+    try: return load_tensors(path)[1]['step'] == step
+    except ScsamError: return False
 
 
 @contextlib.contextmanager

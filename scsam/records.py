@@ -377,6 +377,9 @@ def _cell(records: list, branches: list, name: str, metric: str,
     odd = {len(r['scores'][name]['ids']) for r, _ in there if frozenset(r['scores'][name]['ids']) != usual}
     cell.notes += [f'scored on other cases than most of the column {name}: {n} instead of {len(usual)}' for n in sorted(odd)]
     if len(there) < len(records): cell.notes.append('not all seeds of the row were scored on this set')
+    missed = [sum(m > 0 for m in r.cases(name, b, 'missed') or []) for r, b in there]
+    if metric in ('hd95', 'assd') and any(missed):
+        cell.notes.append(f'one of the two masks was empty, which counts as the diagonal, in {", ".join(map(str, missed))} of {len(there[0][0]["scores"][name]["ids"])} cases')
     return cell
 
 # %% ../nbs/05_records.ipynb #11a0ddf8
@@ -441,17 +444,22 @@ def table(records: list,              # of Record
         cells = {n: Cell(v, source=x['source']) for n, v in x['scores'].items() if n in sets}
         if x.get('metric', 'dice') == metric:
             out.append(Row({name: x['method']}, x.get('trained_on', 'not stated'), x.get('branch', 'not stated'), cells))
+    if not any(row.cells for row in out): raise ScsamError(f'table: no record has {metric!r} on {", ".join(sets)}; evaluate the runs with it first (scsam evaluate RUN --metrics {metric})')
     units = dict.fromkeys(r['scores'][n].get('unit', 'px') for r in records for n in sets if n in r['scores'])
     return Table(out, sets, metric, [k for k in rows if k != 'budget'], Path(base), ' or '.join(units),
                  [str(r.path.name if r.path else r['run']) for r in left_out])
 
 # %% ../nbs/05_records.ipynb #4cdae909
 def check_reported(reported: list, where: str = 'reported numbers'):
-    "Raise a `ScsamError` unless each entry has `method`, `source` and `scores` {set: value in 0..1 or px/mm}."
+    "Raise a `ScsamError` unless each entry has `method`, `source` and `scores` {set: value, Dice and IoU in 0..1}."
     for i, x in enumerate(reported):
         for k in ('method', 'source', 'scores'):
             if not isinstance(x, dict) or not x.get(k):
                 raise ScsamError(f'{where}, entry {i}: {k!r} is missing; a number from elsewhere needs its source')
+        if (metric := x.get('metric', 'dice')) not in SHOWN: raise ScsamError(f'{where}, entry {i}: unknown metric {metric!r}{nearest(metric, SHOWN)}')
+        for name, v in x['scores'].items():
+            if isinstance(v, bool) or not isinstance(v, (int, float)) or v < 0 or (v > 1 and SHOWN[metric][1] == 100):
+                raise ScsamError(f'{where}, entry {i}: {metric} of {x["method"]} on {name} is {v!r}; write ' + ('0.8627 for 86.27 %' if SHOWN[metric][1] == 100 else 'a distance'))
 
 
 def read_reported(path: str|Path # JSON: a list of {method, source, scores, and maybe metric, trained_on, branch}
@@ -480,7 +488,7 @@ class Table:
         best = 'higher' if HIGHER_IS_BETTER[self.metric] else 'lower'
         text = (f'{name}, {percent or self.unit}, {best} is better. Mean ± standard deviation over seeds; '
                 'with one seed, the 95 % bootstrap interval over cases.')
-        return text + (f' Left out, as not yet evaluated here: {", ".join(self.left_out)}.' if self.left_out else '')
+        return text + (f' Left out, having no scores to show here: {", ".join(self.left_out)}.' if self.left_out else '')
 
     @property
     def notes(self) -> dict: # {note: letter}
