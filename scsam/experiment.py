@@ -105,7 +105,7 @@ def run_queue(experiment: str,              # name; records go to results/<exper
         if first:
             run = load_run(out, process().device)
             write_json(Path(results)/experiment/'history'/f'{name}.json', read_json(out/'history.json'))
-            write_record(make_record(run, data.apply(run.manifest)[0], experiment, metrics, progress=progress), path)
+            write_record(make_record(run, data.apply(run.manifest)[0], experiment, metrics, progress=progress, oracle=recipe.method in ZERO), path)
         process().wait_for_everyone()
         done[name] = read_record(path)
         say(f"{name}: {recipe.steps} steps in {done[name]['seconds']:.0f} s; " + '; '.join(

@@ -100,6 +100,7 @@ def entropy(logits=None,      # (B, K, H, W) …
     return _mean(entropy_map(logits, probs=probs), weight)
 
 # %% ../nbs/20_losses.ipynb #0b779327
+@torch.compiler.disable     # its value is new at every step: compiled code would be compiled anew as often
 def rampup(step: float,  # t ≥ 0
            steps: float  # T: where 1 is reached; 0 = at once
           ) -> float:    # exp(-5) … 1
