@@ -63,7 +63,7 @@ class Decisions:
         return True
 
     def set(self, case: Case|str,     # or its id
-            status: str|None,         # 'accepted', 'rejected', 'corrected'; None = undecided again
+            status: str|None,         # 'accepted', 'rejected', 'corrected'; None = undecided (again), and only a note is kept
             mask: np.ndarray|None = None, # (H, W) label map of the image's own size, for 'corrected'
             note: str = '',
             size: tuple|None = None): # (H, W) of the image; read from the case where one is given
@@ -78,7 +78,7 @@ class Decisions:
             if size is not None and mask.shape != tuple(size): raise ScsamError(f'decision about {id}: {_size_text(mask.shape, size)}')
         with self._locked():
             name = None if mask is None else self._write_mask(id, mask)
-            self._put(id, None if status is None else {'status': status, 'note': str(note), 'mask': name, 'when': _now()})
+            self._put(id, {'status': status or 'undecided', 'note': str(note), 'mask': name, 'when': _now()} if status or note else None)
 
     def swap(self, id: str,
              new: dict|None,             # as `decisions[id]` gave it once (undo), or with another note; None = undecided
@@ -106,7 +106,7 @@ class Decisions:
     @property
     def sha256(self) -> str:
         "Hash of each case's status and mask."
-        what = sorted([i, c['status'], c['mask'] and file_sha256(self.folder/c['mask'])] for i, c in self.cases.items())
+        what = sorted([i, c['status'], c['mask'] and file_sha256(self.folder/c['mask'])] for i, c in self.cases.items() if c['status'] in STATUS)
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
     def _put(self, id, value): # under the lock
@@ -118,8 +118,7 @@ class Decisions:
     def _write_mask(self, id, mask) -> str:
         content = hashlib.sha256(f'{id} {mask.shape}'.encode() + mask.tobytes()).hexdigest()[:12]
         name = f'masks/{file_stem(id)}-{content}.png'
-        if not (self.folder/name).exists():
-            with atomic(self.folder/name) as tmp: Image.fromarray(mask).save(tmp, format='PNG')
+        with atomic(self.folder/name) as tmp: Image.fromarray(mask).save(tmp, format='PNG') # also where it is there: it may have been damaged
         return name
 
     @contextlib.contextmanager
@@ -150,7 +149,7 @@ def _checked(d, path) -> dict:
     if not isinstance(d, dict) or d.get('format') != 1 or not isinstance(d.get('cases'), dict): raise wrong('it is not {"format": 1, "cases": {...}}')
     for i, c in d['cases'].items():
         if not isinstance(c, dict) or set(c) != {'status', 'note', 'mask', 'when'}: raise wrong(f'case {i!r} must have status, note, mask and when')
-        if c['status'] not in STATUS: raise wrong(f"case {i!r} has status {c['status']!r}{nearest(c['status'], STATUS)}")
+        if c['status'] not in (*STATUS, 'undecided'): raise wrong(f"case {i!r} has status {c['status']!r}{nearest(c['status'], (*STATUS, 'undecided'))}")
         if (c['mask'] is not None) != (c['status'] == 'corrected'): raise wrong(f"case {i!r}: a mask belongs to 'corrected', and to nothing else")
         if c['mask'] is not None and not (re.fullmatch(r'masks/[^/\\]+\.png', str(c['mask'])) and (path.parent/c['mask']).is_file()):
             raise wrong(f"case {i!r} names the mask {c['mask']!r}, which is not there")

@@ -75,7 +75,9 @@ def layer(view: CaseView,
         colour = CLASSES[(c - 1) % len(CLASSES)] if K > 2 else EDIT if name == 'edit' else BRANCHES.get(name, CLASSES[c - 1])
         out[region, :3] = rgb(colour)
         if style == 'fill': out[region, 3] = 110
-        out[edges(region, max(1, round(min(h, w) / 130))), 3] = 255
+        thick = max(1, round(min(h, w) / 130))
+        dash = (2 * np.arange(w) + np.arange(h)[:, None]) // (12 * thick) % 2 == 0 if K > 2 and name == 'sam' and style == 'contour' else True
+        out[edges(region, thick) & dash, 3] = 255
     return out
 
 # %% ../nbs/40_inspector.ipynb #2096408f
@@ -231,6 +233,9 @@ class Review:
         self.truth = functools.lru_cache(keep)(lambda id: self.case(id).read_mask())
         self._predict, self._embedding = functools.lru_cache(keep)(self._predict_now), functools.lru_cache(keep)(self._encode)
         self._draft, self._done, self._sha = None, [], {c['id']: c['sha256'] for c in self.manifest['cases']}
+        there = next(p for p in (self.decisions.folder.absolute(), *self.decisions.folder.absolute().parents) if p.exists())
+        if not os.access(there, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+            self.said.append(f'Decisions cannot be saved: {there} may not be written. Give another folder (decisions=...), or make it writable.')
 
     def _snapshots(self) -> PseudoLabels|None:
         if not (self.dir/'snapshots').exists():
@@ -305,13 +310,14 @@ class Review:
             boxes = (mask_box(torch.from_numpy(probs['unet'])[None])[0].numpy() + (0, 0, 1, 1)) / self.size
             boxes = boxes[~np.isnan(boxes).any(1)]
         draft = self.draft(id, image.shape[:2]) if native else None
-        edit = draft.mask if draft else self._corrected(id, image.shape[:2], problems)
+        edit = draft.mask if draft else self._corrected(id, image.shape[:2], native, problems)
         return CaseView(id, image, probs, truth, edit, points, boxes), problems
 
-    def _corrected(self, id, size, problems):
+    def _corrected(self, id, size, native, problems):
         try: mask = self.decisions.mask(id, self.classes)
         except ScsamError as e: problems.append(str(e)); return None
-        return None if mask is None else resize_mask(mask, size)
+        if mask is None or native is None or mask.shape == native: return None if mask is None else resize_mask(mask, size)
+        problems.append(f'The corrected mask of {id} is {mask.shape[1]} x {mask.shape[0]} pixels (width x height), its image {native[1]} x {native[0]}: it is left out, and training will refuse it. Correct it again, or take another decision.')
 
     def curve(self, id: str) -> dict: # {'steps', 'agreement', 'truth': {branch: [...]}}, Dice at each snapshot
         "How a pseudo-label moved during training."
@@ -411,8 +417,9 @@ def _get_draft(self: Review, id: str, size: tuple|None = None) -> Draft|None:
 
 def _begun(self: Review, id: str) -> Draft:
     "The draft of a case, or a new one: its corrected mask, or nothing."
-    size = self.image(id)[0].shape[:2]
-    corrected = None if (d := self.draft(id)) else self._corrected(id, size, [])
+    image, native, _ = self.image(id)
+    size, corrected = image.shape[:2], None
+    if not (d := self.draft(id)): corrected = self._corrected(id, size, native, [])
     return d or Draft(np.zeros(size, np.uint8) if corrected is None else corrected)
 
 
@@ -454,7 +461,7 @@ def _stroke(self: Review, id: str,
     h, w = old.mask.shape
     picture, r = Image.fromarray(old.mask), max(.5, radius * w)
     draw, dots = ImageDraw.Draw(picture), [(x * w - .5, y * h - .5) for x, y in xy]
-    if len(dots) > 1: draw.line(dots, fill=c, width=max(1, round(2 * r)))
+    if len(dots) > 1: draw.line(dots, fill=c, width=round(2 * r + 1))
     for x, y in dots: draw.ellipse((x - r, y - r, x + r, y + r), fill=c)
     self._change(id, np.array(picture), old.prompts)
 
@@ -488,6 +495,7 @@ def _use(self: Review, id: str, note: str = ''):
     if d is None: raise ScsamError('nothing is drawn yet: click, draw, or begin with one of the masks')
     _, native, _ = self.image(id)
     self._decide(id, 'corrected', note, resize_mask(d.mask, native))
+    self._done[-1] = (*self._done[-1][:3], d)
     self.clear(id)
 
 
@@ -496,22 +504,26 @@ def _decide(self: Review, id: str, status: str|None, note: str = '', mask=None):
     self.decisions.refresh()
     before = self.decisions[id]
     self.decisions.set(self.cases.get(id, id), status, mask=mask, note=note)
-    self._done.append((id, before, self.decisions[id]))
+    self._done.append((id, before, self.decisions[id], None))
 
 
 def _note(self: Review, id: str, text: str):
-    "Change the note of a decided case."
+    "Change the note of a case, decided or not."
     old = self.decisions[id]
-    if not old or old['note'] == text: return
+    if (old or {'note': ''})['note'] == text: return
+    if old is None or old['status'] == 'undecided': return self.decisions.set(id, None, note=text)
     self.decisions.swap(id, {**old, 'note': text}, expect=old)
-    self._done = [(i, b, self.decisions[id] if a == old else a) for i, b, a in self._done]
+    self._done = [(i, b, self.decisions[id] if a == old else a, d) for i, b, a, d in self._done]
 
 
 def _undo(self: Review) -> str: # id of the case
-    "Take the last decision of this session back."
+    "Take the last decision of this session back; what was drawn for it is a correction that is not used yet, again."
     if not self._done: raise ScsamError('no decision of this session is left to take back')
-    id, before, after = self._done.pop()
+    id, before, after, drawn = self._done.pop()
     self.decisions.swap(id, before, expect=after)
+    if drawn and self.draft(id) is None:
+        self._draft = id, drawn
+        self._save_draft()
     return id
 
 Review._encode, Review.ask, Review._draft_path, Review.draft, Review._begun, Review._change, Review._save_draft = _encode, _ask, _draft_path, _get_draft, _begun, _change, _save_draft
@@ -523,6 +535,8 @@ ESM = r'''
 const NAMES = { unet: 'U-Net', sam: 'SAM', edit: 'correction' }, MAPS = ['disagreement', 'confidence', 'entropy']
 const COLOURS = { unet: '#E69F00', sam: '#0072B2', mean: '#009E73', truth: '#CC79A7', edit: '#F0E442' }
 const STATUS = { undecided: '·', accepted: '✓', rejected: '✕', corrected: '✎' }
+const MEANING = { disagreement: '1 − Dice of the masks of both networks', entropy: 'how unsure the networks are: mean over all pixels, 0 to 1', size: 'share of the image that the mean of both takes for foreground',
+  change: '1 − Dice of the mean label with that of the snapshot before' }
 const ROW = 72, THUMBS = 300
 const name = n => NAMES[n] || n
 
@@ -539,8 +553,8 @@ function h(tag, props = {}, ...kids) {                       // an element with 
 
 function render({ model, el }) {
   const ME = Math.random().toString(36).slice(2)
-  const S = { ids: [], values: [], status: {}, about: { branches: [], steps: [], classes: [] }, case: null, image: null, bitmaps: {}, show: {},
-    tool: 'prompt', radius: .03, cls: 1, zoom: 0, x: 0, y: 0, curtain: { on: false, at: .5 }, cursor: null, corner: null, drag: null, space: false, thumbs: new Map(), asked: new Set() }
+  const S = { ids: [], values: [], status: {}, about: { branches: [], steps: [], classes: [] }, case: null, want: null, image: null, bitmaps: {}, show: {},
+    tool: 'prompt', radius: .03, cls: 1, zoom: 0, x: 0, y: 0, curtain: { on: false, at: .5 }, cursor: null, corner: null, drag: null, hover: null, space: false, asking: true, thumbs: new Map(), asked: new Set() }
 
   // ---- talking to the kernel: every request carries a number and is answered once
   const waiting = new Map()
@@ -548,7 +562,7 @@ function render({ model, el }) {
   function send(kind, more = {}) {
     const n = ++seq
     waiting.set(n, setTimeout(() => { waiting.delete(n); busy()
-      say('The kernel does not answer. If it was restarted, run the cell again: decisions and the correction you were drawing are on the disk.', 'error') }, 20000))
+      say('The kernel does not answer. If it was restarted, run the cell again: decisions and the correction you were drawing are on the disk.', 'error') }, kind === 'list' ? 300000 : 20000))   // Dice reads every mask
     busy()
     try { model.send({ kind, seq: n, view: ME, layers: visible(), ...more }) } catch (e) { say(`The kernel cannot be reached (${e.message}); run the cell again.`, 'error') }
   }
@@ -576,8 +590,9 @@ function render({ model, el }) {
     }
     if (m.thumbs || m.status || m.case) fillList()
     if (m.message) say(...m.message)
+    else if (m.edit || m.list) say('')
     status(); draw()
-    if (m.view === ME) { clearTimeout(waiting.get(m.seq)); waiting.delete(m.seq); busy() }
+    if (m.view === ME) { clearTimeout(waiting.get(m.seq)); waiting.delete(m.seq); busy(); if (!waiting.size) S.want = null }
   }
   model.on('msg:custom', (m, buffers) => { if (alive) chain = chain.then(() => receive(m, buffers)).catch(e => say(`This cannot be shown: ${e.message}`, 'error')) })
 
@@ -586,17 +601,18 @@ function render({ model, el }) {
   const button = (text, key, title, onclick, more = {}) => h('button', { type: 'button', title: `${title} (${key})`, 'aria-label': title, onclick, ...more }, text, h('kbd', { 'aria-hidden': 'true' }, key))
   const range = (label, min, max, step, value, oninput) => h('input', { type: 'range', min, max, step, value, 'aria-label': label, title: label, oninput })
 
-  const sort = select('sort by, worst first', [['disagreement', 'disagreement'], ['entropy', 'entropy'], ['size', 'size'], ['change', 'change since the last snapshot'], ['dice', 'Dice with the truth'], ['name', 'name']], () => list())
+  const sort = select('sort by, worst first', [['disagreement', 'disagreement'], ['entropy', 'entropy'], ['size', 'size (smallest first)'], ['change', 'change since the last snapshot'], ['dice', 'Dice with the truth (lowest first)'], ['name', 'name']], () => list(true))
   const filter = select('show which', [['all', 'all'], ...Object.keys(STATUS).map(s => [s, s])], () => list())
-  const reverse = h('input', { type: 'checkbox', onchange: () => list() })
+  const reverse = h('input', { type: 'checkbox', onchange: () => list(true) })
   const search = h('input', { type: 'search', placeholder: 'search', 'aria-label': 'search by name', oninput: () => { clearTimeout(search.timer); search.timer = setTimeout(list, 250) } })
   const count = h('span', { class: 'count' })
   const rows = h('div', { class: 'rows' }), scroller = h('div', { class: 'list', role: 'listbox', 'aria-label': 'cases', tabIndex: 0, onscroll: () => fillList() }, rows)
-  const list = () => send('list', { sort: sort.value, status: filter.value, search: search.value, reverse: reverse.checked })
+  const list = first => { if (sort.value === 'dice') say('Reading the true masks, once …'); ask(first) }
+  const ask = first => send('list', { sort: sort.value, status: filter.value, search: search.value, reverse: reverse.checked, first: !!first })   // a new order opens its first case
 
   const canvas = h('canvas', { tabIndex: 0, role: 'img', 'aria-label': 'image with layers', 'data-jp-suppress-context-menu': '' }), g = canvas.getContext('2d')
   const tools = Object.fromEntries([['prompt', 'ask SAM', 'v', 'left click: positive point, right click: negative point, drag: box'], ['brush', 'brush', 'b', 'paint the class'],
-    ['eraser', 'eraser', 'e', 'paint background'], ['move', 'move', 'm', 'drag the picture']].map(([t, text, key, title]) => [t, button(text, key, title, () => setTool(t))]))
+    ['eraser', 'eraser', 'e', 'paint background'], ['move', 'move', 'm', 'drag the picture, or Shift + arrows']].map(([t, text, key, title]) => [t, button(text, key, title, () => setTool(t))]))
   const classes = select('class to draw', [], () => { S.cls = +classes.value })
   const radius = range('brush size', .005, .12, .005, S.radius, () => { S.radius = +radius.value; draw() })
   const begin = select('begin the correction with one of the masks', [['', 'begin with …']], () => { if (begin.value) send('start', { id: S.case.id, step: S.case.step, name: begin.value }); begin.value = '' })
@@ -609,20 +625,21 @@ function render({ model, el }) {
   const times = h('label', { class: 'slider' }, 'time ', time, timeText)
 
   const layers = h('div', { class: 'layers' }), scores = h('div', { class: 'scores' }), curve = h('div', { class: 'curve' })
-  const curtain = h('input', { type: 'checkbox', onchange: () => { S.curtain.on = curtain.checked; draw() } })
-  const left = select('left of the curtain', [], () => draw()), right = select('right of the curtain', [], () => draw())
+  const curtain = h('input', { type: 'checkbox', onchange: () => { S.curtain.on = curtain.checked; sides() } })
+  const left = select('left of the curtain', [], () => sides()), right = select('right of the curtain', [], () => sides())
   const curtainAt = range('place of the curtain', 0, 1, .01, .5, () => { S.curtain.at = +curtainAt.value; draw() })
   const note = h('textarea', { rows: 2, placeholder: 'note', 'aria-label': 'note', onchange: () => S.case && send('note', { id: S.case.id, text: note.value }) })
   const goOn = h('input', { type: 'checkbox' }), verdict = h('strong')
   const decide = to => { if (!S.case) return; send('decide', { id: S.case.id, to, note: note.value }); if (goOn.checked) go(1) }
   const help = h('details', {}, h('summary', {}, 'keys'), h('div', { class: 'keys' }, ...[['n → ↓', 'next case'], ['p ← ↑', 'previous case'], ['a · r · u', 'accept · reject · undo'], ['l', 'use the correction as label'],
-    ['1 – 8', 'layers'], ['f', 'fill or outline'], ['k', 'curtain'], [', .', 'earlier, later snapshot'], ['PgUp PgDn', 'slice'], ['v b e m', 'tools'], ['[ ]', 'brush size'], ['+ − 0', 'zoom; also Ctrl + wheel'],
-    ['Shift + arrows', 'crosshair (with Alt: one pixel)'], ['Enter · Backspace', 'positive · negative point, or brush dab'], ['x', 'corner of a box'], ['z · c', 'take back · clear'], ['/', 'search']].map(([k, t]) => h('div', {}, h('kbd', {}, k), ' ' + t))))
+    ['1 – 8', 'layers'], ['h', "the U-Net's prompts"], ['f', 'fill or outline'], ['k', 'curtain'], [', .', 'earlier, later snapshot'], ['PgUp PgDn', 'slice'], ['v b e m', 'tools'], ['[ ]', 'brush size'], ['+ − 0', 'zoom; also Ctrl + wheel'],
+    ['Shift + arrows', 'crosshair (with Alt: one pixel); with the tool move: the picture'], ['Enter · Backspace', 'positive · negative point, or brush dab'], ['x', 'corner of a box'], ['z · c', 'take back · clear'], ['/', 'search']].map(([k, t]) => h('div', {}, h('kbd', {}, k), ' ' + t))))
   const message = h('div', { class: 'message', role: 'status', 'aria-live': 'polite' }), title = h('h3')
   const root = h('div', { class: 'scsam', 'data-lm-suppress-shortcuts': 'true', 'data-busy': 1, onkeydown: key },
     h('div', { class: 'bar' }, h('label', {}, 'sort ', sort), h('label', {}, reverse, ' reversed'), h('label', {}, 'show ', filter), search, count),
     h('div', { class: 'main' }, scroller,
-      h('div', { class: 'stage' }, title, toolbar, canvas, slices, times, message),
+      h('div', { class: 'stage' }, h('div', { class: 'bar head' }, title, button('zoom', '+', 'zoom in; also Ctrl + wheel', () => zoom(1.25)), button('zoom', '−', 'zoom out; also Ctrl + wheel', () => zoom(.8)),
+        button('fit', '0', 'the whole picture', () => { fit(); draw() })), toolbar, canvas, slices, times, message),
       h('div', { class: 'side' }, h('div', { class: 'verdict' }, verdict, h('div', { class: 'bar' }, button('accept', 'a', 'accept this pseudo-label', () => decide('accepted')),
         button('reject', 'r', 'reject this pseudo-label', () => decide('rejected')), button('undo', 'u', 'take the last decision back', () => send('undo'))),
         h('label', {}, goOn, ' next case after a decision'), note),
@@ -645,11 +662,18 @@ function render({ model, el }) {
       const v = S.show[n] ??= { on: false, fill: false, alpha: 1 }
       const swatch = h('span', { class: MAPS.includes(n) ? 'swatch map' : 'swatch', hidden: many && !MAPS.includes(n), style: COLOURS[n] ? `background:${COLOURS[n]}` : '' })
       const shape = h('button', { type: 'button', style: MAPS.includes(n) ? 'visibility:hidden' : '', 'aria-label': `${name(n)}: ${v.fill ? 'filled' : 'outlined'}`, onclick: () => { v.fill = !v.fill; refresh(); layersPanel() } }, v.fill ? 'fill' : 'line')
-      return h('div', { class: 'layer' }, h('label', {}, h('input', { type: 'checkbox', checked: v.on, onchange: e => toggle(n, e.target.checked) }), swatch, ` ${name(n)} `, h('kbd', {}, i + 1)),
+      return h('div', { class: 'layer' }, h('label', {}, h('input', { type: 'checkbox', checked: v.on, onchange: e => toggle(n, e.target.checked) }), swatch, ` ${name(n)}${many && n === 'sam' && !v.fill ? ' (dashed)' : ''} `, h('kbd', {}, i + 1)),
         shape, range(`opacity of ${name(n)}`, 0, 1, .05, v.alpha, e => { v.alpha = +e.target.value; draw() }))
-    }))
+    }), ...(S.case.points.length || S.case.boxes.length ? [h('div', { class: 'layer' }, h('label', {}, h('input', { type: 'checkbox', checked: S.asking, onchange: e => { S.asking = e.target.checked; draw() } }), h('span', {},
+      "U-Net's prompts: ", h('span', { class: 'yes', title: 'positive point' }, '●'), ' ', h('span', { class: 'no', title: 'negative point' }, '✕')), h('kbd', {}, 'h')))] : []))
     for (const s of [left, right]) { const old = s.value; s.replaceChildren(...order.map(n => h('option', { value: n }, name(n)))); s.value = order.includes(old) ? old : order[s === right && order.length > 1 ? 1 : 0] || '' }
     begin.replaceChildren(h('option', { value: '' }, 'begin with …'), ...order.filter(n => !MAPS.includes(n) && n !== 'edit').map(n => h('option', { value: n }, name(n))))
+  }
+  function sides() {                                          // both layers of the curtain are seen, one that it no longer shows is not
+    const now = [left.value, right.value]
+    if (S.curtain.on) { for (const n of S.curtain.of || []) if (!now.includes(n) && S.show[n]) S.show[n].on = false; for (const n of now) if (S.show[n]) S.show[n].on = true }
+    S.curtain.of = S.curtain.on ? now : null
+    refresh(); layersPanel()
   }
   function toggle(n, on = !S.show[n].on) { S.show[n].on = on; refresh(); layersPanel() }
   function refresh() {                                        // ask for what is visible and not there in this style
@@ -664,7 +688,7 @@ function render({ model, el }) {
     slices.hidden = c.slices.length < 2; slice.max = c.slices.length - 1; slice.value = c.slices.indexOf(c.id); sliceText.textContent = ` ${+slice.value + 1} of ${c.slices.length}`
     times.hidden = c.steps.length < 2; time.max = c.steps.length - 1; time.value = c.step; timeText.textContent = c.steps.length ? ` step ${c.steps[c.step]}` : ''
     root.dataset.step = c.step
-    scores.replaceChildren(...Object.entries(c.scores).map(([k, v]) => h('div', {}, h('span', {}, k.replace(/^Dice (.*)/, (_, b) => `Dice ${name(b)}`)), h('b', {}, v === null ? '–' : v.toFixed(3)))))
+    scores.replaceChildren(...Object.entries(c.scores).map(([k, v]) => h('div', { title: MEANING[k] || 'overlap with the true mask, 0 to 1' }, h('span', {}, k.replace(/^Dice (.*)/, (_, b) => `Dice ${name(b)}`)), h('b', {}, v === null ? '–' : v.toFixed(3)))))
     curve.innerHTML = plot(c)
     const i = S.ids.indexOf(c.id)
     if (fresh && i >= 0) { const top = i * ROW; if (top < scroller.scrollTop || top + ROW > scroller.scrollTop + scroller.clientHeight) scroller.scrollTop = top - scroller.clientHeight / 3 }
@@ -691,7 +715,7 @@ function render({ model, el }) {
     rows.replaceChildren(...S.ids.slice(from, to).map((id, k) => {
       const i = from + k, s = S.status[id] || 'undecided', url = S.thumbs.get(id)
       return h('div', { class: 'row', role: 'option', 'aria-selected': id === S.case?.id, style: `top:${i * ROW}px`, 'data-status': s, onclick: () => send('go', { id }) },
-        h('div', { class: 'thumb' }, ...(url ? [h('img', { src: url, alt: '' })] : [])), h('div', {}, h('div', { class: 'id', title: id }, id), h('div', { class: 'state' }, `${STATUS[s]} ${s === 'undecided' ? '' : s} ${S.values[i] === null ? '' : S.values[i].toFixed(2)}`)))
+        h('div', { class: 'thumb' }, ...(url ? [h('img', { src: url, alt: '' })] : [])), h('div', {}, h('div', { class: 'id', title: id }, id), h('div', { class: 'state' }, `${STATUS[s]} ${s === 'undecided' ? '' : s} ${S.values[i] === null ? '' : sort.value === 'size' ? `${(100 * S.values[i]).toFixed(1)} %` : S.values[i].toFixed(2)}`)))
     }))
     const want = S.ids.slice(from, to).filter(id => !S.thumbs.has(id) && !S.asked.has(id))
     if (want.length) { want.forEach(id => S.asked.add(id)); setTimeout(() => { send('thumbs', { ids: want }); want.forEach(id => S.asked.delete(id)) }, 60) }
@@ -703,6 +727,10 @@ function render({ model, el }) {
   function zoom(by, at = [canvas.clientWidth / 2, canvas.clientHeight / 2]) {
     const z = Math.min(40, Math.max(.2, S.zoom * by))
     S.x = at[0] - (at[0] - S.x) * z / S.zoom; S.y = at[1] - (at[1] - S.y) * z / S.zoom; S.zoom = z; draw()
+  }
+  function follow() {                                         // keep the crosshair in sight
+    const [w, hh] = size(), into = (v, max) => Math.max(0, 16 - v) - Math.max(0, v - max + 16)
+    S.x += into(S.x + S.cursor[0] * w * S.zoom, canvas.clientWidth); S.y += into(S.y + S.cursor[1] * hh * S.zoom, canvas.clientHeight)
   }
   let due = false
   const draw = () => { if (!due) { due = true; requestAnimationFrame(() => { due = false; paint() }) } }
@@ -731,8 +759,7 @@ function render({ model, el }) {
     }
     const box = (b, colour) => { g.lineWidth = 2 * px; g.strokeStyle = colour; g.strokeRect(b[0] * w, b[1] * hh, (b[2] - b[0]) * w, (b[3] - b[1]) * hh) }
     const d = S.drag
-    for (const b of S.case.boxes) box(b, '#56B4E9')
-    for (const [x, y, label] of S.case.points) if (label >= 0) dot(x, y, label)
+    if (S.asking) { for (const b of S.case.boxes) box(b, '#56B4E9'); for (const [x, y, label] of S.case.points) if (label >= 0) dot(x, y, label) }
     for (const p of S.case.prompts) p.xy ? dot(...p.xy, p.label, true) : box(p.box, COLOURS.edit)
     if (d?.kind === 'prompt' && d.to) box([...d.from, ...d.to], COLOURS.edit)
     if (d?.kind === 'stroke') {
@@ -740,12 +767,13 @@ function render({ model, el }) {
       g.beginPath(); d.points.forEach(([x, y], i) => i ? g.lineTo(x * w, y * hh) : g.moveTo(x * w, y * hh)); if (d.points.length < 2) g.lineTo(d.points[0][0] * w + .01, d.points[0][1] * hh); g.stroke()
     }
     if (S.curtain.on) { g.fillStyle = '#fff'; g.fillRect(S.curtain.at * w - px, 0, 2 * px, hh) }
-    if (S.cursor) {
-      const [x, y] = [S.cursor[0] * w, S.cursor[1] * hh]
-      for (const [width, colour] of [[3, '#000'], [1, '#fff']]) { g.lineWidth = width * px; g.strokeStyle = colour; g.beginPath(); g.moveTo(x - 12 * px, y); g.lineTo(x + 12 * px, y); g.moveTo(x, y - 12 * px); g.lineTo(x, y + 12 * px); g.stroke()
-        if (['brush', 'eraser'].includes(S.tool)) { g.beginPath(); g.arc(x, y, S.radius * w, 0, 7); g.stroke() } }
-      if (S.corner) dot(...S.corner, 1)
+    for (const [width, colour] of [[3, '#000'], [1, '#fff']]) {
+      g.lineWidth = width * px; g.strokeStyle = colour; g.beginPath()
+      if (S.cursor) { const [x, y] = [S.cursor[0] * w, S.cursor[1] * hh]; g.moveTo(x - 12 * px, y); g.lineTo(x + 12 * px, y); g.moveTo(x, y - 12 * px); g.lineTo(x, y + 12 * px); g.stroke() }
+      const tip = S.cursor || S.hover                          // the size of the brush, under the crosshair or the mouse
+      if (tip && ['brush', 'eraser'].includes(S.tool)) { g.beginPath(); g.arc(tip[0] * w, tip[1] * hh, S.radius * w, 0, 7); g.stroke() }
     }
+    if (S.cursor && S.corner) dot(...S.corner, 1)
     root.dataset.painted = S.case.id
   }
 
@@ -769,8 +797,9 @@ function render({ model, el }) {
     draw()
   })
   canvas.addEventListener('pointermove', e => {
-    const d = S.drag; if (!d) return
-    const p = at(e)
+    const d = S.drag, p = at(e)
+    S.hover = p
+    if (!d) { if (['brush', 'eraser'].includes(S.tool)) draw(); return }
     if (d.kind === 'curtain') { S.curtain.at = Math.min(1, Math.max(0, p[0])); curtainAt.value = S.curtain.at }
     if (d.kind === 'move') { S.x = e.clientX - d.x; S.y = e.clientY - d.y }
     if (d.kind === 'stroke') d.points.push(p)
@@ -784,11 +813,16 @@ function render({ model, el }) {
     if (d?.kind === 'prompt') d.to ? edit('prompt', { box: [...d.from.map(v => Math.min(1, Math.max(0, v))), ...d.to], class: S.cls }) : point(d.from, 1)
     draw()
   })
+  canvas.addEventListener('pointerleave', () => { S.hover = null; draw() })
   canvas.addEventListener('pointercancel', () => { S.drag = null; draw() })
   canvas.addEventListener('wheel', e => { if (!e.ctrlKey && !e.metaKey) return; e.preventDefault(); const b = canvas.getBoundingClientRect(); zoom(Math.exp(-e.deltaY / 300), [e.clientX - b.left, e.clientY - b.top]) }, { passive: false })
 
   // ---- the keyboard
-  const go = by => S.case && send('go', { id: S.case.id, by })
+  const go = by => {                                          // from where a quick hand already is, not from what is painted
+    if (!S.case) return
+    const from = S.want || S.case.id, i = S.ids.indexOf(from), id = S.ids[i + by]
+    if (i < 0 || !id) send('go', { id: from, by }); else { S.want = id; send('go', { id }) }
+  }
   const move = (input, by) => { const v = +input.value + by; if (!input.parentElement.hidden && v >= 0 && v <= +input.max) { input.value = v; input.dispatchEvent(new Event('input')) } }
   function key(e) {
     const t = e.target, typing = t.matches('textarea, input[type=search]')
@@ -806,13 +840,15 @@ function render({ model, el }) {
       v: () => setTool('prompt'), b: () => setTool('brush'), e: () => setTool('eraser'), m: () => setTool('move'), k: () => curtain.click(), '/': () => search.focus(), '?': () => { help.open = !help.open },
       f: () => { const on = !S.show[S.case.layers[0]]?.fill; for (const v of Object.values(S.show)) v.fill = on; refresh(); layersPanel() },
       ',': () => move(time, -1), '.': () => move(time, 1), PageUp: () => move(slice, -1), PageDown: () => move(slice, 1), '+': () => zoom(1.25), '=': () => zoom(1.25), '-': () => zoom(.8), 0: () => { fit(); draw() },
+      h: () => { S.asking = !S.asking; layersPanel(); draw() },
       '[': () => { radius.value = S.radius -= .005; S.radius = +radius.value; draw() }, ']': () => { radius.value = S.radius += .005; S.radius = +radius.value; draw() },
       Enter: () => S.cursor && (brush ? stroke([S.cursor]) : point(S.cursor, 1)), Backspace: () => S.cursor && point(S.cursor, 0), Delete: () => S.cursor && point(S.cursor, 0),
       x: () => { if (!S.cursor) return; if (S.corner) { edit('prompt', { box: [...S.corner, ...S.cursor], class: S.cls }); S.corner = null } else { S.corner = [...S.cursor]; draw() } },
       ' ': () => { S.space = true },
     }[e.key]
     e.stopPropagation()
-    if (e.shiftKey && arrow) { S.cursor ??= [.5, .5]; const by = e.altKey ? 1 : 8; S.cursor = [S.cursor[0] + arrow[0] * by / w, S.cursor[1] + arrow[1] * by / hh].map(v => Math.min(1, Math.max(0, v))); canvas.focus(); ready(); draw() }
+    if (e.shiftKey && arrow && S.tool === 'move') { S.x -= 40 * arrow[0]; S.y -= 40 * arrow[1]; draw() }
+    else if (e.shiftKey && arrow) { S.cursor ??= [.5, .5]; const by = e.altKey ? 1 : 8; S.cursor = [S.cursor[0] + arrow[0] * by / w, S.cursor[1] + arrow[1] * by / hh].map(v => Math.min(1, Math.max(0, v))); follow(); canvas.focus(); ready(); draw() }
     else if (n >= 1 && n <= S.case.layers.length) toggle(S.case.layers[n - 1])
     else if (act) act()
     else return
@@ -845,22 +881,27 @@ CSS = r'''
 .scsam button[aria-pressed=true] { background: #1565c0; color: #fff }
 .scsam :is(button, select, textarea, input, canvas, summary, .list):focus-visible { outline: 3px solid var(--accent); outline-offset: 1px }
 .scsam kbd { font: 11px var(--jp-code-font-family, monospace); border: 1px solid currentColor; border-radius: 3px; padding: 0 3px; margin-left: 4px; opacity: .75 }
-.scsam .list { position: relative; overflow-y: auto; height: 620px; border: 1px solid var(--line) }
+.scsam .list { position: relative; overflow-y: auto; height: max(520px, calc(55vh + 140px)); border: 1px solid var(--line) }
 .scsam .rows { position: relative }
 .scsam .row { position: absolute; left: 0; right: 0; height: 71px; display: flex; gap: 6px; align-items: center; padding: 3px; cursor: pointer; border-bottom: 1px solid var(--soft); box-sizing: border-box; overflow: hidden }
 .scsam .row[aria-selected=true] { background: var(--soft); box-shadow: inset 4px 0 var(--accent) }
 .scsam .row[data-status=rejected] .id { text-decoration: line-through }
 .scsam .thumb { flex: 0 0 78px; height: 64px; background: var(--soft); overflow: hidden }
-.scsam .thumb img { width: 78px; height: 64px; object-fit: cover; display: block }
+.scsam .thumb img { width: 78px; height: 64px; object-fit: contain; display: block }
 .scsam .id { overflow-wrap: anywhere; display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 2; overflow: hidden }
 .scsam .row > :last-child { min-width: 0 }
 .scsam .state { white-space: nowrap }
 .scsam h3 { margin: 0; font-size: 14px; overflow-wrap: anywhere }
-.scsam canvas { display: block; width: 100%; height: 480px; background: #222; touch-action: none; border: 1px solid var(--line); box-sizing: border-box }
+.scsam .head { flex-wrap: nowrap }
+.scsam .head h3 { flex: 1 }
+.scsam .yes { color: #009E73 }
+.scsam .no { color: #D55E00; font-weight: bold }
+.scsam canvas { display: block; width: 100%; height: max(380px, 55vh); margin: 5px 0; background: #222; touch-action: none; border: 1px solid var(--line); box-sizing: border-box }
 .scsam .slider { display: flex; gap: 6px; margin-top: 4px }
 .scsam .slider input { flex: 1 }
 .scsam .side .bar select { flex: 1 1 40%; min-width: 0 }
-.scsam .side .bar input[type=range] { flex: 1 }
+.scsam .side .bar input[type=range] { flex: 1 1 55% }
+.scsam .layers { display: grid; gap: 3px }
 .scsam .side { display: flex; flex-direction: column; gap: 6px; min-width: 0 }
 .scsam .verdict { border: 1px solid var(--line); border-radius: 4px; padding: 5px }
 .scsam ::placeholder { color: inherit; opacity: .7 }
@@ -905,7 +946,7 @@ class Inspector(anywidget.AnyWidget):
         except Exception as e:
             self.last_error = traceback.format_exc()
             reply['message'] = [f'Something unforeseen went wrong ({type(e).__name__}: {e}). Decisions are saved; details are in `last_error` of the inspector.', 'error']
-        now = {i: c['status'] for i, c in self.review.decisions.cases.items()}
+        now = {i: c['status'] for i, c in self.review.decisions.cases.items() if c['status'] != 'undecided'}
         reply['status'] = {i: now.get(i, 'undecided') for i in {*now, *self._shown} if now.get(i) != self._shown.get(i)}
         self._shown = now
         if self.current in reply['status'] and m.get('kind') not in ('hello', 'decide', 'use', 'undo') and 'message' not in reply:
@@ -962,7 +1003,7 @@ class Inspector(anywidget.AnyWidget):
         values = [None] * len(self.ids) if sort == 'name' else [None if np.isnan(v) else round(float(v), 3) for v in (r.scores[sort][r.row[i]] for i in self.ids)]
         reply['list'] = {'ids': self.ids, 'values': values, 'status': [r.status(i) for i in self.ids]}
         if not self.ids: reply['message'] = ['No case is like that.', 'info']
-        elif self.current not in self.ids: self._case(self.ids[0], m, reply)
+        elif m.get('first') or self.current not in self.ids: self._case(self.ids[0], m, reply)
 
     def _on_go(self, m, reply):
         if 'step' in m and self.review.steps: self.step = min(max(0, int(m['step'])), len(self.review.steps) - 1)
@@ -989,7 +1030,8 @@ class Inspector(anywidget.AnyWidget):
     def _say_decided(self, id, before, reply):
         shown, now = self._shown.get(id, 'undecided'), self.review.status(id)
         other = f' (somebody else had just said "{before}")' if before != shown else ''
-        reply['message'] = [f'{id}: {now}{other}. Saved; u takes it back.', 'info']
+        left = ' The correction that was begun is not used: l makes it the label.' if self._draft_of(id) else ''
+        reply['message'] = [f'{id}: {now}{other}. Saved; u takes it back.{left}', 'info']
 
     def _on_use(self, m, reply):
         before = self._seen_now(m['id'])
@@ -1002,7 +1044,10 @@ class Inspector(anywidget.AnyWidget):
         self._say_decided(m['id'], before, reply)
 
     def _seen_now(self, id): self.review.decisions.refresh(); return self.review.status(id)
-    def _on_note(self, m, reply): self.review.note(m['id'], m['text'])
+
+    def _on_note(self, m, reply):
+        self.review.note(m['id'], m['text'])
+        reply['message'] = [f"{m['id']}: note saved.", 'info']
 
     def _on_undo(self, m, reply):
         id = self.review.undo()
@@ -1018,9 +1063,10 @@ def inspect_run(run,                # a run directory, or a `Run`
     return Inspector(Review(run, data, decisions))
 
 # %% ../nbs/40_inspector.ipynb #35258212
-def serve_notebook(run_dir: str|Path, data=None) -> dict: # a notebook as plain data
+def serve_notebook(run_dir: str|Path, data=None, decisions=None) -> dict: # a notebook as plain data
     "The notebook behind the app: one cell that inspects a run."
-    code = f'from scsam.inspector import inspect_run\ninspect_run({str(Path(run_dir).resolve())!r}, data={None if data is None else str(data)!r})'
+    data, decisions = data and str(data), decisions and str(Path(decisions).resolve())
+    code = f'from scsam.inspector import inspect_run\ninspect_run({str(Path(run_dir).resolve())!r}, data={data!r}, decisions={decisions!r})'
     return {'cells': [{'cell_type': 'code', 'id': 'inspect', 'metadata': {}, 'execution_count': None, 'outputs': [], 'source': code}],
             'metadata': {'kernelspec': {'display_name': 'Python 3', 'language': 'python', 'name': 'python3'}, 'title': f'scsam: {Path(run_dir).name}'}, 'nbformat': 4, 'nbformat_minor': 5}
 
@@ -1038,7 +1084,8 @@ _TEMPLATE = """{%- extends 'lab/index.html.j2' -%}
 def serve(run_dir: str|Path,
           data=None,              # where the run's data lies now; None = where it lay
           port: int = 8866,
-          browser: bool = True):  # open it
+          browser: bool = True,   # open it
+          decisions=None):        # folder; None = `decisions/` in the run directory
     "Show the inspector of a run as a web page on this computer, until Ctrl-C."
     if not (Path(run_dir)/'recipe.json').exists(): raise ScsamError(f'{run_dir} holds no run (no recipe.json); give the directory that `scsam train --out` made')
     if importlib.util.find_spec('voila') is None: raise ScsamError("the app needs voila: pip install 'scsam[app]' (or: pip install voila)")
@@ -1046,7 +1093,7 @@ def serve(run_dir: str|Path,
         try: s.bind(('127.0.0.1', port))
         except (OSError, OverflowError) as e: raise ScsamError(f'port {port} cannot be used ({e}); choose another with --port') from None
     with tempfile.TemporaryDirectory() as d:
-        (Path(d)/'inspect.ipynb').write_text(json.dumps(serve_notebook(run_dir, data)), encoding='utf-8')
+        (Path(d)/'inspect.ipynb').write_text(json.dumps(serve_notebook(run_dir, data, decisions)), encoding='utf-8')
         for path, text in (('index.html.j2', _TEMPLATE), ('conf.json', '{"base_template": "lab"}')):
             with atomic(Path(d)/'voila'/'templates'/'scsam'/path) as tmp: tmp.write_text(text, encoding='utf-8')
         print(f'the inspector of {run_dir} is at http://localhost:{port}/ until Ctrl-C')

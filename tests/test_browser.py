@@ -250,6 +250,7 @@ def test_the_tutorial_in_jupyterlab(browser, tmp_path):
         page.mouse.down()
         page.mouse.move(corner["x"] + b["x"], corner["y"] + b["y"], steps=5)
         page.mouse.up()
+        page.mouse.move(1, 1)  # and the ring that shows the brush's size goes with the mouse
         w.idle()
         assert w.yellow() > before + 100
         begun, drawn = w.case, w.yellow()
@@ -300,4 +301,17 @@ def test_dark_voila_app_at_150_percent_by_keyboard(run, browser, tmp_path):
         assert page.evaluate("() => document.documentElement.scrollWidth <= window.innerWidth + 2")
         w.press("c", "1", "2")
         w.shoot("voila-dark")
+        noted, place = w.case, int(w.root.locator(".count").inner_text().split()[0])
+        w.root.locator("textarea").fill("look again")  # a note, and no decision
+        w.press("Escape")
+        assert w.status == "undecided" and decisions(run)[noted]["note"] == "look again", w.message
+        for _ in range(3):  # faster than the kernel answers
+            page.keyboard.press("n")
+        w.idle()
+        assert w.root.locator(".count").inner_text().startswith(f"{place + 3} of ")
+        before = w.picture()
+        w.press("+", "+", "m", "Shift+ArrowRight", "Shift+ArrowRight")  # zoom and pan
+        panned = w.picture()
+        w.press("0")
+        assert np.abs(panned - before).max() > 60 and np.abs(w.picture() - before).max() < 20
         assert not w.broken and not w.elsewhere, (w.broken, w.elsewhere)
