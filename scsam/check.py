@@ -92,6 +92,7 @@ FINDINGS = { # kind: (level, what it means and what to do)
     'unreadable': ('error', 'images or masks that cannot be read, do not fit each other, or hold values that are no labels'),
     'patient': ('error', 'patients in two splits: a score would measure memory; give all their images one role'),
     'copy': ('error', 'the same picture on both sides of a split: take it out of the training part'),
+    'black': ('error', 'no mask of the training part shows any foreground, so there is nothing to learn from; export them again'),
     'twin': ('warning', 'pictures on both sides of a split that look the same: if they are copies, take them out of the '
                         'training part'),
     'video': ('warning', 'neighbours of one video on both sides of a split: scores on such a set are too good; split by video '
@@ -100,6 +101,7 @@ FINDINGS = { # kind: (level, what it means and what to do)
     'double': ('warning', 'the same picture twice in one split: it counts double; keep one'),
     'contradiction': ('warning', 'one picture with different masks: two readers, or a mask that belongs to another image; '
                                  'decide which is right'),
+    'unmasked': ('warning', 'parts without any mask: there is nothing to learn from, or nothing to score'),
     'empty': ('warning', 'masks without any foreground: right if there is nothing to see, else a mask is lost'),
     'tiny': ('warning', 'very small foregrounds (under 20 pixels at 256 x 256): often a slip of the brush'),
     'full': ('warning', 'masks that cover nearly all of the image: foreground and background may be exchanged'),
@@ -138,8 +140,9 @@ class Report:
         bad = [f for f in self.findings if f.level == 'error']
         if bad:
             more = [f'  ... and {len(bad) - 10} more; see scsam data check'] if len(bad) > 10 else []
-            if len(bad) == 1: raise ScsamError(bad[0].message)
-            raise ScsamError('\n'.join([f'{self.name} has {len(bad)} errors:', *(f'  {f.message}' for f in bad[:10]), *more]))
+            said = [f.message if f.kind in ('layout', 'unreadable') else f'{f.message}: {FINDINGS[f.kind][1]}' for f in bad[:10]]
+            if len(bad) == 1: raise ScsamError(said[0])
+            raise ScsamError('\n'.join([f'{self.name} has {len(bad)} errors:', *(f'  {s}' for s in said), *more]))
 
     def text(self, most: int = 5) -> str: # findings shown of each kind
         "The report in words."
@@ -151,7 +154,7 @@ class Report:
                 out += [f'  {f.message}' for f in found[:most]]
                 if len(found) > most: out.append(f'  ... and {len(found) - most} more')
         n = {l: sum(f.level == l for f in self.findings) for l in ('error', 'warning')}
-        out.append(f'\n{n["error"]} errors, {n["warning"]} warnings' if self.findings else '\nclean: no errors, no warnings')
+        out.append('\n' + ', '.join(f'{v} {l}{"s" * (v != 1)}' for l, v in n.items()) if self.findings else '\nclean: no errors, no warnings')
         return '\n'.join(out)
 
     __str__ = text
@@ -184,6 +187,8 @@ def check(dataset: Dataset|str|Path,   # or a path to open
         looks = list(looks)
     for message, ids in _merge([(m, c.id) for c, l in zip(cases, looks) for m in l.faults]).items():
         add('unreadable', message, *ids)
+    areas = [l.area for c, l in zip(cases, looks) if c.role == 'train' and l.labels and l.area is not None]
+    if areas and not any(areas): add('black', f'{len(areas)} masks in train', *[c.id for c in cases if c.role == 'train' and c.has_mask][:2])
     roles = defaultdict(set)
     for c in cases: roles[c.patient].add(c.role)
     for p, r in roles.items():
@@ -244,6 +249,9 @@ def _ordered(a, b): # the training case first, and both in words
 def _masks(dataset, cases, looks, add):
     "Masks that are odd, though readable."
     slices, used = defaultdict(list), set()
+    for role in dict.fromkeys(c.role for c in cases):
+        part = [c for c in cases if c.role == role]
+        if not any(c.has_mask for c in part): add('unmasked', f'{role}: {len(part)} cases', part[0].id)
     for c, l in zip(cases, looks):
         if not l.labels: continue
         used |= set(l.classes)

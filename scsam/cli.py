@@ -7,9 +7,10 @@ __all__ = ['DEMO_ROWS', 'COMMANDS', 'recipe_from', 'train', 'evaluate', 'predict
            'inspect', 'experiment', 'demo', 'demo_table', 'demo_figure', 'make_parser', 'process_name', 'main']
 
 # %% ../nbs/50_cli.ipynb #65d1ca23
-import argparse, os, sys, time
+import argparse, inspect as look, os, re, sys, textwrap, time
 from dataclasses import fields
 from pathlib import Path
+from . import __version__
 from .config import PRESETS, Recipe, ScsamError, cache_dir, nearest, read_json
 
 # %% ../nbs/50_cli.ipynb #ff5ea9d5
@@ -205,6 +206,10 @@ def demo_figure(runs: dict, cases, path: Path, n: int = 4) -> Path:
 # %% ../nbs/50_cli.ipynb #eb96e699
 class _Parser(argparse.ArgumentParser):
     "argparse whose errors are `ScsamError`s."
+    late = None # gives the end of the help, once somebody asks for it: what it lists takes seconds to import
+    def format_help(self):
+        if self.late: self.epilog = self.late()
+        return super().format_help()
     def error(self, message):
         if message.startswith('unrecognized arguments'):
             word = message.split()[2]
@@ -218,9 +223,22 @@ class _Parser(argparse.ArgumentParser):
         raise ScsamError(f'{message}; see {self.prog} --help')
 
 
+def _field_help(f, source: str) -> str: # of a field of the recipe, from the class's source
+    "What stands beside the field in `Recipe`, its choices, and its default."
+    said = re.search(rf'^    {f.name}: \w+ = [^#\n]*# *(.+)', source, re.MULTILINE)
+    parts = [said[1].replace('`', '') if said else '', 'one of ' + ', '.join(f.metadata['choices']) if 'choices' in f.metadata else '', f'default {f.default!r}']
+    return '; '.join(p for p in parts if p).replace('%', '%%')                          # argparse takes % for a placeholder
+
+
+def _methods() -> str:
+    from scsam.learner import METHODS
+    return textwrap.fill(f'methods: {", ".join(METHODS)}. The names for --sam: scsam weights.', 78, break_on_hyphens=False)
+
+
 def make_parser() -> argparse.ArgumentParser:
     "All commands and their options."
     p = _Parser('scsam', description='Semi-supervised medical segmentation by a U-Net and a SAM that teach each other.', allow_abbrev=False)
+    p.add_argument('--version', action='version', version=f'scsam {__version__}')
     sub = p.add_subparsers(dest='command', required=True, parser_class=_Parser)
     def command(name, *options):
         c = sub.add_parser(name, help=COMMANDS[name].__doc__, description=COMMANDS[name].__doc__, allow_abbrev=False)
@@ -229,14 +247,18 @@ def make_parser() -> argparse.ArgumentParser:
     o = lambda *flags, **kw: (flags, kw)
     quiet, kind = o('--quiet', action='store_true', help='no progress bars'), o('--kind', help='layout of the data: polyp, promise12, folder …; guessed by default')
     command('demo', o('--out', default='scsam-demo', help='where runs, records and the picture go'), o('--seed', type=int, default=0), o('--steps', type=int, help='steps of each training'), quiet)
-    command('data', o('words', nargs='+', metavar='[check|compare] DATA [PROTOCOL]', help='a folder, a CSV, or phantom; to compare with: a name, a manifest, or a run'), kind, o('--figure', help='with check: save a sheet of the cases it names here'), quiet)
+    d = command('data', o('words', nargs='+', metavar='[check|compare] DATA [PROTOCOL]', help='a folder, a CSV, or phantom; to compare with: a name, a manifest, or a run'), kind, o('--figure', help='with check: save a sheet of the cases it names here'), quiet)
+    d.usage = 'scsam data [-h] [--kind KIND] [--figure FIGURE] [--quiet] [check | compare] DATA [PROTOCOL]'
     t = command('train', o('--data', required=True, help='a folder, a CSV, or phantom'), kind, o('--out', required=True, help='the run directory: new, or one to go on with'),
-                o('--preset', default='paper', help=f'starting values: {", ".join(PRESETS)}'), o('--resume', choices=('auto', 'never'), default='auto'),
+                o('--preset', default='paper', help=f'starting values: {", ".join(PRESETS)}'), o('--resume', choices=('auto', 'never'), default='auto', help='go on with the run that is there, or refuse'),
                 o('--max-minutes', type=float, help='stop at a checkpoint after this time; the same command goes on'),
                 o('--snapshots', type=int, default=0, help='how many times to keep the pseudo-labels of all unlabelled images'), o('--decisions', metavar='DIR', help='decisions about unlabelled images, as the inspector writes them'),
                 o('--tensorboard', action='store_true', help='also write files for TensorBoard into the run directory'), quiet)
-    group = t.add_argument_group('recipe', 'every field of scsam.config.Recipe')
-    for f in fields(Recipe): group.add_argument('--' + f.name.replace('_', '-'), dest=f.name, metavar=type(f.default).__name__.upper(), help=f'default {f.default!r}')
+    group = t.add_argument_group('recipe', 'every field of scsam.config.Recipe; the defaults shown are those of the preset paper')
+    try: source = look.getsource(Recipe)
+    except OSError: source = ''         # installed without its sources
+    for f in fields(Recipe): group.add_argument('--' + f.name.replace('_', '-'), dest=f.name, metavar=type(f.default).__name__.upper(), help=_field_help(f, source))
+    t.late, t.formatter_class = _methods, argparse.RawDescriptionHelpFormatter
     command('evaluate', o('run', help='a run directory'), o('--data', help='where the data is now, if it has moved'), o('--metrics', default='dice,iou', help='any of dice, iou, hd95, assd'),
             o('--save', action='store_true', help='keep the predicted masks in the run'), o('--allow-oracle', action='store_true', help='also score SAM asked with boxes around the true masks: no method, an upper bound'), o('--experiment', help='name of the experiment in the record'), o('--record', help='write the record here as well'), quiet)
     command('predict', o('run', help='a run directory'), o('input', help='an image, a volume, or a folder of either'), o('--out', required=True, help='folder for masks and overlays'), kind,

@@ -314,8 +314,9 @@ class Dataset(Sequence):
             raise ScsamError(f'a label budget of {amount} of {total} {unit} gives no labelled case; ask for at least '
                              f'{100 / total:.3g}% or 1')
         if count > len(order) and not relative:
+            kept = len(self._units(c for c in self.where(role='val') if c.has_mask))
             raise ScsamError(f'a label budget of {amount} {unit} is more than dataset {self.name} has: {len(order)} training '
-                             f'{unit} with masks')
+                             f'{unit} with masks' + f', besides {kept} kept for validation' * bool(kept) + f'; ask for at most {len(order)}, or for 100%')
         chosen = set(order[:count])
         return [c for c in train if c.patient in chosen and c.has_mask]
 

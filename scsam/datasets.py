@@ -223,8 +223,9 @@ def _key(path: str) -> str: return unicodedata.normalize('NFC', path)
 
 
 def pictures(folder: Path,
-             deep: bool = True, # also in folders inside
-            ) -> dict:          # name without suffix, relative to `folder` with '/' -> Path
+             deep: bool = True,      # also in folders inside
+             others: dict|None = None # is given the files of other kinds, by their names
+            ) -> dict:               # name without suffix, relative to `folder` with '/' -> Path
     "The pictures in a folder; hidden files and files of other kinds are passed over."
     out, folder = {}, Path(folder)
     def fail(e): raise ScsamError(f'{e.filename} cannot be listed: {e.strerror}; change its permissions')
@@ -236,10 +237,12 @@ def pictures(folder: Path,
             if f.lower().endswith(SUFFIXES):
                 _fault(f'{Path(at)/f} is a folder, though it is named like an image; rename it or move it away')
         for f in sorted(files):
-            if f.startswith('.') or not f.lower().endswith(SUFFIXES): continue
+            if f.startswith('.'): continue
             path = Path(at)/f
             name = _key(path.relative_to(folder).with_suffix('').as_posix())
-            if name in out:
+            if not f.lower().endswith(SUFFIXES):
+                if others is not None: others[name.removesuffix('.nii')] = path
+            elif name in out:
                 _fault(f'{out[name]} and {path} have the same name but for the suffix; keep one of them, or tell by a CSV which '
                        f'is meant')
             else: out[name] = path
@@ -262,7 +265,9 @@ def pair(images: dict, # name -> Path, as `pictures` gives them
         else: out[target] = path
     remedy = 'rename or remove it, or tell by a CSV what belongs together'
     if extra:
-        _fault(f'{len(extra)} of {len(masks)} masks have no image of the same name: {_list(extra)}; {remedy}',
+        capitals = {name.casefold(): p for name, p in images.items()}
+        like = next((f' ({capitals[k].name} differs from {p.name} in capitals)' for p in extra if (k := MARK.sub('', _key(p.stem)).casefold()) in capitals), '')
+        _fault(f'{len(extra)} of {len(masks)} masks have no image of the same name: {_list(extra)}{like}; {remedy}',
                [f'the mask {p} has no image of the same name; {remedy}' for p in extra])
     return out
 
@@ -320,11 +325,19 @@ def _part(folder: Path, role: str, prefix: str, reader, image_dirs=IMAGE_DIRS, m
     "The cases of one folder with images and perhaps masks."
     images_at, masks_at = _sub(folder, image_dirs), _sub(folder, mask_dirs)
     images = _one_channel(pictures(images_at or folder, deep=images_at is not None), images_at)
-    if masks_at: masks = pictures(masks_at)
+    others = {}
+    if masks_at: masks = pictures(masks_at, others=others)
     else:
         masks = {k: v for k, v in images.items() if MARK.search(k)}
         images = {k: v for k, v in images.items() if k not in masks}
+    if masks and not images:
+        _fault(f'{folder} has masks ({_list(masks.values())}), but no image that scsam can find; put the images into {images_at or folder/image_dirs[0]}')
+        masks = {}
     mask_of = pair(images, masks)
+    strange = [p for k, p in others.items() if any(i in images and i not in mask_of for i in (k, MARK.sub('', k)))]
+    if strange:
+        remedy = f'scsam reads masks of pictures from {", ".join(SUFFIXES)}: save it as PNG, or move it away'
+        _fault(f'{len(strange)} files are named like masks, but are no pictures: {_list(strange)}; {remedy}', [f'{p} is no picture; {remedy}' for p in strange])
     patient = lambda k: k.rsplit('/', 1)[0] if '/' in k else prefix + k
     return [Case(prefix + k, p, mask_of.get(k), patient(k), role=role, reader=reader) for k, p in images.items()]
 
