@@ -181,7 +181,7 @@ def curves(history: list,              # of rows: dicts of numbers, each with `x
     for ax, (title, ks) in zip(axs[0], panels.items()):
         for i, k in enumerate(ks):
             at, values = zip(*((row[x], row[k]) for row in history if row.get(k) is not None))
-            colour = next((c for b, c in BRANCHES.items() if b in k.split('_')), CLASSES[i % len(CLASSES)])
+            colour = next((BRANCHES[w] for w in k.split('_') if w in BRANCHES), CLASSES[i % len(CLASSES)])      # `sam_from_unet` is SAM's
             style = dict(ls=('-', '--', ':', '-.')[i % 4], marker='o' if len(at) < 15 else None, ms=3, lw=1.5)
             ax.plot(at, values, color=colour, label=k, **style)
         ax.set(xlabel=x, title=title); ax.legend(frameon=False, fontsize=8)
