@@ -36,7 +36,7 @@ PEFT = ('lora', 'adapter', 'decoder', 'full', 'none')
 @dataclass(frozen=True)
 class Recipe:
     "Everything that decides a run's result, flat and JSON-round-trippable."
-    method: str = 'scsam'              # a name that `scsam train --method` knows
+    method: str = 'scsam'              # scsam, its variants, a baseline or a rival
     # data
     image_size: int = 256              # side in pixels of the square that networks see
     num_classes: int = 2               # classes, background included
@@ -57,7 +57,7 @@ class Recipe:
     sam_lr: float = 1e-4               # Adam
     schedule: str = _choice('linear', 'linear', 'cosine', 'constant') # of both learning rates, to 0 at the last step
     warmup: int = 0                    # steps of linear warm-up
-    precision: str = _choice('fp32', 'fp32', 'bf16', 'fp16')
+    precision: str = _choice('fp32', 'fp32', 'bf16', 'fp16') # of the networks' arithmetic; fp16 needs a GPU
     clip: float = 0.                   # largest gradient norm per network; 0 = no clipping
     accumulate: int = 1                # batches whose gradients are summed before a step
     compile: bool = False              # torch.compile both networks
@@ -71,7 +71,7 @@ class Recipe:
     sam: str = 'vit_b'                 # a name of `scsam.sam.SAMS`
     weights: str = ''                  # '' = the named official file, a path, or 'random'
     peft: str = _choice('lora', *PEFT) # what is trained in SAM's image encoder ('decoder' = nothing there)
-    lora_rank: int = 4
+    lora_rank: int = 4                 # of the correction; more can change more
     lora_alpha: float = 0.             # 0 = same as the rank, so that the update is not rescaled
     lora_targets: tuple = ('q', 'v')   # any of q, k, v, proj, mlp
     lora_dropout: float = 0.           # of the correction's input

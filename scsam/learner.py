@@ -468,7 +468,7 @@ def fit(method: nn.Module,
         step, before = meta['step'], meta['seconds']
         if main and meta['best'] and not _holds(out/'model.safetensors', meta['best']['step']): meta['best'] = None     # then the best from here on is kept
         if meta['scaler']: acc.scaler.load_state_dict(meta['scaler'])
-        history = History.load(out/'history.json', step) if step else History()
+        history = _curves(out/'history.json', step)
         monitor = Monitor(history, recipe, step, progress and main, out/'tensorboard' if tensorboard and main else None, _display if progress and main and in_notebook() else None)
         forward = acc.prepare(torch.compile(_Step(method)) if recipe.compile else _Step(method))
         window, rows = max(1, recipe.steps // 500), []
@@ -584,6 +584,13 @@ def _check_weights(method: nn.Module, step: int): # before they are kept: the lo
     "Weights that are not finite end the run."
     bad = [k for k, v in trained_state(method).items() if not torch.isfinite(v).all()]
     if bad: raise ScsamError(f'step {step - 1}: {len(bad)} of the weights (first: {bad[0]}) {_DIVERGED}')
+
+
+def _curves(path: Path, step: int) -> History:
+    "What was logged up to `step`; where it is lost that is said, and the run goes on: only its curves begin later."
+    if not step: return History()
+    try: return History.load(path, step)
+    except ScsamError as e: print(f'{e}; the run goes on, its curves begin at step {step}', file=sys.stderr); return History()
 
 
 def _holds(path: Path, step: int) -> bool: # not where it is damaged, or newer than the checkpoint that is taken up
