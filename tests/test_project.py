@@ -76,6 +76,14 @@ def test_no_module_imports_one_with_a_higher_number():
             assert number[other] < n, f"scsam.{name} ({n}) imports scsam.{other} ({number[other]})"
 
 
+def test_tables_are_made_of_all_records():
+    "A record that the page of all tables does not link to came after the page was made."
+    page = (ROOT / "nbs" / "experiments" / "tables.ipynb").read_text(encoding="utf-8")
+    records = [p for p in (ROOT / "results").glob("*/*.json") if "scores" in json.loads(p.read_text(encoding="utf-8"))]
+    late = [str(p.relative_to(ROOT)) for p in records if f"{p.parent.name}/{p.name}" not in page]
+    assert records and not late, f"run nbs/experiments/tables.ipynb again: {late[:5]} of {len(late)} are not in it"
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: str(p.relative_to(ROOT / "nbs")))
 def test_notebook_was_run_and_is_small(path):
     assert path.stat().st_size < 400_000, "a notebook stays under 400 KB: make its figures smaller"
