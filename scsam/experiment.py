@@ -101,7 +101,10 @@ def run_queue(experiment: str,              # name; records go to results/<exper
         left = None if max_minutes is None else max_minutes - (time.monotonic() - start) / 60
         if left is not None and left <= 0: say(f'{name}: not started, the time is over'); continue
         out = Path(runs)/experiment/name
-        fit(make_method(recipe), data, recipe, out, max_minutes=left, progress=progress, cache=cache_dir()/'images', snapshots=snapshots)
+        try: fit(make_method(recipe), data, recipe, out, max_minutes=left, progress=progress, cache=cache_dir()/'images', snapshots=snapshots)
+        except ScsamError as e:
+            if process().num_processes > 1: raise           # the others may be waiting for this one
+            say(f'{name}: {e}'); continue                   # a run that cannot be does not keep the rest from being
         if first: remember_data(out, *where, **(options or {}))
         if not (out/'training.json').exists(): say(f'{name}: stopped before its end; call again to go on'); continue
         if first:

@@ -146,7 +146,7 @@ def mask_prompt(mask_or_prob: Tensor # as in `sample_points`
                ) -> Tensor:          # (B, 1 or K-1, H, W) logits in [-7, 7]
     "The prediction itself as SAM's mask prompt: log-odds, as SAM's own low-resolution outputs are."
     region, sure = regions(mask_or_prob)
-    return torch.where(region, sure, 1 - sure).clamp(1e-3, 1 - 1e-3).logit()
+    return torch.where(region, sure, 1 - sure).float().clamp(1e-3, 1 - 1e-3).logit()       # in bf16 1 - 1e-3 is 1, whose log-odds are infinite
 
 # %% ../nbs/13_prompts.ipynb #1b0a47c7
 class BoxTokens(nn.Module):
