@@ -54,7 +54,13 @@ class EMA(nn.Module):
         self.seen.fill_(step)
 
     @torch.no_grad()
-    def forward(self, images): return self.net(images)
+    def forward(self, images, measure: bool = True): # False: batch norm does not take these for what images look like
+        norms = [] if measure else [m for m in self.net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        usual = [m.momentum for m in norms]
+        for m in norms: m.momentum = 0.
+        out = self.net(images)
+        for m, momentum in zip(norms, usual): m.momentum = momentum
+        return out
 
 # %% ../nbs/21_cotrain.ipynb #763f8c2b
 class ScSam(nn.Module):

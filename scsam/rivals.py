@@ -63,14 +63,16 @@ class MeanTeacher(SemiUNet):
 
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor]:
         self.teacher.update(self.unet, step)
-        return super().losses(batch, step)
+        parts = super().losses(batch, step)
+        if self.training: self.teacher(batch.images)          # without noise: what batch norm is to measure
+        return parts
 
     def trusted(self, images: Tensor, step: int) -> Tensor: # (B, H, W) bool
         "The pixels on which the teacher is to be believed: all."
         return torch.ones_like(images[:, 0], dtype=torch.bool)
 
     def unlabeled(self, z: Tensor, images: Tensor, valid: Tensor, step: int, batch: Batch) -> dict[str, Tensor]:
-        target = self.teacher(noisy(images)).softmax(1)
+        target = self.teacher(noisy(images), measure=False).softmax(1)
         return {'consistency': self.recipe.consistency*ramp(self.recipe, step)*consistency(z, target, valid & self.trusted(images, step))}
 
     @torch.no_grad()
@@ -87,7 +89,7 @@ class UncertaintyAware(MeanTeacher):
     "A mean teacher that is believed only where it is certain."
     def uncertainty(self, images: Tensor) -> Tensor: # (B, H, W) in [0, 1]
         "Entropy of the teacher's mean answer under noise and dropout, divided by ln K."
-        return entropy_map(probs=sum(self.teacher(noisy(images)).softmax(1) for _ in range(PASSES))/PASSES)
+        return entropy_map(probs=sum(self.teacher(noisy(images), measure=False).softmax(1) for _ in range(PASSES))/PASSES)
 
     def trusted(self, images: Tensor, step: int) -> Tensor: return self.uncertainty(images) < .75 + .25*rampup(step, self.recipe.steps)
 
