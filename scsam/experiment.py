@@ -106,7 +106,7 @@ def run_queue(experiment: str,              # name; records go to results/<exper
             if process().num_processes > 1: raise           # the others may be waiting for this one
             say(f'{name}: {e}'); continue                   # a run that cannot be does not keep the rest from being
         if first: remember_data(out, *where, **(options or {}))
-        if not (out/'training.json').exists(): say(f'{name}: stopped before its end; call again to go on'); continue
+        if not (out/'training.json').exists(): say(f'{name}: stopped before its end; call again to go on'); break     # by the clock, or by somebody
         if first:
             run = load_run(out, process().device)
             write_json(Path(results)/experiment/'history'/f'{name}.json', read_json(out/'history.json'))
