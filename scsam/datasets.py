@@ -18,7 +18,8 @@ from importlib.resources import files
 from itertools import groupby
 from pathlib import Path
 import numpy as np
-from .config import ScsamError, atomic, mix, nearest, read_json
+from .config import ScsamError, mix, nearest
+from .files import atomic, read_json
 from .data import Case, Dataset, FileReader, file_sha256, labels_of, manifest_sha256, stratified_order, stretch
 
 # %% ../nbs/02_datasets.ipynb #9f3297bb
