@@ -11,7 +11,8 @@ import argparse, inspect as look, os, re, sys, textwrap, time
 from dataclasses import fields
 from pathlib import Path
 from . import __version__
-from .config import PRESETS, Recipe, ScsamError, cache_dir, nearest, read_json
+from .config import PRESETS, Recipe, ScsamError, cache_dir, nearest
+from .files import read_json
 
 # %% ../nbs/50_cli.ipynb #ff5ea9d5
 def recipe_from(args: argparse.Namespace, num_classes: int) -> Recipe: # the preset with the options that were given

@@ -9,7 +9,8 @@ __all__ = ['SUFFIXES', 'VOLUMES', 'UNREAD', 'MARK', 'IMAGE_DIRS', 'MASK_DIRS', '
 # %% ../nbs/02a_layout.ipynb #134efb5a
 import contextlib, contextvars, os, re, unicodedata
 from pathlib import Path
-from .config import ScsamError, read_json
+from .config import ScsamError
+from .files import read_json
 from .data import Case, Dataset, FileReader
 
 # %% ../nbs/02a_layout.ipynb #c7b07173

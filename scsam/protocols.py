@@ -9,7 +9,8 @@ __all__ = ['COLUMNS', 'protocols', 'write_protocols', 'read_protocol', 'compare_
 import gzip, json, zlib
 from importlib.resources import files
 from pathlib import Path
-from .config import ScsamError, atomic, nearest, read_json
+from .config import ScsamError, nearest
+from .files import atomic, read_json
 from .data import Dataset, manifest_sha256
 from .datasets import load_dataset
 from .layout import tolerate
