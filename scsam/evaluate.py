@@ -119,11 +119,15 @@ def _oracle(sam, cases, images: torch.Tensor, embeddings) -> torch.Tensor: # (B,
 
 # %% ../nbs/31_evaluate.ipynb #6b45f765
 def predict_cases(method, cases, recipe: Recipe, batch_size: int = 8, device=None, embeddings=None, arrays=None,
-                  progress: bool = False, oracle=None # all as in `predict_probs`
+                  progress: bool = False, oracle=None,   # all as in `predict_probs`
+                  branch: str|None = None                # only this one
                  ): # yields (case, {branch: (H, W) uint8 label map at native size})
     "`predict_probs`, then argmax: label maps of every branch for every case, in order. With two classes: probability > 0.5."
     given = method, cases, recipe, batch_size, device, embeddings, arrays, progress, oracle
-    for case, probs, size in _predict(*given): yield case, {branch: _labels(p, size) for branch, p in probs.items()}
+    for case, probs, size in _predict(*given):
+        if branch is not None and branch not in probs:
+            raise ScsamError(f'branch {branch!r}: this run predicts {", ".join(probs)}')
+        yield case, {b: _labels(p, size) for b, p in probs.items() if branch in (None, b)}
 
 # %% ../nbs/31_evaluate.ipynb #445568d1
 def is_slice(case) -> bool:
