@@ -106,7 +106,9 @@ def predict_files(run: Run,
                   progress: bool = False,    # show a bar
                   batch_size: int = 8) -> dict: # {'images': [path], 'volumes': [path], 'kept': how many there were already}
     "Write the masks of all cases; what this run has made of these images before is kept."
-    out, branch = Path(out), branch or run.training['selected']['branch']
+    out, cases = Path(out), list(cases)
+    if branch: next(predict_cases(run.method, cases[:1], run.recipe, branch=branch))   # an unknown one is an error before anything is made
+    branch = branch or run.training['selected']['branch']
     def busy(): raise ScsamError(f'another process is predicting into {out}; wait for it, or choose another folder')
     with writing(out), locked(out/'.scsam-predict.lock', busy):
         sweep(out)
