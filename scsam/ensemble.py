@@ -5,17 +5,17 @@
 # %% auto #0
 __all__ = ['mean_cases', 'ensemble_record']
 
-# %% ../nbs/32a_ensemble.ipynb #396790fa
+# %% ../nbs/32a_ensemble.ipynb #c6eeb2ed
 from pathlib import Path
 import numpy as np
-from .config import Recipe, ScsamError, nearest
+from .config import ScsamError
 from .data import Dataset
 from .evaluate import predict_probs, score_cases
 from .experiment import cached_embeddings, run_data, test_sets
 from .learner import Run, load_run
 from .records import Record, new_record, write_record
 
-# %% ../nbs/32a_ensemble.ipynb #f140c444
+# %% ../nbs/32a_ensemble.ipynb #5dcbeee1
 def mean_cases(members: list,    # of (Run, branch)
                name: str,        # of the set, to find its cached embeddings
                cases: Dataset, batch_size: int = 8, progress: bool = False
@@ -29,7 +29,7 @@ def mean_cases(members: list,    # of (Run, branch)
         probs = [p[branch] for (_, p), (_, branch) in zip(answers, members)]
         yield answers[0][0], {'mean': np.mean(probs, 0).argmax(0).astype(np.uint8)}
 
-# %% ../nbs/32a_ensemble.ipynb #7a929943
+# %% ../nbs/32a_ensemble.ipynb #92e75a34
 def _joined(weights: list # of the members
            ) -> dict:     # of the ensemble
     "Pretrained weights of all members as one entry."
@@ -43,8 +43,9 @@ def _member(run: Run, branch: str) -> dict:
     "What a record says of one member."
     t = run.training
     kept = {k: t.get(k) for k in ('selected', 'weights', 'steps', 'seconds')}
-    return {'run': f'{run.dir.resolve().parent.name}/{run.dir.resolve().name}', 'branch': branch, 'method': run.recipe.method,
-            'seed': run.recipe.seed, **kept, 'recipe': run.recipe.to_dict()}
+    name = '/'.join(run.dir.resolve().parts[-2:])             # experiment and run; no folder of this machine
+    return {'run': name, 'branch': branch, 'method': run.recipe.method, 'seed': run.recipe.seed, **kept,
+            'recipe': run.recipe.to_dict()}
 
 
 def _same_split(runs: list):
@@ -54,9 +55,10 @@ def _same_split(runs: list):
             raise ScsamError(f'{r.dir} was trained on another split than {runs[0].dir}: their mean would have seen the '
                              'labels of both; train them with the same data, --labeled, --val and data_seed')
         if r.recipe.num_classes != runs[0].recipe.num_classes:
-            raise ScsamError(f'{r.dir} knows {r.recipe.num_classes} classes, {runs[0].dir} {runs[0].recipe.num_classes}')
+            raise ScsamError(f'{r.dir} knows {r.recipe.num_classes} classes, {runs[0].dir} '
+                             f'{runs[0].recipe.num_classes}: they cannot be averaged')
 
-# %% ../nbs/32a_ensemble.ipynb #6e45afac
+# %% ../nbs/32a_ensemble.ipynb #0b95130e
 def ensemble_record(runs: list,                # directories of finished runs, or `Run`s
                     experiment: str,           # of the record, such as 'pair'
                     name: str,                 # of the record, such as 'mean-s0'
@@ -70,7 +72,8 @@ def ensemble_record(runs: list,                # directories of finished runs, o
     if len(runs) < 2: raise ScsamError('ensemble_record: a mean needs two runs at least')
     _same_split(runs)
     chosen = branches or [r.training['selected']['branch'] for r in runs]
-    if len(chosen) != len(runs): raise ScsamError(f'ensemble_record: {len(chosen)} branches for {len(runs)} runs; name one of each')
+    if len(chosen) != len(runs):
+        raise ScsamError(f'ensemble_record: {len(chosen)} branches for {len(runs)} runs; name one of each')
     members = list(zip(runs, chosen))
     cases, scores = run_data(runs[0], data), {}
     for s, some in test_sets(cases).items():
@@ -84,13 +87,13 @@ def ensemble_record(runs: list,                # directories of finished runs, o
 def _describe(members: list, cases: Dataset, experiment: str, name: str, scores: dict) -> Record:
     "The record of a mean."
     about, runs = [_member(*m) for m in members], [r for r, _ in members]
-    by = {m['selected']['by'] for m in about}
-    selected = {'step': None, 'by': 'validation' if by == {'validation'} else 'last step', 'branch': 'mean', 'dice': None}
+    by = 'validation' if all(m['selected']['by'] == 'validation' for m in about) else 'last step'
+    selected = {'step': None, 'by': by, 'branch': 'mean', 'dice': None}
     budget = {**runs[0].training['budget'], 'total': sum(c.role in ('train', 'val') for c in cases)}
     budget['unlabeled'] = max(r.training['budget']['unlabeled'] for r in runs)
-    record = new_record(experiment, name, runs[0].recipe, cases.name, runs[0].manifest['sha256'], budget, selected, scores,
-                        _joined([m['weights'] for m in about]), sum(m['steps'] for m in about),
+    record = new_record(experiment, name, runs[0].recipe, cases.name, runs[0].manifest['sha256'], budget, selected,
+                        scores, _joined([m['weights'] for m in about]), sum(m['steps'] for m in about),
                         sum(m['seconds'] for m in about), members=about)
-    record['method'] = 'mean of ' + ' and '.join(f"{m['method']}" for m in about)
-    record['recipe'] = {k: v for k, v in about[0]['recipe'].items() if all(m['recipe'][k] == v for m in about)}
+    shared = {k: v for k, v in about[0]['recipe'].items() if all(m['recipe'][k] == v for m in about)}
+    record.update(method='mean of ' + ' and '.join(m['method'] for m in about), recipe=shared)
     return record
