@@ -65,7 +65,8 @@ def _same_size(image: Path, mask: Path, size: tuple):
     if size != upright:
         why = "; a mask must have its image's size: export one of them again"
         if size == stored:
-            why = (f'; the image is stored as {stored[0]} x {stored[1]} and {turns(turn)} by its camera (EXIF orientation '
+            why = (f'; the image is stored as {stored[0]} x {stored[1]} and {turns(turn)} by its camera (EXIF '
+                   f'orientation '
                    f'{turn}), which the mask does not follow: save the image upright, or turn the mask likewise')
         raise ScsamError(f'{mask} is {size[0]} x {size[1]} pixels (width x height), but its image {image} is '
                          f'{upright[0]} x {upright[1]}{why}')
@@ -85,7 +86,7 @@ class Case:
     role: str = 'train'           # 'train', 'val' or 'test:NAME'
     index: int|None = None        # of a slice in its volume
     spacing: tuple|None = None    # mm per pixel (row, column), or (slice, row, column) for a slice of a volume
-    volume: str = ''              # that a slice is part of; '' = what stands before its number in the id, or the patient
+    volume: str = '' # that a slice is part of; '' = what stands before its number in the id, or the patient
     reader: object = field(default=FileReader(), repr=False, compare=False) # has image(case), mask(case), sha256(case)
 
     def __post_init__(self):
@@ -174,7 +175,7 @@ class Dataset(Sequence):
     def split(self, val: float = 0.1,  # share of the labelled training patients that becomes the validation part
               test: float = 0.,        # the same for a test set named 'held-out'
               seed: int = 0) -> 'Dataset':
-        "Carve 'val' and a test set out of 'train', by patient, stratified by source; a part that the data brings is kept."
+        "Carve 'val' and a test set out of 'train', by patient, stratified by source; parts that the data brings are kept."
         if val < 0 or test < 0 or val + test >= 1:
             raise ScsamError(f'split: val={val} and test={test} are shares of the training part; they must leave some '
                              f'of it')
