@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from .config import ScsamError, atomic, cache_dir, mix
+from .config import ScsamError, cache_dir, mix
+from .files import atomic
 from .pixels import IGNORE, labels_of, open_image, read_labels, remark, shape_of, stretch, to_rgb, turns, _some
 
 # %% ../nbs/01_data.ipynb #7afdd9af
