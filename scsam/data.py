@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['file_sha256', 'FileReader', 'Case', 'stratified_order', 'parse_budget', 'Dataset', 'manifest_sha256', 'resize_image',
-           'resize_mask', 'write_sealed', 'read_sealed', 'Arrays', 'Joined', 'load_arrays', 'cache_key', 'sweep',
-           'TwoStream', 'to_float', 'Batch']
+           'resize_mask', 'write_sealed', 'read_sealed', 'Arrays', 'Joined', 'load_arrays', 'cache_key', 'TwoStream',
+           'to_float', 'Batch']
 
 # %% ../nbs/01_data.ipynb #a7419a13
-import contextlib, functools, hashlib, json, os, re, time
+import functools, hashlib, json, os, re
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 from .config import ScsamError, cache_dir, mix
-from .files import atomic
+from .files import atomic, sweep
 from .pixels import IGNORE, labels_of, open_image, read_labels, remark, shape_of, stretch, to_rgb, turns, _some
 
 # %% ../nbs/01_data.ipynb #7afdd9af
@@ -176,7 +176,7 @@ class Dataset(Sequence):
     def split(self, val: float = 0.1,  # share of the labelled training patients that becomes the validation part
               test: float = 0.,        # the same for a test set named 'held-out'
               seed: int = 0) -> 'Dataset':
-        "Carve 'val' and a test set out of 'train', by patient, stratified by source; parts that the data brings are kept."
+        "Carve 'val' and a test set out of 'train', by patient, stratified by source; parts that are there are kept."
         if val < 0 or test < 0 or val + test >= 1:
             raise ScsamError(f'split: val={val} and test={test} are shares of the training part; they must leave some '
                              f'of it')
@@ -433,17 +433,6 @@ def cache_key(cases, image_size: int, masks: bool = True) -> str: # 40 hex digit
     return hashlib.sha256(json.dumps(['arrays 2', image_size, masks, what]).encode()).hexdigest()[:40]
 
 
-def sweep(folder: Path,
-          older_than: float = 3600. # seconds since anything was written to them
-         ) -> list:                 # of names that were removed
-    "Remove what killed processes left half-written in a cache folder; a file that is still being written is left."
-    gone = []
-    for f in Path(folder).glob('.*.npy.*.tmp'):
-        with contextlib.suppress(OSError): # another process may sweep at the same time
-            if time.time() - f.stat().st_mtime > older_than: f.unlink(); gone.append(f.name)
-    return gone
-
-
 def _cached(cases, size, masks, folder, progress):
     path = folder/f'{cache_key(cases, size, masks)}.npy'
     form = (len(cases), size, size, 4), np.uint8
@@ -452,11 +441,10 @@ def _cached(cases, size, masks, folder, progress):
     try:
         write_sealed(path, *form, _all(cases, size, masks, progress))
         return np.load(path, mmap_mode='r')
-    except OSError as e:
+    except ScsamError as e:
+        if not str(e).startswith(f'cannot write {path}'): raise
         need = len(cases) * size * size * 4 / 2**20
-        raise ScsamError(f'cannot write the image cache {path} ({e.strerror or e}; {need:.0f} MB are needed); free '
-                         f'some room or '
-                         f'set SCSAM_CACHE to another folder') from None
+        raise ScsamError(f'{e}; the image cache needs {need:.0f} MB here, and SCSAM_CACHE names another folder for it') from None
 
 # %% ../nbs/01_data.ipynb #22e5f06a
 @functools.lru_cache(maxsize=64)
