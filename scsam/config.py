@@ -48,10 +48,11 @@ class Recipe:
     batch_labeled: int = 6             # labelled images per step
     batch_unlabeled: int = 6           # unlabelled images per step
     augment: str = _choice('strong', 'none', 'flips', 'weak', 'strong') # of unlabelled images; labelled ones get at most 'weak'
+    augment_labeled: str = _choice('', '', 'none', 'flips', 'weak', 'strong') # of labelled images; '' = as `augment`, but 'weak' at most
     cutout: str = _choice('ignore', 'ignore', 'released') # pixels cut out: ignored, or relabelled as background
     # training
     steps: int = 40_000                # optimiser steps
-    unet_optimizer: str = _choice('sgd', 'sgd', 'adam') # SGD with momentum 0.9 is the paper's; Adam gets somewhere within hundreds of steps
+    unet_optimizer: str = _choice('sgd', 'sgd', 'adam', 'adamw') # SGD with momentum 0.9 is the paper's; Adam gets somewhere within hundreds of steps
     unet_lr: float = 0.01              # for Adam 0.001 is usual
     unet_decay: float = 1e-4           # weight decay of the U-Net
     sam_lr: float = 1e-4               # Adam
@@ -66,6 +67,8 @@ class Recipe:
     report: str = 'validation'         # the branch that is reported: the better one on validation, or the one named here
     # the specialist
     unet: str = 'paper'                # 'paper', or the name of a timm encoder
+    unet_weights: str = ''             # of a timm encoder: '' = random, 'imagenet', or a path
+    unet_encoder_lr: float = 1.        # factor on unet_lr for the encoder of a U-Net over timm; pretrained weights want less than 1
     unet_dropout: float = 1.           # factor on the paper U-Net's dropout rates (.05 to .5); short runs want less
     # the generalist
     sam: str = 'vit_b'                 # a name of `scsam.sam.SAMS`
@@ -76,7 +79,10 @@ class Recipe:
     lora_targets: tuple = ('q', 'v')   # any of q, k, v, proj, mlp
     lora_dropout: float = 0.           # of the correction's input
     lora_blocks: str = ''              # transformer blocks that are corrected: '8-11' or '0,2,5', the first being 0; '' = all
-    cache_embeddings: bool = False     # encode each image once; only with a frozen encoder ('decoder', 'none')
+    sam_stages: int = 0                # last stages of SAM's image encoder that are trained in full, together with its neck
+    cache_embeddings: bool = False     # compute the frozen part of SAM's image encoder once per image; with peft 'decoder' or 'none'
+    sam_flips: bool = False            # flip cached maps along with the image, instead of flipping SAM's answer
+    sam_dropout: float = 0.            # probability that a channel of SAM's embedding is dropped, in half of the training images
     grad_checkpoint: bool = False      # recompute the encoder's blocks in the backward pass: less memory, more time
     # the exchange
     prompts: tuple = ('points',)       # what the U-Net hands to SAM: any of points, box, mask; () = nothing
@@ -94,6 +100,10 @@ class Recipe:
     views: str = _choice('same', 'same', 'different') # both networks see one view, or labels are made on a weak one and the U-Net learns them on a strong one
     entropy: float = 0.9               # weight of the U-Net's mean entropy
     rampup: float = 0.25               # part of the steps in which unet_to_sam grows from exp(-5) to 1
+    label: str = _choice('mean', 'mean', 'own', 'other') # scsam-pair: whose answer both learn on unlabelled images: the mean of both teachers', each one's own, or the other's
+    trust: str = _choice('agreement', 'agreement', 'all') # scsam-pair: weight of an unlabelled image: the Dice of the two teachers' answers, or 1
+    unlabeled_weight: float = 1.       # scsam-pair: of the unlabelled images' loss, after the ramp-up
+    mix: float = .5                    # scsam-pair: probability that a rectangle of another unlabelled image is pasted in
     behind: str = _choice('silent', 'silent', 'agreed') # scsam-adaptive: what the network that is behind on validation teaches: nothing, or what passes `agree` and `sure`
     agree: float = 0.7                 # smallest Dice between the two for an image's label to pass (behind='agreed')
     sure: float = 0.95                 # smallest probability of a pixel's label that passes (behind='agreed')
@@ -106,13 +116,14 @@ class Recipe:
             object.__setattr__(self, f.name, _coerce(f, getattr(self, f.name)))
         for name in ('image_size', 'batch_labeled', 'steps', 'accumulate', 'lora_rank'):
             if getattr(self, name) < 1: raise ScsamError(f'recipe: {name}={getattr(self, name)} must be at least 1')
-        for name in ('ema', 'average', 'lora_dropout'):
+        for name in ('ema', 'average', 'lora_dropout', 'sam_dropout'):
             if not 0 <= getattr(self, name) < 1: raise ScsamError(f'recipe: {name}={getattr(self, name)} must be in [0, 1)')
+        if not 0 <= self.mix <= 1: raise ScsamError(f'recipe: mix={self.mix} is a probability; it must be in [0, 1]')
         if self.temperature <= 0: raise ScsamError(f'recipe: temperature={self.temperature} must be above 0')
         if not re.fullmatch(r'(\d+(-\d+)?(,\d+(-\d+)?)*)?', self.lora_blocks):
             raise ScsamError(f"recipe: lora_blocks={self.lora_blocks!r} is no list of numbers; write '8-11' or '0,2,5', or '' for all")
-        for name in ('agree', 'sure', 'consistency', 'unet_dropout', 'batch_unlabeled', 'val_every', 'warmup', 'n_pos', 'n_neg', 'clip', 'entropy', 'sam_to_unet', 'unet_to_sam',
-                     'unet_lr', 'sam_lr', 'unet_decay'):
+        for name in ('sam_stages', 'unet_encoder_lr', 'agree', 'sure', 'consistency', 'unet_dropout', 'batch_unlabeled', 'val_every', 'warmup', 'n_pos', 'n_neg', 'clip', 'entropy', 'sam_to_unet', 'unet_to_sam',
+                     'unet_lr', 'sam_lr', 'unet_decay', 'unlabeled_weight'):
             if getattr(self, name) < 0: raise ScsamError(f'recipe: {name}={getattr(self, name)} must not be negative')
         if self.unet_dropout >= 2: raise ScsamError(f'recipe: unet_dropout={self.unet_dropout} is a factor on rates up to 0.5; it must be below 2')
         if self.num_classes < 2: raise ScsamError(f'recipe: num_classes={self.num_classes} counts the background; it must be at least 2')

@@ -178,19 +178,24 @@ def block_numbers(text: str    # as in a recipe's `lora_blocks`: '8-11' or '0,2,
 def apply_peft(sam: nn.Module,             # a Sam, changed in place
                peft: Recipe|str,           # a recipe, or one of `PEFT`
                rank: int = 4, alpha: float|None = None, targets: tuple = ('q', 'v'), # of LoRA; a recipe's own values come first
-               dropout: float = 0., blocks: tuple|None = None
+               dropout: float = 0., blocks: tuple|None = None,
+               stages: int = 0            # last stages of the encoder that are trained in full, with its neck
               ) -> nn.Module:
     "Add LoRA or adapters, and freeze all that is not to be trained."
     if isinstance(peft, Recipe):
         rank, alpha, targets, dropout, blocks = peft.lora_rank, peft.lora_alpha or None, peft.lora_targets, peft.lora_dropout, block_numbers(peft.lora_blocks)
-        sam.encoder.grad_checkpoint, peft = peft.grad_checkpoint, peft.peft
+        stages, sam.encoder.grad_checkpoint, peft = peft.sam_stages, peft.grad_checkpoint, peft.peft
     if peft not in PEFT: raise ScsamError(f'unknown peft {peft!r}{nearest(peft, PEFT)}')
     if peft == 'lora': add_lora(sam.encoder, rank, alpha, targets, dropout, blocks)
     if peft == 'adapter': add_adapters(sam)
+    depth = len(sam.encoder.stages)
+    if stages > depth: raise ScsamError(f'recipe: sam_stages={stages}, but the image encoder of {sam.name} has {depth}')
+    sam.trained_stages = stages
+    upper = ('encoder.neck.', *(f'encoder.{part}.{i}.' for part in ('stages', 'blocks') for i in range(depth - stages, depth))) if stages else ()
     for name, p in sam.named_parameters():
         inside = name.startswith('encoder.')
         new = 'lora_' in name or '.adapter.' in name
-        p.requires_grad_(peft != 'none' and not _unused(name) and (new or not inside or peft == 'full'))
+        p.requires_grad_(peft != 'none' and not _unused(name) and (new or not inside or peft == 'full' or name.startswith(upper)))
     return sam
 
 
