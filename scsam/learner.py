@@ -36,7 +36,7 @@ from .baselines import make_sam_only, make_unet_only
 from .rivals import RIVALS, SemiSam, ZeroShot
 
 # %% ../nbs/30_learner.ipynb #bb51346b
-METHODS = {'scsam': make_scsam, 'unet': make_unet_only, 'sam-lora': make_sam_only, **RIVALS}
+METHODS = {'scsam': make_scsam, 'unet': make_unet_only, 'sam': make_sam_only, **RIVALS}
 
 def make_method(recipe: Recipe) -> nn.Module:
     "The method that `recipe.method` names, with initial weights that depend on `recipe.seed` only."
@@ -324,7 +324,7 @@ def asked_points(method: nn.Module, images: Tensor, probs: dict, seeds: list) ->
     if not isinstance(method, (ScSam, ZeroShot, SemiSam)): return None
     teacher = method.teacher if isinstance(method, ScSam) else None
     prompter = probs['unet'] if teacher is None else teacher(images).float().softmax(1)
-    return make_prompts(prompter, method.recipe.replace(points='image'), seeds=torch.as_tensor(seeds, device=images.device)).get('points')
+    return make_prompts(prompter, method.recipe.replace(point_encoding='image'), seeds=torch.as_tensor(seeds, device=images.device)).get('points')
 
 
 class Snapshots:
@@ -464,7 +464,7 @@ def fit(method: nn.Module,
         val = Validation(roles.val, recipe, cached, device, cache) if main else None
         keep = Snapshots(out/'snapshots', roles, recipe, snapshots, cached, device, cache, progress and main) if main else None
     report = _report(method, recipe, feed)
-    average = Average(method, recipe.average) if recipe.average else None
+    average = Average(method, recipe.weight_ema) if recipe.weight_ema else None
     with _claimed(out, recipe, manifest, roles.decided, main), _Interrupt() as interrupt:
         meta = load_checkpoint(out/'checkpoints', method, optimizers, print if main else lambda _: None, average and average.tensors)
         meta = meta or {'step': 0, 'best': None, 'seconds': 0., 'scaler': None}
@@ -629,11 +629,11 @@ def peak_memory_mb(device='cpu') -> float:
 # %% ../nbs/30_learner.ipynb #b9bf7158
 def _report(method: nn.Module, recipe: Recipe, feed: Feed) -> str|None: # None: whichever is best on validation
     "The branch that the recipe names, if it is one of the method's."
-    if recipe.report == 'validation': return None
+    if recipe.branch == 'validation': return None
     one = Arrays(feed.images[:1], feed.masks[:1], feed.ids[:1])
     known = next(predict_arrays(method, one, feed.embeddings, device=feed.device))[1]
-    if recipe.report not in known: raise ScsamError(f'recipe: report={recipe.report!r} is no branch of {recipe.method!r}{nearest(recipe.report, ["validation", *known])}')
-    return recipe.report
+    if recipe.branch not in known: raise ScsamError(f'recipe: branch={recipe.branch!r} is no branch of {recipe.method!r}{nearest(recipe.branch, ["validation", *known])}')
+    return recipe.branch
 
 
 def _select(method: nn.Module, val: Validation, history: History, meta: dict, report: str|None, step: int) -> bool: # are these the weights to keep?

@@ -178,7 +178,7 @@ def make_prompts(probs: Tensor,             # (B, K, H, W) the U-Net's class pro
     out = {}
     if 'points' in recipe.prompts and recipe.n_pos + recipe.n_neg:
         xy, labels = sample_points(probs, recipe.n_pos, recipe.n_neg, recipe.strategy, generator, seeds)
-        if recipe.points == 'released': xy = released_points(xy, probs.shape[-2:])
+        if recipe.point_encoding == 'released': xy = released_points(xy, probs.shape[-2:])
         out['points'] = (xy, labels)
     if 'box' in recipe.prompts: out['boxes'] = mask_box(probs)
     if 'mask' in recipe.prompts: out['masks'] = mask_prompt(probs)

@@ -396,7 +396,7 @@ class KnowSam(nn.Module):
 def make_knowsam(recipe: Recipe) -> KnowSam: return KnowSam(make_unet(recipe), VNet(recipe.num_classes), make_sam(recipe), recipe)
 
 # %% ../nbs/23_rivals.ipynb #8e1dd23d
-RELEASED = dict(points='released', prompts=('points',), strategy='random', n_pos=5, n_neg=5, tokens='learned',
+RELEASED = dict(point_encoding='released', prompts=('points',), strategy='random', n_pos=5, n_neg=5, tokens='learned',
                 sam_to_unet=1., unet_to_sam=1., pseudo='hard', entropy=.9, rampup=.25)
 
 class ScSamReleased(ScSam):
@@ -441,8 +441,8 @@ class ScSamAdaptive(ScSam):
 
     def labels(self, p: Tensor, q: Tensor, valid: Tensor) -> tuple: # as in SC-SAM
         r, unet_behind, sam_behind = self.recipe, self.ahead < 0, self.ahead > 0
-        agree = r.agree if r.behind == 'agreed' else SHUT
-        to_sam, to_unet = gate(p, q, valid, unet_behind*agree, unet_behind*r.sure), gate(q, p, valid, sam_behind*agree, sam_behind*r.sure)
+        agree = r.gate_dice if r.weaker == 'agreed' else SHUT
+        to_sam, to_unet = gate(p, q, valid, unet_behind*agree, unet_behind*r.gate_confidence), gate(q, p, valid, sam_behind*agree, sam_behind*r.gate_confidence)
         self.passed = {'to_sam': to_sam[1], 'to_unet': to_unet[1]}
         return to_sam, to_unet
 
