@@ -360,7 +360,7 @@ def endpoint(record: Record,
 # %% ../nbs/05_records.ipynb #b4b6d816
 def _points(x: float, metric: str) -> str:
     "A difference as it is shown: with its sign, in points where the metric is a share."
-    return f'{round(SHOWN[metric][1] * x, 1) + 0.:+.1f}'.replace('-', '−')
+    return f'{SHOWN[metric][1] * x + 0.:+.1f}'.replace('-', '−')
 
 
 @dataclass
@@ -473,6 +473,15 @@ class Differences:
         lines = [f'| {" | ".join(row)} |' for row in (head, ['---'] * len(head), *body)]
         return '\n'.join([*lines, '', _md(self.caption)]) + '\n'
 
+    def verdicts(self, column: int = 0) -> str:
+        "One column in words: what is better, undecided and worse, each with its largest difference first."
+        found = {v: [] for v in ('better', 'no clear difference', 'worse', 'not measured')}
+        order = sorted(self.rows.items(), key=lambda x: -(x[1][column].mean or 0))
+        for label, ds in order:
+            d = ds[column]
+            found[d.verdict].append(_md(label) + f' {d.short}' * bool(d))
+        return '\n'.join(f'- **{v[0].upper() + v[1:]}**: {"; ".join(rows)}' for v, rows in found.items() if rows) + '\n'
+
     @property
     def caption(self) -> str:
         there = [d for ds in self.rows.values() for d in ds if d]
@@ -480,7 +489,8 @@ class Differences:
         name, factor, _ = SHOWN[there[0].metric]
         drawn = '; '.join(dict.fromkeys(d.drawn.split(' and ', 1)[1] for d in there if len(d.sets) == 1))
         return (f'{name}{" points" * (factor == 100)}, paired by seed and case; in brackets the 95 % bootstrap '
-                'interval over seeds and cases, bold where it leaves out 0.' + f' Drawn: {drawn}.' * bool(drawn))
+                'interval over seeds and cases (with one seed, over cases only), bold where it leaves out 0.'
+                + f' Drawn: {drawn}.' * bool(drawn))
 
     _repr_markdown_ = __repr__ = markdown
 
