@@ -4,10 +4,9 @@
 
 # %% auto #0
 __all__ = ['resize_positions', 'relative_table', 'by_windows', 'with_positions', 'attend', 'Attention', 'Block', 'PatchEmbed',
-           'ViT', 'TinyAttention', 'TinyViT', 'across', 'two_way', 'fine_logits', 'Sam', 'load_sam']
+           'ChannelNorm', 'ViT', 'TinyAttention', 'TinyViT', 'across', 'two_way', 'fine_logits', 'Sam', 'load_sam']
 
 # %% ../nbs/11_sam.ipynb #7dcdb256
-from contextlib import nullcontext
 from functools import partial, wraps
 from pathlib import Path
 import torch
@@ -15,7 +14,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint as recompute
 from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
-from segment_anything.modeling.common import LayerNorm2d, MLPBlock
+from segment_anything.modeling.common import MLPBlock
 from timm.models import tiny_vit
 from .config import ScsamError
 from .weights import SAMS, Checkpoint, checkpoint, find_weights, read_checkpoint
@@ -137,18 +136,28 @@ class PatchEmbed(nn.Module):
     def forward(self, x): return self.proj(x).permute(0, 2, 3, 1) # (B, 3, H, W) → (B, h, w, C)
 
 
+class ChannelNorm(nn.Module):
+    "`segment_anything`'s `LayerNorm2d`: over the channels of each cell, in one pass."
+    def __init__(self, channels: int, eps: float = 1e-6):
+        super().__init__()
+        self.weight, self.bias, self.eps = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels)), eps
+    def forward(self, x): # (B, C, h, w) → same, channels last in memory
+        y = F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, self.eps)
+        return y.permute(0, 3, 1, 2)
+
+
 def _neck(dim: int, out: int) -> nn.Sequential:
     "From the encoder's width to the decoder's."
-    return nn.Sequential(nn.Conv2d(dim, out, 1, bias=False), LayerNorm2d(out),
-                         nn.Conv2d(out, out, 3, padding=1, bias=False), LayerNorm2d(out))
+    return nn.Sequential(nn.Conv2d(dim, out, 1, bias=False), ChannelNorm(out),
+                         nn.Conv2d(out, out, 3, padding=1, bias=False), ChannelNorm(out))
 
 
 def _own_precision(forward):
     "An encoder's forward pass, in bfloat16 where its frozen weights were rounded to it (`scsam.lora.round_frozen`)."
     @wraps(forward)
     def run(self, x, *args, **kwargs):
-        mixed = torch.autocast(x.device.type, torch.bfloat16) if self.rounded else nullcontext()
-        with mixed: return forward(self, x, *args, **kwargs)
+        if not self.rounded or torch.is_autocast_enabled(x.device.type): return forward(self, x, *args, **kwargs)
+        with torch.autocast(x.device.type, torch.bfloat16): return forward(self, x, *args, **kwargs).float()
     return run
 
 # %% ../nbs/11_sam.ipynb #d5e3f4a6
@@ -448,7 +457,7 @@ class Sam(nn.Module):
         return torch.cat(sparse, 1), p.mask_downscaling(masks[:, None])
 
     def decode_masks(self, src, sparse, dense, size):
-        "From n embeddings and their prompts to n mask logits (n, H, W): SAM's first mask token, for unambiguous prompts."
+        "n embeddings with their prompts → n mask logits (n, H, W): SAM's first mask token, for unambiguous prompts."
         d, (n, C, h, w) = self.mask_decoder, src.shape
         x, y = (torch.arange(k, device=src.device) for k in (w, h))
         centres = torch.stack(torch.meshgrid((x + 0.5)/w, (y + 0.5)/h, indexing='xy'), -1).flatten(0, 1)[None]
@@ -487,7 +496,7 @@ def _misfit(sam: nn.Module, state: dict) -> str: # '' when it fits
     say = lambda what, ks: [f'{len(ks)} {what} (first: {ks[0]})'] if ks else []
     return '; '.join(say('keys are missing', missing) + say('keys are unknown', foreign) + say('shapes differ', wrong))
 
-
+# %% ../nbs/11_sam.ipynb #f9a0b1c2
 def load_sam(name: str,                 # a key of `SAMS`
              weights: str|Path|None = None, # None or '' = the official file; a path; or 'random'
              image_size: int|tuple = 256, # side, or (H, W), of the images in pixels
@@ -496,16 +505,20 @@ def load_sam(name: str,                 # a key of `SAMS`
     "A SAM with its checkpoint's weights, found, verified and loaded."
     c = checkpoint(name)
     for s in _pair(image_size):
-        if not 32 <= s <= 4096: raise ScsamError(f'sam: image_size={image_size} is out of range; sides from 64 to 1024 pixels are usual')
-    if str(weights) == 'random' or (c.arch == 'tiny' and not weights): return _build(c, image_size, num_classes).eval()
+        if not 32 <= s <= 4096:
+            raise ScsamError(f'sam: image_size={image_size} is out of range; sides from 64 to 1024 pixels are usual')
+    rows = torch.channels_last # the memory layout in which convolutions are fast
+    if str(weights) == 'random' or (c.arch == 'tiny' and not weights):
+        return _build(c, image_size, num_classes).to(memory_format=rows).eval()
     path, sha256 = find_weights(name, weights)
     state = _ours(read_checkpoint(path))
-    with torch.device('meta' if c.arch in _VITS else 'cpu'): sam = _build(c, image_size, num_classes) # no time spent on random numbers
+    with torch.device('meta' if c.arch in _VITS else 'cpu'): # no time spent on random numbers
+        sam = _build(c, image_size, num_classes)
     if wrong := _misfit(sam, state):
         with torch.device('meta'): fits = [n for n, other in SAMS.items() if not _misfit(_build(other), state)]
-        raise ScsamError(f'{path} does not fit {name!r}: {wrong}. ' + (f'It would fit {" or ".join(map(repr, fits))}.' if fits else
-                         'It fits no SAM that scsam knows.'))
+        remedy = f'It would fit {" or ".join(map(repr, fits))}.' if fits else 'It fits no SAM that scsam knows.'
+        raise ScsamError(f'{path} does not fit {name!r}: {wrong}. {remedy}')
     sam.load_state_dict(state, assign=c.arch in _VITS)
     known = not weights or sha256 == c.sha256 or c.saw_similar_data == 'likely'
     sam.sha256, sam.saw_similar_data = sha256, c.saw_similar_data if known else 'unknown'
-    return sam.eval()
+    return sam.to(memory_format=rows).eval()
