@@ -305,6 +305,7 @@ class Row:
 # %% ../nbs/05_records.ipynb #b6a533e4
 def _recipe(record: Record) -> dict:
     "All recipe values of a run; one that came into being after it has its default, which is what the run did."
+    if 'members' in record: return record['recipe']             # a mean of runs: only what they share
     return {**Recipe().to_dict(), **record['recipe']}
 
 
@@ -315,6 +316,7 @@ def _key(record: Record, key: str):
     if key == 'weights': return record['weights']['name']
     if key == 'variant': return re.sub(r'-s\d+$', '', record['run'])    # the run's name without its seed
     if key in (recipe := _recipe(record)): return _show(recipe[key])
+    if 'members' in record and key in Recipe().to_dict(): return '–'
     known = ['method', 'budget', 'experiment', 'dataset', 'run', 'variant', 'weights', *recipe]
     raise ScsamError(f'table: rows has {key!r}{nearest(key, known)}')
 
