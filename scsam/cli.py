@@ -11,7 +11,8 @@ import argparse, inspect as look, os, re, sys, textwrap, time
 from dataclasses import fields
 from pathlib import Path
 from . import __version__
-from .config import PRESETS, Recipe, ScsamError, cache_dir, nearest, read_json
+from .config import PRESETS, Recipe, ScsamError, cache_dir, nearest
+from .files import read_json
 
 # %% ../nbs/50_cli.ipynb #ff5ea9d5
 def recipe_from(args: argparse.Namespace, num_classes: int) -> Recipe: # the preset with the options that were given
@@ -68,7 +69,8 @@ def evaluate(args: argparse.Namespace):
 # %% ../nbs/50_cli.ipynb #02963bb0
 def predict(args: argparse.Namespace):
     "Masks of images, each with an overlay to look at, and of volumes, in the volume's own geometry."
-    from scsam.datasets import load_dataset, save_volumes, volume_file
+    from scsam.datasets import load_dataset
+    from scsam.volumes import save_volumes, volume_file
     from scsam.evaluate import predict_cases, save_labels
     from scsam.experiment import process
     from scsam.learner import load_run
@@ -121,7 +123,7 @@ def data(args: argparse.Namespace) -> int|None: # of a check: 0 clean, 1 warning
 
 def compare(data: str, protocol: str, kind: str|None = None) -> int: # 0 the same, 1 different
     "Say which files differ between a dataset and a protocol that scsam brings, a manifest file, or a run's manifest."
-    from scsam.datasets import compare_protocol
+    from scsam.protocols import compare_protocol
     differences, said = compare_protocol(data, protocol, kind)
     print('\n'.join([*differences, said]))
     return int(bool(differences))

@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from .config import ScsamError, atomic, cache_dir, mix
+from .config import ScsamError, cache_dir, mix
+from .files import atomic
 
 # %% ../nbs/01_data.ipynb #24a3d767
 IGNORE = 255             # in a label map: no label at this pixel, leave it out of every loss and score

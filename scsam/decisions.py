@@ -13,7 +13,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 import numpy as np
 from PIL import Image
-from .config import ScsamError, atomic, locked, nearest, read_json, write_json
+from .config import ScsamError, nearest
+from .files import atomic, locked, read_json, write_json
 from .data import Case, file_sha256, read_labels
 
 # %% ../nbs/07_decisions.ipynb #8b364bff

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from .config import Recipe, ScsamError, atomic, mix, nearest
+from .config import Recipe, ScsamError, mix, nearest
+from .files import atomic
 from .data import Dataset, resize_image, resize_mask, to_float
 from .metrics import HIGHER_IS_BETTER, METRICS, score
 from .records import summarise, summarise_scores

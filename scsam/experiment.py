@@ -17,7 +17,8 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from .config import Recipe, ScsamError, cache_dir, find_data, nearest, read_json, write_json
+from .config import Recipe, ScsamError, cache_dir, find_data, nearest
+from .files import read_json, write_json
 from .data import Dataset, load_arrays
 from .datasets import load_dataset
 from .evaluate import evaluate

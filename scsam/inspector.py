@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
-from .config import Recipe, ScsamError, atomic, mix, nearest, read_json
+from .config import Recipe, ScsamError, mix, nearest
+from .files import atomic, read_json
 from .data import IGNORE, Case, Dataset, resize_image, resize_mask
 from .datasets import load_dataset
 from .viz import BRANCHES, CLASSES, YELLOW, disagreement, draw_boxes, draw_points, edges, heat, rgb, uncertainty

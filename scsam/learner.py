@@ -22,7 +22,8 @@ from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file, load_file
 from tqdm.auto import tqdm
-from .config import Recipe, ScsamError, atomic, cache_dir, generator, locked, mix, nearest, read_json, seed_step, write_json
+from .config import Recipe, ScsamError, cache_dir, generator, mix, nearest, seed_step
+from .files import atomic, locked, read_json, write_json
 from .data import IGNORE, Arrays, Batch, Dataset, TwoStream, load_arrays, to_float
 from .decisions import Decisions, read_decisions
 from .augment import augment, draw

@@ -15,7 +15,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from .config import PEFT, Recipe, ScsamError, atomic, nearest
+from .config import PEFT, Recipe, ScsamError, nearest
+from .files import atomic
 
 # %% ../nbs/12_lora.ipynb #2b04d9e6
 class LoRA(nn.Linear):

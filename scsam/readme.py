@@ -8,7 +8,8 @@ __all__ = ['render_readme', 'write_readme']
 # %% ../nbs/51_readme.ipynb #e6780b6a
 import re
 from pathlib import Path
-from .config import ScsamError, atomic
+from .config import ScsamError
+from .files import atomic
 
 # %% ../nbs/51_readme.ipynb #ff880d83
 def render_readme(notebook: str|Path = 'nbs/index.ipynb') -> str: # Markdown

@@ -15,7 +15,8 @@ from pathlib import Path
 from urllib.parse import quote
 import numpy as np
 import torch
-from .config import ScsamError, Recipe, nearest, read_json, write_json
+from .config import ScsamError, Recipe, nearest
+from .files import read_json, write_json
 from .metrics import HIGHER_IS_BETTER
 
 # %% ../nbs/05_records.ipynb #e40f1e53

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
-from .config import ScsamError, atomic
+from .config import ScsamError
+from .files import atomic
 
 # %% ../nbs/06_viz.ipynb #16ff7c6d
 ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PINK = '#E69F00', '#56B4E9', '#009E73', '#F0E442', '#0072B2', '#D55E00', '#CC79A7'

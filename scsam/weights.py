@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 import torch
 from tqdm.auto import tqdm
-from .config import ScsamError, atomic, cache_dir, locked, nearest
+from .config import ScsamError, cache_dir, nearest
+from .files import atomic, locked
 from .data import file_sha256
 
 # %% ../nbs/10a_weights.ipynb #bed664f3

@@ -27,7 +27,7 @@ WAIT = 120_000  # ms
 def run(tmp_path_factory):
     "A run with snapshots on the phantom."
     from scsam.config import Recipe
-    from scsam.datasets import phantom
+    from scsam.phantom import phantom
     from scsam.experiment import remember_data
     from scsam.learner import fit, make_method
 

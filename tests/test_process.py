@@ -21,7 +21,8 @@ import pytest
 import torch
 from PIL import Image
 
-from scsam.config import Recipe, ScsamError, read_json
+from scsam.config import Recipe, ScsamError
+from scsam.files import read_json
 from scsam.data import Dataset
 from scsam.datasets import load_dataset
 from scsam.learner import fit, load_tensors, make_method
