@@ -6,7 +6,7 @@
 __all__ = ['STATUS', 'PROMPT', 'MADE', 'CASE', 'file_stem', 'mask_name', 'read_mask', 'CorrectedReader', 'ReadDecisions',
            'Decisions', 'read_decisions']
 
-# %% ../nbs/07_decisions.ipynb #cf992767
+# %% ../nbs/07_decisions.ipynb #f57f9a87
 import contextlib, hashlib, json, re
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -15,9 +15,9 @@ import numpy as np
 from PIL import Image
 from .config import ScsamError, nearest
 from .files import atomic, expect, locked, read_json, sweep, write_json
-from .data import Case, file_sha256, read_labels
+from .data import IGNORE, Case, file_sha256, read_labels
 
-# %% ../nbs/07_decisions.ipynb #8b364bff
+# %% ../nbs/07_decisions.ipynb #a6a61811
 def file_stem(id: str) -> str: # letters of a case's id that every file system takes
     return re.sub('[^A-Za-z0-9_]+', '-', id).strip('-')[-60:]
 
@@ -30,7 +30,7 @@ def mask_name(id: str, mask: np.ndarray) -> str: # relative to the folder of the
 
 def read_mask(path: Path, id: str, num_classes: int) -> np.ndarray: # uint8 (H, W): 0 … K-1, and 255
     "A corrected mask, compared with the hash in its name."
-    mask = read_labels(path, tuple(range(num_classes)))
+    mask = read_labels(path, tuple(range(num_classes)), ignore=IGNORE)
     if mask_name(id, mask) != f'masks/{path.name}':
         raise ScsamError(f'{path} is not the mask that was saved for case {id}: its content differs from the hash in '
                          'its name; correct the case again')
@@ -58,7 +58,7 @@ def _sizes(mask, image) -> str:
     return (f'the mask is {mask[1]} x {mask[0]} pixels (width x height), its image {image[1]} x {image[0]}; '
             "a mask must have its image's size")
 
-# %% ../nbs/07_decisions.ipynb #5281649f
+# %% ../nbs/07_decisions.ipynb #50b854e3
 STATUS = ('accepted', 'rejected', 'corrected')
 PROMPT = {'class': int, 'box': [float]}, {'class': int, 'xy': [float], 'label': {0, 1}}  # in fractions of the image
 MADE = {'prompts': [PROMPT], 'by': str, 'drawn': bool}
@@ -75,7 +75,8 @@ def _check_case(i, c, folder: Path) -> str: # '' = nothing is wrong
 
 def _check_prompt(p) -> str: # '' = nothing is wrong
     if p['class'] < 1: return f"a prompt is of class {p['class']}"
-    return '' if len(p.get('box', ())) in (0, 4) and len(p.get('xy', ())) in (0, 2) else f'{p!r:.80} is no box and no point'
+    fits = len(p.get('box', ())) in (0, 4) and len(p.get('xy', ())) in (0, 2)
+    return '' if fits else f'{p!r:.80} is no box and no point'
 
 
 def _read(path: Path) -> dict: # id -> case
@@ -204,9 +205,10 @@ class Decisions(_Writer):
                 raise ScsamError(f'{id} was decided again by somebody else meanwhile; their decision is kept')
             self._put(id, new)
 
-# %% ../nbs/07_decisions.ipynb #a0bf1b69
+# %% ../nbs/07_decisions.ipynb #868875df
 def read_decisions(folder: str|Path) -> Decisions:
     "The decisions in a folder; there must be a file of them."
     if not (Path(folder)/'decisions.json').exists():
-        raise ScsamError(f'{folder} holds no decisions (no decisions.json); make some in the inspector, or fix the path')
+        raise ScsamError(f'{folder} holds no decisions (no decisions.json); make some in the inspector, or fix the '
+                         'path')
     return Decisions(folder)

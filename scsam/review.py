@@ -429,7 +429,7 @@ def prompt_objects(prompts: list,       # as in `Draft`
 
 def _inside(xy, box) -> bool: return box[0] <= xy[0] <= box[2] and box[1] <= xy[1] <= box[3]
 
-# %% ../nbs/40_review.ipynb #06d37b83
+# %% ../nbs/40_review.ipynb #3f620034
 class _Asked(_Images):
     "What the networks say of a case: SAM when it is asked, and the final model where there is no snapshot."
     def _encode(self, id: str) -> torch.Tensor: # (1, C, h, w)
@@ -449,7 +449,7 @@ class _Asked(_Images):
         for o in prompt_objects(prompts, c):
             xy = torch.tensor([[p['xy'] for p in o if 'xy' in p]]) * self.size - .5
             labels = torch.tensor([[p['label'] for p in o if 'xy' in p]])
-            if self.subject.recipe.points == 'released': xy = released_points(xy, (self.size,) * 2)
+            if self.subject.recipe.point_encoding == 'released': xy = released_points(xy, (self.size,) * 2)
             boxes = torch.tensor([p['box'] for p in o if 'box' in p]) * self.size - .5
             logits = sam.decode(seen, points=(xy, labels) if labels.numel() else None,
                                 boxes=boxes if len(boxes) else None, **learned)
@@ -657,7 +657,7 @@ class _Listed(Gallery):
             self._diverse = [self.ids[n] for n in diverse_order(np.stack(looks) / 255, done)]
         return self._diverse
 
-# %% ../nbs/40_review.ipynb #8d46e20b
+# %% ../nbs/40_review.ipynb #fe81c257
 class _Drawing(_Listed):
     "Changing the draft of a case."
     def draft(self, id: str) -> Draft|None: return self.drafts.get(id, self.image(id)[0].shape[:2])
@@ -668,7 +668,7 @@ class _Drawing(_Listed):
         if mask is None: return None, ''
         if native is None or mask.shape == native: return resize_mask(mask, size), ''
         return None, (f'The corrected mask of {id} is {mask.shape[1]} x {mask.shape[0]} pixels (width x height), its '
-                      f'image {native[1]} x {native[0]}: it is left out, and training will refuse it. Correct it again.')
+                      f'image {native[1]} x {native[0]}: it is left out, and training refuses it. Correct it again.')
 
     def _begun(self, id: str) -> Draft:
         "The draft of a case, or a new one: its corrected mask, or nothing."
