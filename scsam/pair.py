@@ -51,6 +51,7 @@ class SlowWeights(nn.Module):
         "The networks have the averaged weights, until the end of the block."
         def swap():
             for live, slow in self._pairs(): live.data, slow.data = slow.data, live.data
+            torch.clear_autocast_cache()  # mixed precision would use the rounded copy of the weights before
         swap()
         try: yield
         finally: swap()
