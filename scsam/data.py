@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['IGNORE', 'MAX_PIXELS', 'open_image', 'stretch', 'to_rgb', 'labels_of', 'read_labels', 'file_sha256', 'FileReader',
-           'Case', 'stratified_order', 'parse_budget', 'Dataset', 'manifest_sha256', 'resize_image', 'resize_mask',
-           'Arrays', 'load_arrays', 'cache_key', 'sweep', 'TwoStream', 'to_float', 'Batch']
+           'Case', 'stratified_order', 'parse_budget', 'Dataset', 'left_out', 'manifest_sha256', 'resize_image',
+           'resize_mask', 'Arrays', 'load_arrays', 'cache_key', 'sweep', 'TwoStream', 'to_float', 'Batch']
 
 # %% ../nbs/01_data.ipynb #a7419a13
 import contextlib, functools, hashlib, json, os, time, warnings
@@ -259,14 +259,17 @@ class Dataset(Sequence):
                  cases,                                      # of `Case`
                  class_names=('background', 'foreground'),   # one per label value, background first
                  root: Path|None = None,                     # folder that the manifest's paths are relative to
-                 base: int|None = None):                     # what per cent of a budget refer to; None = role 'train'
+                 base: int|None = None,                      # what per cent of a budget refer to; None = role 'train'
+                 notes=(),                                   # sentences on how the data was read
+                 left=None):                                 # Path of a file that is not used -> the reason
         self.name, self._cases, self.class_names, self.root, self.base = name, tuple(cases), tuple(class_names), root, base
+        self.notes, self.left = tuple(notes), dict(left or {})
         twice = [i for i, n in Counter(c.id for c in self._cases).items() if n > 1]
         if twice: raise ScsamError(f'dataset {name}: two cases have the id {_some(twice)}; give them different names')
 
     def __len__(self): return len(self._cases)
     def __getitem__(self, i): return self._like(self._cases[i], None) if isinstance(i, slice) else self._cases[i]
-    def _like(self, cases, base): return Dataset(self.name, cases, self.class_names, self.root, base)
+    def _like(self, cases, base): return Dataset(self.name, cases, self.class_names, self.root, base, self.notes, self.left)
     @property
     def num_classes(self) -> int: return len(self.class_names)
     @property
@@ -335,7 +338,17 @@ def _text(self: Dataset) -> str:
     rows = _table(self)
     widths = [max(len(r[i]) for r in rows) for i in range(5)]
     line = lambda r: '  '.join(v.ljust(w) if i < 2 else v.rjust(w) for i, (v, w) in enumerate(zip(r, widths)))
-    return '\n'.join([f'{self.name}: {len(self)} cases, classes {", ".join(self.class_names)}', *map(line, rows)])
+    head = f'{self.name}: {len(self)} cases, classes {", ".join(self.class_names)}'
+    return '\n'.join([head, *map(line, rows), *(f'note: {n}' for n in self.notes), *left_out(self.left)])
+
+
+def left_out(left: dict,   # Path -> why
+             most: int = 3 # names shown of each kind
+            ) -> list:     # of lines
+    "Files that are not used, by reason."
+    by = {}
+    for path, why in left.items(): by.setdefault(why, []).append(Path(path).name)
+    return [f'not used: {_some(names, most)} ({len(names)} file{"s" * (len(names) != 1)}: {why})' for why, names in by.items()]
 
 Dataset.__repr__ = _text
 
