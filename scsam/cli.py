@@ -7,7 +7,7 @@ __all__ = ['FEW', 'DEMO_ROWS', 'COMMANDS', 'recipe_from', 'train', 'evaluate', '
            'inspect', 'experiment', 'demo', 'demo_table', 'demo_figure', 'make_parser', 'process_name', 'main']
 
 # %% ../nbs/50_cli.ipynb #65d1ca23
-import argparse, inspect as look, os, re, sys, textwrap, time
+import argparse, os, sys, textwrap, time
 from dataclasses import fields
 from pathlib import Path
 from . import __version__
@@ -70,30 +70,17 @@ def evaluate(args: argparse.Namespace):
 def predict(args: argparse.Namespace):
     "Masks of images, each with an overlay to look at, and of volumes, in the volume's own geometry."
     from scsam.datasets import load_dataset
-    from scsam.volumes import save_volumes, volume_file
-    from scsam.evaluate import predict_cases, save_labels
     from scsam.experiment import process
     from scsam.learner import load_run
-    from scsam.viz import overlay, save
-    run, out = load_run(args.run, process().device), Path(args.out)
-    parts = [], []
-    for c in load_dataset(args.input, args.kind): parts[c.index is not None and c.image is not None].append(c)
-    pictures, slices = parts
-    branch = args.branch or run.training['selected']['branch']
-    names = [c.id.replace('/', '__') for c in pictures]
-    files = [out/f'{n}{s}.png' for n in names for s in ('', '_overlay')] + list(dict.fromkeys(volume_file(c, out) for c in slices))
-    there = [f for f in files if f.exists()]
-    if there and not args.overwrite: raise ScsamError(f'{there[0]} exists' + (f' (and {len(there) - 1} more)' if len(there) > 1 else '') + '; choose another --out, or give --overwrite')
-    def labels(cases):
-        for case, maps in predict_cases(run.method, cases, run.recipe, progress=not args.quiet):
-            if branch not in maps: raise ScsamError(f'--branch {branch}: this run predicts {", ".join(maps)}')
-            yield case, maps[branch]
-    for name, (case, mask) in zip(names, labels(pictures)):
-        save_labels(mask, out/f'{name}.png')
-        save(overlay(case.read_image(), mask), out/f'{name}_overlay.png')
-    values = f'of branch {branch} in {out} (values 0 to {run.recipe.num_classes - 1}'
-    if pictures: print(f'{len(pictures)} mask{"s" * (len(pictures) != 1)} {values}; beside each an overlay to look at)')
-    for path in save_volumes(labels(slices), out, args.overwrite): print(f'{path.name} {values}; spacing, origin and direction of the volume)')
+    from scsam.predict import predict_files
+    run, cases = load_run(args.run, process().device), load_dataset(args.input, args.kind)
+    done = predict_files(run, cases, args.out, args.branch, args.overwrite, not args.quiet)
+    values = f'of branch {args.branch or run.training["selected"]["branch"]} in {args.out} (values 0 to {run.recipe.num_classes - 1}'
+    n = len(done['images'])
+    if n: print(f'{n} mask{"s" * (n != 1)} {values}; beside each an overlay to look at)')
+    for path in done['volumes']: print(f'{path.name} {values}; spacing, origin and direction of the volume)')
+    if done['kept']: print(f'{done["kept"]} of them were here already, made by this run of the same input, and were kept')
+
 
 # %% ../nbs/50_cli.ipynb #55c8040c
 def table(args: argparse.Namespace):
@@ -230,11 +217,27 @@ class _Parser(argparse.ArgumentParser):
         raise ScsamError(f'{message}; see {self.prog} --help')
 
 
-def _field_help(f, source: str) -> str: # of a field of the recipe, from the class's source
-    "What stands beside the field in `Recipe`, its choices, and its default."
-    said = re.search(rf'^    {f.name}: \w+ = [^#\n]*# *(.+)', source, re.MULTILINE)
-    parts = [said[1].replace('`', '') if said else '', 'one of ' + ', '.join(f.metadata['choices']) if 'choices' in f.metadata else '', f'default {f.default!r}']
+def _field_help(f) -> str: # of a field of the recipe
+    "What the field means, its choices, and its default."
+    choices = f.metadata['choices'] if type(f.default) is str else ()
+    parts = [f.metadata['help'].replace('`', ''), 'one of ' + ', '.join(choices) if choices else '', f'default {_shown(f.default)}']
     return '; '.join(p for p in parts if p).replace('%', '%%')                          # argparse takes % for a placeholder
+
+
+def _shown(value) -> str: # as it is typed
+    return ','.join(value) or 'none' if isinstance(value, tuple) else repr(value)
+
+
+def _recipe_options(parser: argparse.ArgumentParser):
+    "An option for every field of the recipe, by section; former names are understood but not listed."
+    groups = {}
+    for f in fields(Recipe):
+        name = f.metadata['section']
+        if name not in groups: groups[name] = parser.add_argument_group(f'recipe: {name}')
+        metavar = {tuple: 'A,B'}.get(type(f.default), type(f.default).__name__.upper())
+        option = dict(dest=f.name, metavar=metavar)
+        groups[name].add_argument('--' + f.name.replace('_', '-'), **option, help=_field_help(f))
+        if f.metadata['was']: groups[name].add_argument('--' + f.metadata['was'].replace('_', '-'), **option, help=argparse.SUPPRESS)
 
 
 def _methods() -> str:
@@ -261,10 +264,7 @@ def make_parser() -> argparse.ArgumentParser:
                 o('--max-minutes', type=float, help='stop at a checkpoint after this time; the same command goes on'),
                 o('--snapshots', type=int, default=0, help='how many times to keep the pseudo-labels of all unlabelled images'), o('--decisions', metavar='DIR', help='decisions about unlabelled images, as the inspector writes them'),
                 o('--tensorboard', action='store_true', help='also write files for TensorBoard into the run directory'), quiet)
-    group = t.add_argument_group('recipe', 'every field of scsam.config.Recipe; the defaults shown are those of the preset paper')
-    try: source = look.getsource(Recipe)
-    except OSError: source = ''         # installed without its sources
-    for f in fields(Recipe): group.add_argument('--' + f.name.replace('_', '-'), dest=f.name, metavar=type(f.default).__name__.upper(), help=_field_help(f, source))
+    _recipe_options(t)
     t.late, t.formatter_class = _methods, argparse.RawDescriptionHelpFormatter
     command('evaluate', o('run', help='a run directory'), o('--data', help='where the data is now, if it has moved'), o('--metrics', default='dice,iou', help='any of dice, iou, hd95, assd'),
             o('--save', action='store_true', help='keep the predicted masks in the run'), o('--allow-oracle', action='store_true', help='also score SAM asked with boxes around the true masks: no method, an upper bound'), o('--experiment', help='name of the experiment in the record'), o('--record', help='write the record here as well'), quiet)

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from .config import ScsamError, nearest
 from .files import atomic, locked, read_json, write_json
-from .data import Case, file_sha256, read_labels
+from .data import IGNORE, Case, file_sha256, read_labels
 
 # %% ../nbs/07_decisions.ipynb #ea54ad5f
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class CorrectedReader:
     def image(self, case) -> np.ndarray: return self.base.image(case)
 
     def mask(self, case) -> np.ndarray: # uint8 (H, W)
-        mask, size = read_labels(case.mask, tuple(range(self.num_classes))), self.image(case).shape[:2]
+        mask, size = read_labels(case.mask, tuple(range(self.num_classes)), ignore=IGNORE), self.image(case).shape[:2]
         if mask.shape != size: raise ScsamError(f'{case.mask}: {_size_text(mask.shape, size)}; correct case {case.id} again')
         return mask
 
@@ -92,7 +92,7 @@ class Decisions:
     def mask(self, id: str, num_classes: int = 2) -> np.ndarray|None: # uint8 (H, W); None where the case is not corrected
         "The corrected mask of a case."
         c = self.cases.get(id)
-        return read_labels(self.folder/c['mask'], tuple(range(num_classes))) if c and c['mask'] else None
+        return read_labels(self.folder/c['mask'], tuple(range(num_classes)), ignore=IGNORE) if c and c['mask'] else None
 
     def apply(self, unlabeled,              # sequence of Case
               num_classes: int = 2,

@@ -120,7 +120,7 @@ def run_queue(experiment: str,              # name; records go to results/<exper
 
 # %% ../nbs/32_experiment.ipynb #d065f337
 MODES = ('smoke', 'cpu', 'full')
-MAIN = ('unet', 'sam-lora', 'scsam')                                     # the first rows of every table
+MAIN = ('unet', 'sam', 'scsam')                                     # the first rows of every table
 OTHERS = ('scsam-adaptive', 'mean-teacher', 'cps', 'unimatch', 'cpc-sam', 'knowsam', 'semisam', 'ua-mt', 'fixmatch', 'bcp', 'scsam-released')
 
 
@@ -146,18 +146,18 @@ def polyp_queue(mode: str) -> dict[str, Recipe]:
     return {
         'unet-s0': base.replace(method='unet'),
         'scsam-s0': base,
-        'sam-alone-s0': base.replace(method='sam-lora'),
+        'sam-alone-s0': base.replace(method='sam'),
         'scsam-sam-to-unet-s0': base.replace(unet_to_sam=0),
         'scsam-adaptive-s0': base.replace(method='scsam-adaptive'),
         'unet-s1': base.replace(method='unet', seed=1),
         'scsam-s1': base.replace(seed=1),
-        'sam-alone-s1': base.replace(method='sam-lora', seed=1),
+        'sam-alone-s1': base.replace(method='sam', seed=1),
         'mean-teacher-s0': base.replace(method='mean-teacher'),
         'cps-s0': base.replace(method='cps'),
         'unimatch-s0': base.replace(method='unimatch'),
         'medsam-zero-s0': base.replace(method='medsam-zero'),
         'unet-10-s0': ten.replace(method='unet'),
-        'sam-alone-10-s0': ten.replace(method='sam-lora'),
+        'sam-alone-10-s0': ten.replace(method='sam'),
         'knowsam-s0': base.replace(method='knowsam'),
         'cpc-sam-s0': base.replace(method='cpc-sam'),
         'scsam-released-s0': base.replace(method='scsam-released'),
@@ -165,16 +165,16 @@ def polyp_queue(mode: str) -> dict[str, Recipe]:
         'scsam-adaptive-s1': base.replace(method='scsam-adaptive', seed=1),
         'scsam-sam-to-unet-s1': base.replace(unet_to_sam=0, seed=1),
         'unet-s2': base.replace(method='unet', seed=2),
-        'sam-alone-s2': base.replace(method='sam-lora', seed=2),
+        'sam-alone-s2': base.replace(method='sam', seed=2),
         'scsam-s2': base.replace(seed=2),
         'scsam-adaptive-s2': base.replace(method='scsam-adaptive', seed=2),
         'scsam-sam-to-unet-s2': base.replace(unet_to_sam=0, seed=2),
         'scsam-no-prompts-s0': base.replace(prompts=()),
-        'scsam-adaptive-agreed-s0': base.replace(method='scsam-adaptive', behind='agreed'),
+        'scsam-adaptive-agreed-s0': base.replace(method='scsam-adaptive', weaker='agreed'),
         'unet-10-s1': ten.replace(method='unet', seed=1),
-        'sam-alone-10-s1': ten.replace(method='sam-lora', seed=1),
+        'sam-alone-10-s1': ten.replace(method='sam', seed=1),
         'unet-10-s2': ten.replace(method='unet', seed=2),
-        'sam-alone-10-s2': ten.replace(method='sam-lora', seed=2),
+        'sam-alone-10-s2': ten.replace(method='sam', seed=2),
     }
 
 # %% ../nbs/32_experiment.ipynb #817076e3
@@ -182,16 +182,17 @@ def prostate_queue(mode: str) -> dict[str, Recipe]:
     "Prostate MRI by patient."
     if mode == 'full': return paper_queue({'2': '2', '4': '4'})
     base = Recipe.preset('cpu', labeled='2', val=0, precision='bf16', steps=300, val_every=100)
-    return runs_of(base, {'unet': dict(method='unet'), 'sam-lora': dict(method='sam-lora'), 'scsam': {}}, (0, 1))
+    return runs_of(base, {'unet': dict(method='unet'), 'sam-lora': dict(method='sam'), 'scsam': {}}, (0, 1))
 
 # %% ../nbs/32_experiment.ipynb #6489b0a7
 PHANTOM = Recipe.preset('cpu', labeled='5%', precision='bf16', steps=200, val_every=50, batch_labeled=2, batch_unlabeled=2)
 PHANTOM_DATA = dict(n=200, test=40, source='colour')
 SMALL = PHANTOM.replace(image_size=64, steps=1000, val_every=200, sam='tiny', weights='random', batch_labeled=4, batch_unlabeled=4, precision='fp32')
 SMALL_DATA = {**PHANTOM_DATA, 'test': 200}              # the same training images; at 64 px more test images cost little
-PHANTOM_METHODS = {m: dict(method=m) for m in (*MAIN, *OTHERS, 'medsam-zero')} | {   # no sam-zero: it needs official weights of SAM
+PHANTOM_METHODS = {{'sam': 'sam-lora'}.get(m, m): dict(method=m)                    # these runs were made when `sam` had another name
+                   for m in (*MAIN, *OTHERS, 'medsam-zero')} | {                    # no sam-zero: it needs official weights of SAM
     'semisam': dict(method='semisam', prompts=('box',)),                            # boxes are what LiteMedSAM knows untrained
-    'unet-all': dict(method='unet', labeled='100%'), 'sam-all': dict(method='sam-lora', labeled='100%')}
+    'unet-all': dict(method='unet', labeled='100%'), 'sam-all': dict(method='sam', labeled='100%')}
 
 ABLATIONS = {                           # what is changed in scsam; scsam itself and scsam-adaptive are runs of 'phantom'
     'no-unet-to-sam': dict(unet_to_sam=0),
@@ -208,12 +209,12 @@ ABLATIONS = {                           # what is changed in scsam; scsam itself
     'no-rampup': dict(rampup=0),
     'spread-points': dict(strategy='spread'),
     'confident-points': dict(strategy='confident'),
-    'released-points': dict(points='released'),
+    'released-points': dict(point_encoding='released'),
     'no-tokens': dict(tokens='none'),
     'lora': dict(peft='lora', cache_embeddings=False),                  # these three train in SAM's encoder, which takes ten times as long
     'lora-16': dict(peft='lora', lora_rank=16, cache_embeddings=False),
     'adapter': dict(peft='adapter', cache_embeddings=False),
-    'adaptive-agreed': dict(method='scsam-adaptive', behind='agreed'),
+    'adaptive-agreed': dict(method='scsam-adaptive', weaker='agreed'),
 }
 
 
@@ -231,7 +232,7 @@ def unets_queue(mode: str) -> dict[str, Recipe]:
 def weak_sam_queue(mode: str) -> dict[str, Recipe]:
     "Who teaches whom when the generalist is the weaker one: a small SAM that starts from random weights, all of it trained."
     base = SMALL.replace(val_every=100, peft='full', cache_embeddings=False, sam_lr=1e-3)
-    return runs_of(base, {'unet': dict(method='unet'), 'sam-alone': dict(method='sam-lora'), 'scsam': {}, 'no-sam-to-unet': dict(sam_to_unet=0), 'no-unet-to-sam': dict(unet_to_sam=0),
+    return runs_of(base, {'unet': dict(method='unet'), 'sam-alone': dict(method='sam'), 'scsam': {}, 'no-sam-to-unet': dict(sam_to_unet=0), 'no-unet-to-sam': dict(unet_to_sam=0),
                           'scsam-adaptive': dict(method='scsam-adaptive')}, (0, 1, 2))
 
 

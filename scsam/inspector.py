@@ -392,7 +392,7 @@ def _ask(self: Review, id: str, prompts: list, c: int = 1) -> np.ndarray: # bool
     dots, boxes = [p for p in mine if 'xy' in p], [p['box'] for p in mine if 'box' in p]
     xy, labels = torch.zeros(1, K, max(1, len(dots)), 2), -torch.ones(1, K, max(1, len(dots)))
     for i, p in enumerate(dots): xy[0, c-1, i], labels[0, c-1, i] = torch.tensor(p['xy']) * self.size - .5, p['label']
-    if self.recipe.points == 'released': xy = released_points(xy, (self.size,) * 2)
+    if self.recipe.point_encoding == 'released': xy = released_points(xy, (self.size,) * 2)
     box = torch.full((1, K, 4), float('nan'))
     if boxes: box[0, c-1] = torch.tensor(boxes[-1]) * self.size - .5
     tokens = getattr(self.run.method, 'tokens', None)

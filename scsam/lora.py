@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TARGETS', 'LoRA', 'add_lora', 'lora_layers', 'merge_lora', 'unmerge_lora', 'Bottleneck', 'AdapterAfter',
-           'AdapterBeside', 'add_adapters', 'block_numbers', 'apply_peft', 'count_trained', 'lora_state',
-           'load_lora_state', 'save_lora', 'load_lora']
+           'AdapterBeside', 'add_adapters', 'block_numbers', 'count_trained', 'round_frozen', 'apply_peft',
+           'lora_state', 'load_lora_state', 'save_lora', 'load_lora']
 
 # %% ../nbs/12_lora.ipynb #33826f0a
 import json, math
@@ -28,26 +28,31 @@ class LoRA(nn.Linear):
                  dropout: float = 0.):    # of the correction's input, while training
         super().__init__(base.in_features, base.out_features, base.bias is not None, device='meta')
         self.weight, self.bias = base.weight, base.bias
-        self.rank, self.scale, self.merged = rank, alpha/rank, None # `merged` keeps the base's weight while B A is in `weight`
+        self.rank, self.scale = rank, alpha/rank
+        self.merged = None # keeps the base's weight while B A is in `weight`
         self.dropout = nn.Dropout(dropout)
         self.register_buffer('rows', rows.to(base.weight.device), persistent=False)
-        self.lora_a = nn.Parameter(base.weight.new_empty(len(rows), rank, base.in_features))
-        self.lora_b = nn.Parameter(base.weight.new_zeros(*rows.shape, rank))
+        full = torch.promote_types(base.weight.dtype, torch.float) # what is trained is never rounded
+        self.lora_a = nn.Parameter(base.weight.new_empty(len(rows), rank, base.in_features, dtype=full))
+        self.lora_b = nn.Parameter(base.weight.new_zeros(*rows.shape, rank, dtype=full))
         for a in self.lora_a: nn.init.kaiming_uniform_(a, a=math.sqrt(5))
 
     def factors(self): # (parts*rank, in), (out, parts*rank)
         "A of all parts, and B with each part's columns on its rows."
         parts = torch.arange(len(self.rows), device=self.rows.device)
-        b = self.lora_b.new_zeros(len(self.rows), self.out_features, self.rank).index_put((parts[:, None], self.rows), self.lora_b)
+        b = self.lora_b.new_zeros(len(self.rows), self.out_features, self.rank)
+        b = b.index_put((parts[:, None], self.rows), self.lora_b)
         return self.lora_a.flatten(0, 1), self.scale*b.transpose(0, 1).flatten(1)
 
     def forward(self, x):
         y = super().forward(x)
         if self.merged is not None: return y
         a, b = self.factors()
-        return y + F.linear(F.linear(self.dropout(x), a), b)
+        low = F.linear(self.dropout(x), a)
+        return torch.addmm(y.flatten(0, -2), low.flatten(0, -2), b.T).view(y.shape) # y + low bᵀ in one pass over y
 
-    def extra_repr(self): return f'{super().extra_repr()}, rank={self.rank}, scale={self.scale:g}, parts={len(self.rows)}'
+    def extra_repr(self):
+        return f'{super().extra_repr()}, rank={self.rank}, scale={self.scale:g}, parts={len(self.rows)}'
 
 # %% ../nbs/12_lora.ipynb #12b9201e
 TARGETS = ('q', 'k', 'v', 'proj', 'mlp')
@@ -176,30 +181,57 @@ def block_numbers(text: str    # as in a recipe's `lora_blocks`: '8-11' or '0,2,
     return tuple(n for s in spans for n in range(s[0], s[-1] + 1))
 
 
-def apply_peft(sam: nn.Module,             # a Sam, changed in place
-               peft: Recipe|str,           # a recipe, or one of `PEFT`
-               rank: int = 4, alpha: float|None = None, targets: tuple = ('q', 'v'), # of LoRA; a recipe's own values come first
-               dropout: float = 0., blocks: tuple|None = None
-              ) -> nn.Module:
-    "Add LoRA or adapters, and freeze all that is not to be trained."
-    if isinstance(peft, Recipe):
-        rank, alpha, targets, dropout, blocks = peft.lora_rank, peft.lora_alpha or None, peft.lora_targets, peft.lora_dropout, block_numbers(peft.lora_blocks)
-        sam.encoder.grad_checkpoint, peft = peft.grad_checkpoint, peft.peft
-    if peft not in PEFT: raise ScsamError(f'unknown peft {peft!r}{nearest(peft, PEFT)}')
-    if peft == 'lora': add_lora(sam.encoder, rank, alpha, targets, dropout, blocks)
-    if peft == 'adapter': add_adapters(sam)
-    for name, p in sam.named_parameters():
-        inside = name.startswith('encoder.')
-        new = 'lora_' in name or '.adapter.' in name
-        p.requires_grad_(peft != 'none' and not _unused(name) and (new or not inside or peft == 'full'))
-    return sam
-
 
 def count_trained(sam: nn.Module) -> dict: # part → parameters
     "How many parameters are trained, in each part of a Sam."
     out = {part: sum(p.numel() for p in getattr(sam, part).parameters() if p.requires_grad)
            for part in ('encoder', 'prompt_encoder', 'mask_decoder')}
     return {**out, 'all': sum(out.values())}
+
+# %% ../nbs/12_lora.ipynb #f7a5b6c8
+def round_frozen(encoder: nn.Module # a ViT or TinyViT, changed in place
+                ) -> nn.Module:
+    "Round frozen weights of linear layers and convolutions to bfloat16; the encoder then computes in mixed precision."
+    for m in encoder.modules():
+        if not isinstance(m, (nn.Linear, nn.Conv2d)): continue
+        for p in m.parameters(recurse=False):
+            if not p.requires_grad: p.data = p.data.bfloat16()
+    encoder.rounded = True
+    return encoder
+
+
+def _upper_names(sam: nn.Module, stages: int) -> tuple:
+    "How the names of the parameters begin that belong to the last stages of the encoder and to its neck."
+    depth = len(sam.encoder.stages)
+    if stages > depth: raise ScsamError(f'recipe: sam_stages={stages}, but the image encoder of {sam.name} has {depth}')
+    sam.trained_stages = stages
+    parts = [f'encoder.{part}.{i}.' for part in ('stages', 'blocks') for i in range(depth - stages, depth)]
+    return ('encoder.neck.', *parts) if stages else ()
+
+
+def apply_peft(sam: nn.Module,             # a Sam, changed in place
+               peft: Recipe|str,           # a recipe, or one of `PEFT`
+               rank: int = 4, alpha: float|None = None, # of LoRA, like the rest; a recipe's own values come first
+               targets: tuple = ('q', 'v'), dropout: float = 0., blocks: tuple|None = None,
+               stages: int = 0          # last stages of the encoder that are trained in full, with its neck
+              ) -> nn.Module:
+    "Add LoRA or adapters, and freeze all that is not to be trained; with a recipe's precision='bf16', `round_frozen`."
+    recipe = peft if isinstance(peft, Recipe) else None
+    if recipe:
+        rank, alpha, targets = recipe.lora_rank, recipe.lora_alpha or None, recipe.lora_targets
+        dropout, blocks, peft = recipe.lora_dropout, block_numbers(recipe.lora_blocks), recipe.peft
+        stages, sam.encoder.grad_checkpoint = recipe.sam_stages, recipe.grad_checkpoint
+    if peft not in PEFT: raise ScsamError(f'unknown peft {peft!r}{nearest(peft, PEFT)}')
+    if peft == 'lora': add_lora(sam.encoder, rank, alpha, targets, dropout, blocks)
+    if peft == 'adapter': add_adapters(sam)
+    upper = _upper_names(sam, stages)
+    for name, p in sam.named_parameters():
+        inside = name.startswith('encoder.')
+        new = 'lora_' in name or '.adapter.' in name
+        trained = new or not inside or peft == 'full' or name.startswith(upper)
+        p.requires_grad_(peft != 'none' and trained and not _unused(name))
+    if recipe and recipe.precision == 'bf16': round_frozen(sam.encoder)
+    return sam
 
 # %% ../nbs/12_lora.ipynb #e6434941
 def lora_state(module: nn.Module) -> dict: # name → tensor on the CPU

@@ -120,7 +120,8 @@ def pseudo_label(probs: torch.Tensor,   # (B, K, H, W), rows sum to 1
     if kind not in PSEUDO: raise ScsamError(f'unknown kind of pseudo-label {kind!r}{nearest(kind, PSEUDO)}')
     probs = probs.detach()
     if kind == 'soft': return probs if valid is None else probs*valid[:, None]
-    top, label = probs.max(1)
+    if kind == 'hard' and probs.shape[1] == 2: label = (probs[:, 1] > probs[:, 0]).long()
+    else: top, label = probs.max(1)
     if kind == 'confident': label = label.masked_fill(top < confidence, IGNORE)
     return label if valid is None else label.masked_fill(~valid, IGNORE)
 

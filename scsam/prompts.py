@@ -29,14 +29,15 @@ def seeded_noise(seeds: Tensor, # (B,) int64, one per image
     return ((_mix64(z) >> 40) & (2**24 - 1)).float() / 2**24
 
 # %% ../nbs/13_prompts.ipynb #1b1550ca
-def regions(mask_or_prob: Tensor # bool or probability (B, H, W), or class probabilities (B, K, H, W) with the background first
-           ) -> tuple[Tensor, Tensor]: # region (B, C, H, W) bool and confidence that it is so, (B, C, H, W) in [0, 1]; C = 1 or K - 1
+def regions(mask_or_prob: Tensor # bool or probability (B, H, W), or of classes (B, K, H, W), background first
+           ) -> tuple[Tensor, Tensor]: # bool, and confidence in it in [0, 1], both (B, C, H, W); C = 1 or K - 1
     "Where each foreground class is predicted, and how sure the prediction is there (and, outside, that it is not there)."
     x = mask_or_prob
     if x.ndim == 3: x = x[:, None].float(); region = x > .5
     elif x.ndim == 4 and x.shape[1] > 1:
-        top = x.argmax(1, keepdim=True)
-        x, region = x[:, 1:], top == torch.arange(1, x.shape[1], device=x.device)[:, None, None]
+        classes = torch.arange(1, x.shape[1], device=x.device)[:, None, None]
+        region = x[:, 1:] > x[:, :1] if x.shape[1] == 2 else x.argmax(1, keepdim=True) == classes
+        x = x[:, 1:]
     else: raise ScsamError(f'prompts need a mask (B, H, W) or class probabilities (B, K>1, H, W), not {tuple(x.shape)}')
     return region, torch.where(region, x, 1 - x)
 
@@ -177,7 +178,7 @@ def make_prompts(probs: Tensor,             # (B, K, H, W) the U-Net's class pro
     out = {}
     if 'points' in recipe.prompts and recipe.n_pos + recipe.n_neg:
         xy, labels = sample_points(probs, recipe.n_pos, recipe.n_neg, recipe.strategy, generator, seeds)
-        if recipe.points == 'released': xy = released_points(xy, probs.shape[-2:])
+        if recipe.point_encoding == 'released': xy = released_points(xy, probs.shape[-2:])
         out['points'] = (xy, labels)
     if 'box' in recipe.prompts: out['boxes'] = mask_box(probs)
     if 'mask' in recipe.prompts: out['masks'] = mask_prompt(probs)

@@ -221,6 +221,8 @@ def read_record(path: str|Path) -> Record:
     validate(data, str(path))
     record = Record(data)
     record.path, record.changed = Path(path), data.get('sha256') != content_hash(data)
+    recipe = Recipe.renamed(data['recipe'])             # a record of an earlier version has the names of its time
+    record.update(recipe=recipe, method=Recipe.renamed({'method': data['method']})['method'])
     return record
 
 

@@ -28,7 +28,7 @@ from scsam.datasets import load_dataset
 from scsam.learner import fit, load_tensors, make_method
 
 CLI = "from scsam.cli import main; raise SystemExit(main())"
-RECIPE = Recipe.preset("smoke", labeled="4", steps=30, val_every=2, average=0.9, image_size=32)
+RECIPE = Recipe.preset("smoke", labeled="4", steps=30, val_every=2, weight_ema=0.9, image_size=32)
 EXTRAS = dict(progress=False, snapshots=4)
 fork = multiprocessing.get_context("fork")  # a child starts at once: torch is imported already
 
@@ -249,7 +249,7 @@ if __name__ == "__main__":
     out, rank = Path(sys.argv[1]), os.environ["RANK"]
     log = run(out/"run", 2 if sys.argv[2] == "stop" and rank == "1" else None)       # Ctrl-C reaches one of them only
     if sys.argv[2] == "go":                                                          # the method itself, with all that a run may have
-        r = Recipe.preset("smoke", steps=4, val_every=2, average=.9, accumulate=2)
+        r = Recipe.preset("smoke", steps=4, val_every=2, weight_ema=.9, accumulate=2)
         m = make_method(r)
         fit(m, load_dataset("phantom", n=30, test=2, source="colour"), r, out/"scsam", progress=False, snapshots=2)
         log["scsam"] = {k: v.double().sum().item() for k, v in m.named_parameters() if v.requires_grad}
