@@ -33,10 +33,11 @@ from .prompts import make_prompts
 from .losses import foreground_dice
 from .cotrain import ScSam, make_scsam
 from .baselines import make_sam_only, make_unet_only
+from .pair import make_pair
 from .rivals import RIVALS, SemiSam, ZeroShot
 
 # %% ../nbs/30_learner.ipynb #bb51346b
-METHODS = {'scsam': make_scsam, 'unet': make_unet_only, 'sam': make_sam_only, **RIVALS}
+METHODS = {'scsam': make_scsam, 'unet': make_unet_only, 'sam': make_sam_only, 'scsam-pair': make_pair, **RIVALS}
 
 def make_method(recipe: Recipe) -> nn.Module:
     "The method that `recipe.method` names, with initial weights that depend on `recipe.seed` only."
