@@ -349,7 +349,7 @@ def inputs(path: str|Path,
           ) -> Inputs:
     "All cases at a path, with and without masks, and every file that is none, with the reason."
     main = kind or guess_kind(path)
-    out, both = Inputs(), ('folder', 'volumes')
+    out, left, both = Inputs(), [], ('folder', 'volumes')
     kinds = both if kind is None and main in both and Path(path).is_dir() and all(_count(Path(path))) else (main,)
     for k in kinds:
         try:
@@ -358,9 +358,8 @@ def inputs(path: str|Path,
             if len(kinds) == 1: raise
             out.notes.append(str(e)); continue
         out.notes += faults
-        out.left |= data.left
+        left.append(data.left)
         out.cases += list(data)
-    used = {p for c in out.cases for p in (c.image, c.mask, *getattr(c.reader, 'others', ())) if p is not None}
-    out.left = {p: w for p, w in out.left.items() if p not in used and p.parent not in used}
+    out.left = {p: why for p, why in (left or [{}])[0].items() if all(p in other for other in left)} # what no kind can use
     if not out.cases: raise ScsamError('; '.join(out.notes) or f'{path} holds nothing to predict on')
     return out
