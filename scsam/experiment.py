@@ -7,7 +7,8 @@ __all__ = ['ZERO', 'MODES', 'MAIN', 'OTHERS', 'PHANTOM', 'PHANTOM_DATA', 'SMALL'
            'EXPERIMENTS', 'SMOKE', 'remember_data', 'run_data', 'test_sets', 'cached_embeddings', 'make_record',
            'process', 'run_queue', 'runs_of', 'paper_queue', 'polyp_queue', 'prostate_queue', 'phantom_queue',
            'unets_queue', 'weak_sam_queue', 'ablations_queue', 'Experiment', 'experiment_queue', 'experiment_folder',
-           'show_queue', 'run_experiment', 'notebook_mode', 'notebook_records', 'history_of', 'run_of']
+           'show_queue', 'run_experiment', 'notebook_mode', 'notebook_records', 'history_of', 'run_of', 'project_root',
+           'still_to_run']
 
 # %% ../nbs/32_experiment.ipynb #35821070
 import os, tempfile, time
@@ -382,3 +383,22 @@ def run_of(record: Record) -> Path|None: # None where the run directory is not t
     "The run directory of a record, in `runs` beside `results`."
     out = record.path.resolve().parents[2]/'runs'/record['experiment']/record['run']
     return out if (out/'training.json').exists() else None
+
+# %% ../nbs/32_experiment.ipynb #997bf22d
+def project_root() -> Path:
+    "The folder of this project, above the notebook that runs: it holds settings.ini, `runs` and `results`."
+    here = Path.cwd()
+    found = next((p for p in (here, *here.parents) if (p/'settings.ini').exists()), None)
+    if found is None: raise ScsamError(f'{here} is not inside the project: no folder above it holds settings.ini')
+    return found
+
+
+def still_to_run(name: str,     # a key of `EXPERIMENTS`
+                 records: dict, # run name -> record
+                 mode: str = 'cpu'
+                ) -> str:
+    "How much of a queue has a record, and the command that makes the rest."
+    queue = experiment_queue(name, mode)
+    rest = [k for k in queue if k not in records]
+    command = f'; still to run: scsam experiment {name} --mode {mode} --only {",".join(rest)}' if rest else ''
+    return f'{name}: {len(queue) - len(rest)} of {len(queue)} runs have a record{command}'

@@ -88,7 +88,7 @@ class Embeddings:
                  progress: bool = False):
         self.shape = sam.frozen_shape(images.shape[1])
         self.memory = {} if sam.sha256 == 'random' else None
-        part = f'-below-{sam.trained_stages}' if sam.trained_stages else ''
+        part = (f'-at-{sam.working_size}' if sam.working_size else '') + (f'-below-{sam.trained_stages}' if sam.trained_stages else '')
         self.folder = Path(folder or cache_dir()/'embeddings')/f'{sam.name}-{sam.sha256[:16]}-{images.shape[1]}px-{precision}{part}'
         self.keys = [hashlib.sha256(np.ascontiguousarray(x).tobytes()).hexdigest()[:32] for x in images]
         todo = list({k: i for i, k in enumerate(self.keys) if not self._there(k)}.values())

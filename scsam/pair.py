@@ -51,6 +51,7 @@ class SlowWeights(nn.Module):
         "The networks have the averaged weights, until the end of the block."
         def swap():
             for live, slow in self._pairs(): live.data, slow.data = slow.data, live.data
+            torch.clear_autocast_cache()  # mixed precision would use the rounded copy of the weights before
         swap()
         try: yield
         finally: swap()
@@ -113,18 +114,19 @@ class Pair(ScSam):
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor]: # 'loss' is the sum of all other parts
         "One step: answers of the slow averages, one label and its weight, and two networks that learn it."
         r, n, x, masks = self.recipe, batch.n_labeled, batch.images, batch.masks
+        seen = None if batch.embeddings is None else batch.embeddings.float()  # they come in half precision
         kind, cut = r.augment_labeled or 'weak', lambda m, rows: None if m is None else m[rows]
         here, there = slice(0, n), slice(n, None)
         free = len(x) > n and self.needs_unlabeled
         self.slow.update(step)
-        p, q = self.answers(x, batch.embeddings) if free or r.prompts else [x.new_zeros(len(x), r.num_classes, *x.shape[-2:])]*2
+        p, q = self.answers(x, seen) if free or r.prompts else [x.new_zeros(len(x), r.num_classes, *x.shape[-2:])]*2
         us = [self.unet_view(x[here], masks[here], None, kind)]
-        ss = [self.sam_view(x[here], cut(batch.embeddings, here), p[here], masks[here], None, kind)]
+        ss = [self.sam_view(x[here], cut(seen, here), p[here], masks[here], None, kind)]
         if free:
             for_unet, for_sam, agree = self.labels(p[there], q[there])
             trust = agree[:, None, None].expand(for_sam.shape)
             us.append(self.unet_view(x[there], for_unet, trust, r.augment, r.cutmix))
-            ss.append(self.sam_view(x[there], cut(batch.embeddings, there), p[there], for_sam, trust, r.augment, r.cutmix))
+            ss.append(self.sam_view(x[there], cut(seen, there), p[there], for_sam, trust, r.augment, r.cutmix))
         u = self.unet(join(us, 0))
         s = self.ask(join(ss, 0), join(ss, 2), join(ss, 1))
         parts = {'unet_labeled': ce_dice(u[:n], us[0][1]), 'sam_labeled': ce_dice(s[:n], ss[0][3])}
