@@ -13,7 +13,6 @@ from dataclasses import fields
 from pathlib import Path
 from . import __version__
 from .config import PRESETS, Recipe, ScsamError, cache_dir, nearest
-from .files import read_json
 
 # %% ../nbs/50_cli.ipynb #ff5ea9d5
 def recipe_from(args: argparse.Namespace, num_classes: int) -> Recipe: # the preset with the options that were given
@@ -37,6 +36,7 @@ def train(args: argparse.Namespace):
     from scsam.datasets import load_dataset
     from scsam.experiment import remember_data
     from scsam.learner import fit, main_process
+    from scsam.rundir import read_training
     data = load_dataset(args.data, args.kind)
     recipe, out = recipe_from(args, data.num_classes), Path(args.out)
     method = _built(recipe, args.preset)
@@ -49,7 +49,7 @@ def train(args: argparse.Namespace):
     if not main_process(): return 0 if (out/'training.json').exists() else 3
     remember_data(out, args.data, args.kind)
     if not (out/'training.json').exists(): return 3
-    _told(recipe, read_json(out/'training.json'), out)
+    _told(recipe, read_training(out), out)
 
 
 def _built(recipe: Recipe, preset: str):
@@ -80,7 +80,7 @@ def evaluate(args: argparse.Namespace):
     from scsam.experiment import make_record, process, run_data, test_sets
     from scsam.learner import load_run
     from scsam.records import read_record, table, write_record
-    run = load_run(args.run, process().device)
+    run = load_run(args.run, process().device, args.force)
     metrics = tuple(m.strip() for m in args.metrics.split(',') if m.strip())
     if args.allow_oracle and not hasattr(run.method, 'sam'):
         raise ScsamError(f'--allow-oracle: {run.recipe.method} has no SAM that could be asked with true boxes')
@@ -100,11 +100,14 @@ def evaluate(args: argparse.Namespace):
 # %% ../nbs/50_cli.ipynb #02963bb0
 def predict(args: argparse.Namespace):
     "Masks of images, each with an overlay to look at, and of volumes, in the volume's own geometry."
-    from scsam.datasets import load_dataset
+    from scsam.data import left_out
+    from scsam.datasets import inputs
     from scsam.experiment import process
     from scsam.learner import load_run
     from scsam.predict import predict_files
-    run, cases = load_run(args.run, process().device), load_dataset(args.input, args.kind)
+    run, found = load_run(args.run, process().device, args.force), inputs(args.input, args.kind)
+    cases = found.cases
+    for line in (*left_out(found.left), *(f'note: {n}' for n in found.notes)): print(line)
     announce(args, f'predicting {len(cases)} images or slices into {args.out}')
     done = predict_files(run, cases, args.out, args.branch, args.overwrite, not args.quiet)
     values = f'of branch {args.branch or run.training["selected"]["branch"]} in {args.out} (values 0 to {run.recipe.num_classes - 1}'
@@ -112,7 +115,6 @@ def predict(args: argparse.Namespace):
     if n: print(f'{n} mask{"s" * (n != 1)} {values}; beside each an overlay to look at)')
     for path in done['volumes']: print(f'{path.name} {values}; spacing, origin and direction of the volume)')
     if done['kept']: print(f'{done["kept"]} of them were here already, made by this run of the same input, and were kept')
-
 
 # %% ../nbs/50_cli.ipynb #55c8040c
 def table(args: argparse.Namespace):
@@ -319,6 +321,7 @@ _QUIET = _o('--quiet', action='store_true', help='no progress bars; what takes m
 _KIND = _o('--kind', help='layout of the data: polyp, promise12, folder …; guessed by default')
 _RUN, _MINUTES = _o('run', help='a run directory'), _o('--max-minutes', type=float, help='stop at a checkpoint after this time')
 _MOVED = _o('--data', help='where the data is now, if it has moved')
+_FORCE = _o('--force', action='store_true', help='take the run though its recipe, manifest or model was changed after training')
 _FORMAT = _o('--format', choices=FORMATS, default='text', help='of the table: for a terminal, or for a paper')
 
 OPTIONS = dict(
@@ -334,7 +337,7 @@ OPTIONS = dict(
            _o('--snapshots', type=int, default=0, help='how many times to keep the pseudo-labels of all unlabelled images'),
            _o('--decisions', metavar='DIR', help='decisions about unlabelled images, as the inspector writes them'),
            _o('--tensorboard', action='store_true', help='also write files for TensorBoard into the run directory'), _QUIET],
-    evaluate=[_RUN, _MOVED, _o('--metrics', default='dice,iou', help='any of dice, iou, hd95, assd'),
+    evaluate=[_RUN, _MOVED, _FORCE, _o('--metrics', default='dice,iou', help='any of dice, iou, hd95, assd'),
               _o('--save', action='store_true', help='keep the predicted masks in the run'),
               _o('--allow-oracle', action='store_true',
                  help='also score SAM asked with boxes around the true masks: no method, an upper bound'),
@@ -346,7 +349,7 @@ _PAGE = [_o('--port', type=int, default=8866, help='of the page; 0 = any free on
          _o('--no-browser', action='store_true', help='do not open a browser')]
 OPTIONS |= dict(
     predict=[_RUN, _o('input', help='an image, a volume, or a folder of either'),
-             _o('--out', required=True, help='folder for masks and overlays'), _KIND,
+             _o('--out', required=True, help='folder for masks and overlays'), _KIND, _FORCE,
              _o('--branch', help="unet, sam or mean; by default the run's chosen one"),
              _o('--overwrite', action='store_true', help='replace files of other runs, or that somebody has changed'), _QUIET],
     inspect=[_o('run', help='a run directory with snapshots'), _MOVED,
