@@ -156,6 +156,7 @@ class Recipe(Settings):
     unet_decay: float = _unet(1e-4, 'weight decay', at_least=0)
     sam: str = _sam('vit_b', 'name of a checkpoint or architecture, see `scsam weights`')
     weights: str = _sam('', "'' = the named official file, a path, or 'random'")
+    sam_size: int = _sam(0, 'side in pixels of the copy of the image that SAM works on; 0 = image_size', at_least=0)
     sam_lr: float = _sam(1e-4, 'learning rate of Adam', at_least=0)
     peft: str = _sam('lora', "what is trained in the image encoder ('decoder' = nothing there)", *PEFT)
     lora_rank: int = _sam(4, 'rank of the correction; a higher one can change more', at_least=1)
@@ -190,6 +191,7 @@ class Recipe(Settings):
                             'mean', 'own', 'other', 'shuffled')
     pair_trust: str = _pair('agreement', "weight of an unlabelled image: the Dice of the two teachers' answers, or 1", 'agreement', 'all')
     unlabeled_weight: float = _pair(1., "weight of the unlabelled images' loss, after the ramp-up", at_least=0)
+    pair_wait: float = _pair(0., 'fraction of the steps in which both networks learn from labelled images only', at_least=0, below=1)
     cutmix: float = _pair(.5, 'probability that a rectangle of another unlabelled image is pasted in', at_least=0, at_most=1)
     weaker: str = _adaptive('silent', 'what the branch with the lower validation Dice teaches: nothing, or what passes both gates',
                             'silent', 'agreed', was='behind')
