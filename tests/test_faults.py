@@ -191,7 +191,7 @@ def shown(world, d):
     view, problems = review.view(review.ids[0])
     if review.said or problems:
         raise ScsamError(" ".join([*review.said, *problems]))
-    return review.ids, list(review.saved.steps), review.decisions.cases, review.recipe
+    return review.ids, list(review.saved.steps), review.decisions.cases
 
 
 def tabled(world, d):
@@ -466,11 +466,14 @@ def _limited_child(size, work):
 
 
 def test_no_room(world, tmp_path):
+    odd = shutil.copytree(world.data, tmp_path / "odd")  # with something to show
+    first, second = sorted((odd / "train" / "images").iterdir())[:2]
+    shutil.copy(first, second)
     commands = {
         "predict": lambda d: ["predict", world.run, world.data / "test" / "images", "--out", d],
         "evaluate --save": lambda d: ["evaluate", shutil.copytree(world.run, d, dirs_exist_ok=True), "--save"],
         "train": lambda d: [*world.train, d],
-        "figure": lambda d: ["data", "check", world.data, "--figure", d / "sheet.png"],
+        "figure": lambda d: ["data", "check", odd, "--figure", d / "sheet.png"],
     }
     if world.volume:
         commands["predict a volume"] = lambda d: ["predict", world.run, world.volume, "--out", d]
@@ -521,26 +524,28 @@ def test_a_full_file_system(world, tmp_path):
 
 def test_hostile_names_stay_where_they_belong(world, tmp_path):
     "Ids and test sets that climb, by `evaluate --save` and `predict`."
-    image, mask = (world.data / "train" / k / sorted((world.data / "train" / k).iterdir())[0].name for k in ("images", "masks"))
+    images = sorted((world.data / "train" / "images").iterdir())
     outside = tmp_path / "deep" / "outside"
     names = ["../../../../up", str(outside / "abs"), "a/b", "a__b", "A__B", "..", "x", "x_overlay", "con", "<img src=x>"]
     roles = ["test:../../../set", f"test:{outside}/set", "test:ok"]
     folder = tmp_path / "deep" / "data"
     folder.mkdir(parents=True)
-    rows = [f"{image},{mask},train,t{i}" for i in range(6)]
-    rows += [f"{image},{mask},{roles[i % 3]},{n}" for i, n in enumerate(names)]
+    ids = [("train", f"t{i}") for i in range(6)] + [(roles[i % 3], n) for i, n in enumerate(names)]
+    rows = [f"{image},{image.parents[1] / 'masks' / image.name},{role},{n}" for image, (role, n) in zip(images, ids, strict=True)]
     (folder / "d.csv").write_text("image,mask,role,id\n" + "\n".join(rows) + "\n")
     csv, run, out = folder / "d.csv", tmp_path / "deep" / "runs" / "r", tmp_path / "deep" / "out"
     argv = ["train", "--data", csv, *"--preset smoke --method unet --labeled 4 --steps 2 --image-size 32 --quiet --out".split(), run]
-    assert call(*argv)[0] == 0
-    before = {p for p in tmp_path.rglob("*") if run not in p.parents}
+    code, text = call(*argv)
+    assert code == 0, text
+    elsewhere = lambda: {p for p in tmp_path.rglob("*") if not {run, out} & {p, *p.parents}}
+    before = elsewhere()
     code, text = call("evaluate", run, "--save", "--quiet")
     assert code == 0, text
-    assert {p for p in tmp_path.rglob("*") if run not in p.parents} == before
+    assert elsewhere() == before
     assert len(list((run / "predictions").rglob("*.png"))) == len(names)
     code, text = call("predict", run, csv, "--out", out, "--quiet")
     assert code == 0, text
-    assert {p for p in tmp_path.rglob("*") if not {run, out} & {p, *p.parents}} == before
+    assert elsewhere() == before
     assert len(list(out.glob("*.png"))) == 2 * (6 + len(names))
 
 
