@@ -100,11 +100,14 @@ def evaluate(args: argparse.Namespace):
 # %% ../nbs/50_cli.ipynb #02963bb0
 def predict(args: argparse.Namespace):
     "Masks of images, each with an overlay to look at, and of volumes, in the volume's own geometry."
-    from scsam.datasets import load_dataset
+    from scsam.data import left_out
+    from scsam.datasets import inputs
     from scsam.experiment import process
     from scsam.learner import load_run
     from scsam.predict import predict_files
-    run, cases = load_run(args.run, process().device, args.force), load_dataset(args.input, args.kind)
+    run, found = load_run(args.run, process().device, args.force), inputs(args.input, args.kind)
+    cases = found.cases
+    for line in (*left_out(found.left), *(f'note: {n}' for n in found.notes)): print(line)
     announce(args, f'predicting {len(cases)} images or slices into {args.out}')
     done = predict_files(run, cases, args.out, args.branch, args.overwrite, not args.quiet)
     values = f'of branch {args.branch or run.training["selected"]["branch"]} in {args.out} (values 0 to {run.recipe.num_classes - 1}'
@@ -112,7 +115,6 @@ def predict(args: argparse.Namespace):
     if n: print(f'{n} mask{"s" * (n != 1)} {values}; beside each an overlay to look at)')
     for path in done['volumes']: print(f'{path.name} {values}; spacing, origin and direction of the volume)')
     if done['kept']: print(f'{done["kept"]} of them were here already, made by this run of the same input, and were kept')
-
 
 # %% ../nbs/50_cli.ipynb #55c8040c
 def table(args: argparse.Namespace):

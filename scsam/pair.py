@@ -119,7 +119,10 @@ class Pair(ScSam):
         here, there = slice(0, n), slice(n, None)
         free = len(x) > n and self.needs_unlabeled
         self.slow.update(step)
-        p, q = self.answers(x, seen) if free or r.prompts else [x.new_zeros(len(x), r.num_classes, *x.shape[-2:])]*2
+        asked = slice(0 if r.prompts else n, len(x) if free else n)          # labelled images are asked about only where answers are prompts
+        p = q = x.new_zeros(len(x), r.num_classes, *x.shape[-2:])
+        if asked.stop > asked.start:
+            p, q = (torch.cat([a[:asked.start], b, a[asked.stop:]]) for a, b in zip((p, q), self.answers(x[asked], cut(seen, asked))))
         us = [self.unet_view(x[here], masks[here], None, kind)]
         ss = [self.sam_view(x[here], cut(seen, here), p[here], masks[here], None, kind)]
         if free:
