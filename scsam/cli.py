@@ -159,7 +159,8 @@ def data(args: argparse.Namespace) -> int|None: # of a check: 0 clean, 1 warning
     print(report.text())
     if args.figure:
         from scsam.viz import save
-        print(f'figure sheet: {save(figure_sheet(report), args.figure)}')
+        sheet = figure_sheet(report)
+        print('figure sheet: no case to show' if sheet is None else f'figure sheet: {save(sheet, args.figure)}')
     return report.exit_code
 
 
@@ -358,7 +359,7 @@ OPTIONS |= dict(
               _o('--decisions', metavar='DIR', help='where masks and boxes are kept; by default FOLDER-masks, here'),
               _o('--sam', help='who answers the boxes; by default litemedsam'),
               _o('--weights', default='', help='a file with its weights; by default the published ones'),
-              _o('--image-size', type=int, default=256, help='side, in pixels, of the images that SAM sees'),
+              _o('--image-size', type=int, default=128, help='side, in pixels, of the images that SAM sees'),
               _o('--again', action='store_true', help='let this SAM answer the boxes that another one has answered'), *_PAGE],
     experiment=[_o('name', help='prostate, polyp, ablations …'),
                 _o('--mode', choices=('smoke', 'cpu', 'full'), default='smoke'),
