@@ -233,14 +233,20 @@ KINDS = {'phantom': phantom, 'folder': own_folder, 'polyp': polyp, 'polyp-video'
 
 def load_dataset(path: str|Path,      # a folder, a CSV, an image, a volume, or 'phantom'
                  kind: str|None = None, # a key of `KINDS`; None = guessed from the layout
+                 labels: str = 'same',  # 'resample' = label volumes are brought to their images' grids; see `SliceReader`
                  **options            # of the kind's own function, such as n and seed of `phantom`
                 ) -> Dataset:
     "Open a dataset; its pixels are read later."
     kind = kind or guess_kind(path)
     if kind not in KINDS: raise ScsamError(f'unknown kind of dataset {kind!r}{nearest(kind, KINDS)}')
     if kind == 'phantom': return phantom(**options)
+    if labels not in ('same', 'resample', 'stored'):
+        raise ScsamError(f"labels={labels!r} is unknown{nearest(labels, ('same', 'resample', 'stored'))}")
     path = Path(path)
     if not path.exists(): raise ScsamError(f"{path} does not exist; give a folder, a CSV, an image, a volume, or 'phantom'")
     if kind.startswith('polyp') and not path.is_dir():
         raise ScsamError(f'{path} is not a folder; the polyp layout is one that holds TrainDataset and TestDataset')
-    return KINDS[kind](path, **options)
+    data = KINDS[kind](path, **options)
+    if labels == 'same': return data
+    told = lambda c: replace(c, reader=replace(c.reader, labels=labels)) if isinstance(c.reader, SliceReader) else c
+    return Dataset(data.name, map(told, data), data.class_names, data.root)
