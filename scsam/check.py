@@ -18,9 +18,9 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from .config import ScsamError
 from .data import IGNORE, Case, Dataset
-from .pixels import remarks
 from .datasets import clinic_video, load_dataset
-from .layout import tolerate
+from .layout import SUFFIXES, UNREAD, folder_means, tolerate
+from .pixels import remarks
 
 # %% ../nbs/02e_check.ipynb #a03877ab
 def fingerprint(image: np.ndarray,  # uint8 (H, W, 3) or grey (H, W)
@@ -66,15 +66,16 @@ class _Look:
     spread: float = 0.       # their standard deviation
     area: float|None = None  # foreground, as a fraction of the labelled pixels; None = no mask, or nothing labelled
     classes: tuple = ()      # label values that occur
-    remarks: list = field(default_factory=list) # what the readers noticed
+    remarks: tuple = ()      # what the readers noticed
 
 
 def _look(case: Case, fingerprints: bool = True) -> _Look:
-    with remarks() as said: out = _look_at(case, fingerprints)
-    return replace(out, remarks=said)
+    with remarks() as heard: out = _read(case, fingerprints)
+    out.remarks = tuple(heard)
+    return out
 
 
-def _look_at(case: Case, fingerprints: bool) -> _Look:
+def _read(case: Case, fingerprints: bool) -> _Look:
     out = _Look()
     try:
         image = case.read_image()
@@ -116,14 +117,16 @@ FINDINGS = { # kind: (level, what it means and what to do)
     'tiny': ('warning', 'very small foregrounds (under 20 pixels at 256 x 256): often a slip of the brush'),
     'full': ('warning', 'masks that cover nearly all of the image: foreground and background may be exchanged'),
     'nothing': ('warning', 'masks in which every pixel is marked as unlabelled (255): remove them'),
-    'turn': ('warning', 'images turned by their camera, with masks that are not: see in the figure (--figure) whether they fit'),
-    'infinite': ('warning', 'numbers that are NaN or infinite: they are read as dark'),
     'resampled': ('warning', "label volumes that were brought to their images' grids"),
     'jpeg': ('warning', 'masks stored as JPEG, which blurs their borders: what is brighter than 127 is read as foreground; save masks as '
                         'PNG where you can'),
     'class': ('warning', 'classes that no mask shows'),
     'blank': ('warning', 'images of one single grey'),
     'outlier': ('warning', 'images much darker, brighter, flatter or harsher than others of their source: look at them'),
+    'turn': ('warning', 'images that a camera turns (EXIF), whose masks it does not, and whose sizes cannot show whether that is right: look at them'),
+    'infinite': ('warning', 'numbers that are NaN or infinite: they are read as dark'),
+    'unused': ('warning', 'images or volumes that are not used'),
+    'name': ('warning', 'training images with a split in their names: splits are told by folders or by a CSV, not by names of files'),
     'link': ('warning', 'links that lead out of the dataset: copies of it will lack these files; copy them into it'),
 }
 
@@ -159,7 +162,7 @@ class Report:
 
     def text(self, most: int = 5) -> str: # findings shown of each kind
         "The report in words."
-        out = [repr(self.dataset)] if self.dataset is not None else [self.name]
+        out = [repr(self.dataset), self.files()] if self.dataset is not None else [self.name]
         for level in ('error', 'warning'):
             for kind, (l, meaning) in FINDINGS.items():
                 if l != level or not (found := self.of(kind)): continue
@@ -170,6 +173,13 @@ class Report:
         out.append('\n' + ', '.join(f'{v} {l}{"s" * (v != 1)}' for l, v in n.items()) if self.findings else '\nclean: no errors, no warnings')
         return '\n'.join(out)
 
+    def files(self) -> str:
+        "How many files were read, and how many there are that were not."
+        images, masks = {c.image for c in self.dataset}, {p for c in self.dataset for p in (c.mask, *getattr(c.reader, 'others', ()))}
+        n, m, left = len(images - {None}), len(masks - {None}), len(self.dataset.left)
+        if not n: return ''
+        return f'read {n + m} files: {n} of images, {m} of masks; not used: {left}'
+
     __str__ = text
     def __repr__(self): return self.text()
     def to_dict(self) -> dict: # plain data, ready for JSON
@@ -177,20 +187,16 @@ class Report:
                 'findings': [dict(kind=f.kind, level=f.level, message=f.message, ids=list(f.ids)) for f in self.findings]}
 
 # %% ../nbs/02e_check.ipynb #dac8c670
-def _remarks(cases, looks, add):
-    "What the readers noticed; and colours that stand for one label here and for another there."
-    said = {}
-    for c, l in zip(cases, looks):
-        for r in l.remarks:
-            if r.kind != 'colours': said.setdefault((r.kind, r.message), []).append(c.id)
-    for (kind, message), ids in said.items(): add(kind, message, *ids[:2])
+def _colours(cases, looks, add):
+    "Colours that stand for one label in this mask and for another in that one."
     first = {} # (label, colour) -> case
     for c, l in zip(cases, looks):
-        for r in l.remarks:
-            for label, colour in r.value: first.setdefault((label, colour), c)
-    for label in {v for v, _ in first}:
+        for label, colour in (v for r in l.remarks if r.kind == 'colours' for v in r.value): first.setdefault((label, colour), c)
+    for label in sorted({v for v, _ in first}):
         shown = [(colour, c) for (v, colour), c in first.items() if v == label]
-        if len(shown) > 1: add('colours', f'label {label} is ' + ', '.join(f'{k} in {c.mask or c.id}' for k, c in shown[:3]), *[c.id for _, c in shown[:3]])
+        if len(shown) > 1:
+            said = ', '.join(f'{k} in {c.mask or c.id}' for k, c in shown[:3])
+            add('colours', f'label {label} is {said}', *[c.id for _, c in shown[:3]])
 
 # %% ../nbs/02e_check.ipynb #d15dd699
 def check(dataset: Dataset|str|Path,   # or a path to open
@@ -218,7 +224,7 @@ def check(dataset: Dataset|str|Path,   # or a path to open
         looks = list(looks)
     for message, ids in _merge([(m, c.id) for c, l in zip(cases, looks) for m in l.faults]).items():
         add('unreadable', message, *ids)
-    _remarks(cases, looks, add)
+    _colours(cases, looks, add)
     areas = [l.area for c, l in zip(cases, looks) if c.role == 'train' and l.labels and l.area is not None]
     if areas and not any(areas): add('black', f'{len(areas)} masks in train', *[c.id for c in cases if c.role == 'train' and c.has_mask][:2])
     roles = defaultdict(set)
@@ -227,7 +233,7 @@ def check(dataset: Dataset|str|Path,   # or a path to open
         if len(r) > 1: add('patient', f'{p} is in {" and ".join(sorted(r))}', *[c.id for c in cases if c.patient == p][:2])
     _pairs(cases, looks, add)
     if not errors_only:
-        _masks(dataset, cases, looks, add); _intensities(cases, looks, add); _links(dataset, cases, add)
+        for look in (_masks, _intensities, _links, _files): look(dataset, cases, looks, add)
     else: report.findings = [f for f in report.findings if f.level == 'error']
     return report
 
@@ -306,7 +312,7 @@ def _masks(dataset, cases, looks, add):
             if k not in used and k: add('class', f'class {k} ({name})')
 
 
-def _intensities(cases, looks, add, limit=6.):
+def _intensities(dataset, cases, looks, add, limit=6.):
     "Blank images, and patients whose grey levels are far from those of others of their source."
     sources = defaultdict(lambda: defaultdict(list))
     for c, l in zip(cases, looks):
@@ -324,12 +330,26 @@ def _intensities(cases, looks, add, limit=6.):
                 add('outlier', f'{names[n]}: {what} {values[n]:.0f}, {usual}', patients[names[n]][0][0])
 
 
-def _links(dataset, cases, add):
+def _links(dataset, cases, looks, add):
     "Files that are links to somewhere outside."
     if dataset.root is None: return
     root = Path(dataset.root).resolve()
     for path, c in {p: c for c in cases for p in (c.image, c.mask) if p is not None}.items():
-        if root not in (target := path.resolve()).parents: add('link', f'{path} leads to {target}', c.id)
+        if root not in ((target := path.resolve()), *target.parents): add('link', f'{path} leads to {target}', c.id)
+
+
+def _files(dataset, cases, looks, add):
+    "What the readers noticed, files that are not used, and splits in names of files."
+    said = _merge([((r.kind, r.message), c.id) for c, l in zip(cases, looks) for r in l.remarks if r.kind in FINDINGS and r.kind != 'colours'])
+    for (kind, message), ids in said.items(): add(kind, message, *ids[:2])
+    lacking = [p for p, why in dataset.left.items() if 'test part without masks' in why]
+    if lacking: add('unmasked', f'test: {len(lacking)} images such as {lacking[0].name}, which are left for scsam predict')
+    for path, why in dataset.left.items():
+        if path in lacking: continue
+        if path.name.lower().endswith((*SUFFIXES, *UNREAD)) or why.startswith('a table'): add('unused', f'{path}: {why}')
+    roles = {c.role for c in cases}
+    names = [c for c in cases if c.role == 'train' and c.image is not None and folder_means(re.split('[ _.-]', c.image.name)[0]).role in ('test', 'val')]
+    if names and roles == {'train'}: add('name', f'{len(names)} images in train, such as {names[0].image.name}', *[c.id for c in names[:2]])
 
 # %% ../nbs/02e_check.ipynb #2987d757
 def figure_sheet(report: Report, each: int = 2, # findings shown of each kind

@@ -156,6 +156,7 @@ class Recipe(Settings):
     unet_decay: float = _unet(1e-4, 'weight decay', at_least=0)
     sam: str = _sam('vit_b', 'name of a checkpoint or architecture, see `scsam weights`')
     weights: str = _sam('', "'' = the named official file, a path, or 'random'")
+    sam_size: int = _sam(0, 'side in pixels of the copy of the image that SAM works on; 0 = image_size', at_least=0)
     sam_lr: float = _sam(1e-4, 'learning rate of Adam', at_least=0)
     peft: str = _sam('lora', "what is trained in the image encoder ('decoder' = nothing there)", *PEFT)
     lora_rank: int = _sam(4, 'rank of the correction; a higher one can change more', at_least=1)

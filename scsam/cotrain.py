@@ -21,6 +21,7 @@ from .losses import ce_dice, entropy, pseudo_label, rampup
 def make_sam(recipe: Recipe) -> nn.Module: # ready to train: `recipe.peft` and `recipe.sam_stages` decide which of its parameters are
     "SAM as the recipe asks for it."
     sam = load_sam(recipe.sam, recipe.weights or None, recipe.image_size, recipe.num_classes)
+    sam.working_size = recipe.sam_size or None
     return apply_peft(sam, recipe)
 
 

@@ -20,6 +20,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from .config import Recipe, ScsamError, cache_dir, find_data, nearest
 from .files import read_json, write_json
+from .rundir import HISTORY, read_data
 from .data import Dataset, load_arrays
 from .datasets import load_dataset
 from .evaluate import evaluate
@@ -35,10 +36,14 @@ def remember_data(run_dir: str|Path, path: str|Path, kind: str|None = None, **op
 
 def run_data(run: Run, path: str|Path|None = None) -> Dataset: # with the roles of the run's manifest
     "The data that a run was trained on, verified."
-    where = read_json(run.dir/'data.json')
+    where = read_data(run.dir)
+    if path is None and where['path'] != 'phantom' and not Path(where['path']).exists():
+        raise ScsamError(f'the data of {run.dir} was in {where["path"]}, which is not there any more; say where it is now with --data')
     data, _ = load_dataset(path or where['path'], where['kind'], **where['options']).apply(run.manifest)
     different = data.compare(run.manifest)
-    if different: raise ScsamError(f"{path or where['path']} is not the data of {run.dir}: {different[0]}" + (f' (and {len(different) - 1} more differences)' if len(different) > 1 else ''))
+    if different:
+        more = f' (and {len(different) - 1} more differences)' if len(different) > 1 else ''
+        raise ScsamError(f"{path or where['path']} is not the data of {run.dir}: {different[0]}{more}")
     return data
 
 # %% ../nbs/32_experiment.ipynb #006b8e4a
@@ -111,7 +116,7 @@ def run_queue(experiment: str,              # name; records go to results/<exper
         if not (out/'training.json').exists(): say(f'{name}: stopped before its end; call again to go on'); break     # by the clock, or by somebody
         if first:
             run = load_run(out, process().device)
-            write_json(Path(results)/experiment/'history'/f'{name}.json', read_json(out/'history.json'))
+            write_json(Path(results)/experiment/'history'/f'{name}.json', read_json(out/'history.json', HISTORY))
             write_record(make_record(run, data.apply(run.manifest)[0], experiment, metrics, progress=progress, oracle=recipe.method in ZERO), path)
         process().wait_for_everyone()
         done[name] = read_record(path)
@@ -376,7 +381,7 @@ def notebook_records(name: str,          # a key of `EXPERIMENTS`
 def history_of(record: Record) -> dict:  # {'train': rows, 'val': rows, 'pseudo': rows}; empty where it was not kept
     "The learning curves that lie beside a record."
     path = record.path.parent/'history'/record.path.name
-    return {'train': [], 'val': [], 'pseudo': [], **(read_json(path) if path.exists() else {})}
+    return {'train': [], 'val': [], 'pseudo': [], **(read_json(path, HISTORY) if path.exists() else {})}
 
 
 def run_of(record: Record) -> Path|None: # None where the run directory is not there

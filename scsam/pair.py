@@ -114,18 +114,22 @@ class Pair(ScSam):
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor]: # 'loss' is the sum of all other parts
         "One step: answers of the slow averages, one label and its weight, and two networks that learn it."
         r, n, x, masks = self.recipe, batch.n_labeled, batch.images, batch.masks
+        seen = None if batch.embeddings is None else batch.embeddings.float()  # they come in half precision
         kind, cut = r.augment_labeled or 'weak', lambda m, rows: None if m is None else m[rows]
         here, there = slice(0, n), slice(n, None)
         free = len(x) > n and self.needs_unlabeled
         self.slow.update(step)
-        p, q = self.answers(x, batch.embeddings) if free or r.prompts else [x.new_zeros(len(x), r.num_classes, *x.shape[-2:])]*2
+        asked = slice(0 if r.prompts else n, len(x) if free else n)          # labelled images are asked about only where answers are prompts
+        p = q = x.new_zeros(len(x), r.num_classes, *x.shape[-2:])
+        if asked.stop > asked.start:
+            p, q = (torch.cat([a[:asked.start], b, a[asked.stop:]]) for a, b in zip((p, q), self.answers(x[asked], cut(seen, asked))))
         us = [self.unet_view(x[here], masks[here], None, kind)]
-        ss = [self.sam_view(x[here], cut(batch.embeddings, here), p[here], masks[here], None, kind)]
+        ss = [self.sam_view(x[here], cut(seen, here), p[here], masks[here], None, kind)]
         if free:
             for_unet, for_sam, agree = self.labels(p[there], q[there])
             trust = agree[:, None, None].expand(for_sam.shape)
             us.append(self.unet_view(x[there], for_unet, trust, r.augment, r.cutmix))
-            ss.append(self.sam_view(x[there], cut(batch.embeddings, there), p[there], for_sam, trust, r.augment, r.cutmix))
+            ss.append(self.sam_view(x[there], cut(seen, there), p[there], for_sam, trust, r.augment, r.cutmix))
         u = self.unet(join(us, 0))
         s = self.ask(join(ss, 0), join(ss, 2), join(ss, 1))
         parts = {'unet_labeled': ce_dice(u[:n], us[0][1]), 'sam_labeled': ce_dice(s[:n], ss[0][3])}
