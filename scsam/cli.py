@@ -164,7 +164,8 @@ def data(args: argparse.Namespace) -> int|None: # of a check: 0 clean, 1 warning
     print(report.text())
     if args.figure:
         from scsam.viz import save
-        print(f'figure sheet: {save(figure_sheet(report), args.figure)}')
+        sheet = figure_sheet(report)
+        print('figure sheet: no case to show' if sheet is None else f'figure sheet: {save(sheet, args.figure)}')
     return report.exit_code
 
 

@@ -19,7 +19,7 @@ from .data import Case, Dataset, FileReader, stratified_order
 from .layout import (IMAGE_DIRS, MASK_DIRS, SUFFIXES, TABLES, VOLUMES, Sorted, fault, folder, folder_means, leave_unmasked, listed,
                           name_key, one_channel, pair, pictures, read_classes, sort_files, subfolder, tolerate)
 from .phantom import phantom
-from .volumes import SliceReader, dicom_files, is_dicom, volume_cases, volume_extent, volume_name
+from .volumes import SliceReader, dicom_files, is_dicom, volume_cases, volume_extent, volume_name, volume_patient
 
 # %% ../nbs/02c_datasets.ipynb #b79baf0e
 def _polyp_source(stem: str) -> str:
@@ -130,6 +130,7 @@ def volumes(root: str|Path,            # a folder of volumes, a folder of DICOM 
     found = sort_files(one_channel(units), root)
     _leave_others(others, found, root)
     leave_unmasked(found, whole)
+    _by_header(found)
     slices, cases = SliceReader(reader.values, normalize, reader.ignore), []
     for i in found.items:
         if len(i.masks) > 1: fault(f'{i.masks[0]} and {i.masks[1]} are both masks of {i.path}; join them into one volume, or tell by a CSV')
@@ -150,6 +151,16 @@ def _leave_others(others: list, found: Sorted, root: Path):
         if not i.masks and (size := volume_extent(i.path)) and len(size) == 4 and size[3] > 1:
             found.left[i.path] = f'{size[3]} volumes in one file; split it into single volumes to use them'
     found.items = [i for i in found.items if i.path not in found.left]
+
+
+def _by_header(found: Sorted):
+    "DICOM series of one PatientID are one patient's, whatever their folders are called."
+    ids = {i.path: volume_patient(i.path) for i in found.items}
+    if len({*ids.values()} - {''}) < 2: return # absent, or the same word in all of them
+    first = {}
+    for i in found.items:
+        if ids[i.path]: i.patient = first.setdefault(ids[i.path], i.patient)
+    found.notes.append('patients are told by the headers (PatientID), besides folders')
 
 # %% ../nbs/02c_datasets.ipynb #db845cab
 def _centre(n: int) -> str:

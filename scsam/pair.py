@@ -117,7 +117,8 @@ class Pair(ScSam):
         seen = None if batch.embeddings is None else batch.embeddings.float()  # they come in half precision
         kind, cut = r.augment_labeled or 'weak', lambda m, rows: None if m is None else m[rows]
         here, there = slice(0, n), slice(n, None)
-        free = len(x) > n and self.needs_unlabeled
+        shared = step - r.pair_wait*r.steps                      # steps of the exchange so far
+        free = len(x) > n and self.needs_unlabeled and shared >= 0
         self.slow.update(step)
         asked = slice(0 if r.prompts else n, len(x) if free else n)          # labelled images are asked about only where answers are prompts
         p = q = x.new_zeros(len(x), r.num_classes, *x.shape[-2:])
@@ -128,16 +129,18 @@ class Pair(ScSam):
         if free:
             for_unet, for_sam, agree = self.labels(p[there], q[there])
             trust = agree[:, None, None].expand(for_sam.shape)
-            us.append(self.unet_view(x[there], for_unet, trust, r.augment, r.cutmix))
-            ss.append(self.sam_view(x[there], cut(seen, there), p[there], for_sam, trust, r.augment, r.cutmix))
+            if r.sam_to_unet: us.append(self.unet_view(x[there], for_unet, trust, r.augment, r.cutmix))
+            if r.unet_to_sam: ss.append(self.sam_view(x[there], cut(seen, there), p[there], for_sam, trust, r.augment, r.cutmix))
         u = self.unet(join(us, 0))
         s = self.ask(join(ss, 0), join(ss, 2), join(ss, 1))
         parts = {'unet_labeled': ce_dice(u[:n], us[0][1]), 'sam_labeled': ce_dice(s[:n], ss[0][3])}
         if free:
-            share = r.unlabeled_weight*rampup(step, r.rampup*r.steps)*agree.mean()
-            parts |= {'unet_unlabeled': share*ce_dice(u[n:], *us[1][1:]), 'sam_unlabeled': share*ce_dice(s[n:], *ss[1][3:])}
-        out = {'loss': sum(parts.values()), **{k: v.detach() for k, v in parts.items()}}
-        return {**out, 'agreement': agree.mean()} if free else out
+            share = r.unlabeled_weight*rampup(shared, r.rampup*(1 - r.pair_wait)*r.steps)*agree.mean()
+            if r.sam_to_unet: parts['unet_unlabeled'] = r.sam_to_unet*share*ce_dice(u[n:], *us[1][1:])
+            if r.unet_to_sam: parts['sam_unlabeled'] = r.unet_to_sam*share*ce_dice(s[n:], *ss[1][3:])
+        elif self.needs_unlabeled: parts |= {k: x.new_zeros(()) for k, w in (('unet_unlabeled', r.sam_to_unet), ('sam_unlabeled', r.unet_to_sam)) if w}
+        agreement = {'agreement': agree.mean() if free else x.new_zeros(())} if self.needs_unlabeled else {}
+        return {'loss': sum(parts.values()), **{k: v.detach() for k, v in parts.items()}, **agreement}
 
     @torch.no_grad()
     def predict(self, images: Tensor, embeddings=None, seeds=None) -> dict[str, Tensor]: # each (B, K, H, W), summing to 1 over K
