@@ -367,7 +367,7 @@ OPTIONS |= dict(
               _o('--decisions', metavar='DIR', help='where masks and boxes are kept; by default FOLDER-masks, here'),
               _o('--sam', help='who answers the boxes; by default litemedsam'),
               _o('--weights', default='', help='a file with its weights; by default the published ones'),
-              _o('--image-size', type=int, default=256, help='side, in pixels, of the images that SAM sees'),
+              _o('--image-size', type=int, default=128, help='side, in pixels, of the images that SAM sees'),
               _o('--again', action='store_true', help='let this SAM answer the boxes that another one has answered'), *_PAGE],
     experiment=[_o('name', help='prostate, polyp, ablations …'),
                 _o('--mode', choices=('smoke', 'cpu', 'full'), default='smoke'),
