@@ -570,15 +570,18 @@ def read_classes(root: Path) -> tuple: # (class names, FileReader)
     elif nnunet.is_file() and isinstance(js := read_json(nnunet), dict) and isinstance(table := js.get('labels'), dict):
         where = nnunet
         if all(k.isascii() and k.isdigit() for k in table): table = {str(v): int(k) for k, v in table.items()} # as its first version has it
-        if 'ignore' in table: raise ScsamError(f'{where}: scsam marks pixels without a label with 255; save the masks so, and remove "ignore" from the labels')
     else: return ('background', 'foreground'), FileReader()
     values = [tuple(v) if isinstance(v, list) else v for v in table.values()]
+    ignore = values.pop(list(table).index('ignore')) if 'ignore' in table else None # the value of pixels without a label
+    names = [n for n in table if n != 'ignore']
     numbers = all(type(v) is int and 0 <= v < 65536 for v in values)
     colours = all(isinstance(v, tuple) and len(v) == 3 and all(type(c) is int and 0 <= c < 256 for c in v) for v in values)
     if len(values) < 2 or not (numbers or colours) or len(set(values)) < len(values):
         raise ScsamError(f'{where} must name at least two classes, background first, each with its own value (an integer) or '
                          f'colour ([r, g, b])')
-    return tuple(table), FileReader(values=tuple(values))
+    if ignore is not None and (ignore in values or isinstance(ignore, tuple) != colours or not isinstance(ignore, (int, tuple))):
+        raise ScsamError(f'{where}: "ignore" is the value or colour of pixels without a label, and no class can have it, too')
+    return tuple(names), FileReader(values=tuple(values), ignore=ignore)
 
 # %% ../nbs/02a_layout.ipynb #0f0d2b1a
 IMAGE_DIRS = ('images', 'image', 'imgs', 'img', 'imagestr') # as the layout of polyps has them
