@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FEW', 'FORMATS', 'DEMO_ROWS', 'OPTIONS', 'COMMANDS', 'EXIT', 'ISSUES', 'recipe_from', 'announce', 'train', 'evaluate',
-           'predict', 'table', 'show_table', 'data', 'compare', 'weights', 'inspect', 'annotate', 'experiment', 'demo',
-           'demo_table', 'demo_figure', 'make_parser', 'process_name', 'main']
+           'predict', 'export', 'table', 'show_table', 'data', 'compare', 'weights', 'inspect', 'annotate',
+           'experiment', 'demo', 'demo_table', 'demo_figure', 'make_parser', 'process_name', 'main']
 
 # %% ../nbs/50_cli.ipynb #65d1ca23
 import argparse, errno, os, sys, textwrap, time, traceback
@@ -37,7 +37,8 @@ def train(args: argparse.Namespace):
     from scsam.experiment import remember_data
     from scsam.learner import fit, main_process
     from scsam.rundir import read_training
-    data = load_dataset(args.data, args.kind)
+    options = {'labels': 'resample'} if args.resample_labels else {}
+    data = load_dataset(args.data, args.kind, **options)
     recipe, out = recipe_from(args, data.num_classes), Path(args.out)
     method = _built(recipe, args.preset)
     if not out.exists() and main_process():
@@ -47,7 +48,7 @@ def train(args: argparse.Namespace):
     fit(method, data, recipe, out, resume=args.resume, max_minutes=args.max_minutes, progress=not args.quiet, cache=cache_dir()/'images',
         snapshots=args.snapshots, decisions=args.decisions, tensorboard=args.tensorboard)
     if not main_process(): return 0 if (out/'training.json').exists() else 3
-    remember_data(out, args.data, args.kind)
+    remember_data(out, args.data, args.kind, **options)
     if not (out/'training.json').exists(): return 3
     _told(recipe, read_training(out), out)
 
@@ -100,7 +101,7 @@ def evaluate(args: argparse.Namespace):
 # %% ../nbs/50_cli.ipynb #02963bb0
 def predict(args: argparse.Namespace):
     "Masks of images, each with an overlay to look at, and of volumes, in the volume's own geometry."
-    from scsam.data import left_out
+    from scsam.data import class_values, left_out
     from scsam.datasets import inputs
     from scsam.experiment import process
     from scsam.learner import load_run
@@ -109,12 +110,25 @@ def predict(args: argparse.Namespace):
     cases = found.cases
     for line in (*left_out(found.left), *(f'note: {n}' for n in found.notes)): print(line)
     announce(args, f'predicting {len(cases)} images or slices into {args.out}')
-    done = predict_files(run, cases, args.out, args.branch, args.overwrite, not args.quiet)
-    values = f'of branch {args.branch or run.training["selected"]["branch"]} in {args.out} (values 0 to {run.recipe.num_classes - 1}'
+    done = predict_files(run, cases, args.out, args.branch, args.overwrite, not args.quiet,
+                         form=args.format)
+    own, K = class_values(run.manifest), run.recipe.num_classes
+    said = f'values 0 to {K - 1}' if not own else f'values {", ".join(map(str, own))}, as in the masks of its data'
+    values = f'of branch {args.branch or run.training["selected"]["branch"]} in {args.out} ({said}'
     n = len(done['images'])
     if n: print(f'{n} mask{"s" * (n != 1)} {values}; beside each an overlay to look at)')
     for path in done['volumes']: print(f'{path.name} {values}; spacing, origin and direction of the volume)')
     if done['kept']: print(f'{done["kept"]} of them were here already, made by this run of the same input, and were kept')
+
+# %% ../nbs/50_cli.ipynb #56bb492a
+def export(args: argparse.Namespace):
+    "Write a finished run as a folder for others: weights, recipe, model card, and the U-Net as ONNX and TorchScript."
+    from scsam.export import GRAPHS, export_run
+    from scsam.learner import load_run
+    graphs = tuple(GRAPHS) if args.graphs is None else tuple(g.strip() for g in args.graphs.split(',') if g.strip() not in ('', 'none'))
+    said = export_run(load_run(args.run, force=args.force), args.out, args.half, graphs, args.whole, args.data_licence)
+    for file, text in said.items(): print(f'{file}: {text}')
+    print(f'{args.out}: {sum(p.stat().st_size for p in Path(args.out).iterdir())/1e6:.1f} MB; its README.md is the model card')
 
 # %% ../nbs/50_cli.ipynb #55c8040c
 def table(args: argparse.Namespace):
@@ -150,12 +164,13 @@ def data(args: argparse.Namespace) -> int|None: # of a check: 0 clean, 1 warning
     "Show what a dataset holds (DATA), what is wrong with it (check DATA), or where it differs from a protocol (compare DATA PROTOCOL)."
     from scsam.datasets import load_dataset
     word, *rest = args.words
-    if not rest: return print(load_dataset(word, args.kind))
+    labels = 'resample' if args.resample_labels else 'same'
+    if not rest: return print(load_dataset(word, args.kind, labels))
     if word == 'compare' and len(rest) == 2: return compare(*rest, args.kind)
     if word != 'check' or len(rest) != 1: raise ScsamError('scsam data takes one of: DATA; check DATA; compare DATA PROTOCOL')
     from scsam.check import check, figure_sheet
     announce(args, f'reading every file of {rest[0]}')
-    report = check(rest[0], args.kind, progress=not args.quiet)
+    report = check(rest[0], args.kind, progress=not args.quiet, labels=labels)
     print(report.text())
     if args.figure:
         from scsam.viz import save
@@ -321,6 +336,8 @@ def _o(*flags, **kw): return flags, kw
 _QUIET = _o('--quiet', action='store_true', help='no progress bars; what takes minutes is still announced')
 _KIND = _o('--kind', help='layout of the data: polyp, promise12, folder …; guessed by default')
 _RUN, _MINUTES = _o('run', help='a run directory'), _o('--max-minutes', type=float, help='stop at a checkpoint after this time')
+_GRID = _o('--resample-labels', action='store_true',
+           help="label volumes on another grid than their images' are brought there; without it they are refused")
 _MOVED = _o('--data', help='where the data is now, if it has moved')
 _FORCE = _o('--force', action='store_true', help='take the run though its recipe, manifest or model was changed after training')
 _FORMAT = _o('--format', choices=FORMATS, default='text', help='of the table: for a terminal, or for a paper')
@@ -330,8 +347,8 @@ OPTIONS = dict(
           _o('--steps', type=int, help='steps of each training'), _QUIET],
     data=[_o('words', nargs='+', metavar='[check|compare] DATA [PROTOCOL]',
              help='a folder, a CSV, or phantom; to compare with: a name, a manifest, or a run'),
-          _KIND, _o('--figure', help='with check: save a sheet of the cases it names here'), _QUIET],
-    train=[_o('--data', required=True, help='a folder, a CSV, or phantom'), _KIND,
+          _KIND, _GRID, _o('--figure', help='with check: save a sheet of the cases it names here'), _QUIET],
+    train=[_o('--data', required=True, help='a folder, a CSV, or phantom'), _KIND, _GRID,
            _o('--out', required=True, help='the run directory: new, or one to resume'),
            _o('--preset', default='paper', help=f'starting values: {", ".join(PRESETS)}'),
            _o('--resume', choices=('auto', 'never'), default='auto', help='resume the run that is there, or refuse'), _MINUTES,
@@ -351,8 +368,14 @@ _PAGE = [_o('--port', type=int, default=8866, help='of the page; 0 = any free on
 OPTIONS |= dict(
     predict=[_RUN, _o('input', help='an image, a volume, or a folder of either'),
              _o('--out', required=True, help='folder for masks and overlays'), _KIND, _FORCE,
+             _o('--format', choices=('.nii.gz', '.nii', '.nrrd', '.mha', '.mhd'), help='of volumes; by default the one that they came in'),
              _o('--branch', help="unet, sam or mean; by default the run's chosen one"),
              _o('--overwrite', action='store_true', help='replace files of other runs, or that somebody has changed'), _QUIET],
+    export=[_RUN, _o('--out', required=True, help='a folder that does not exist'),
+            _o('--half', action='store_true', help='weights in half precision'),
+            _o('--graphs', metavar='A,B', help='of the U-Net branch: onnx, torchscript, none; by default both'),
+            _o('--whole', action='store_true', help="with SAM's frozen weights, so that nothing else is needed"),
+            _o('--data-licence', default='', metavar='TEXT', help='of the data, for the model card'), _FORCE],
     inspect=[_o('run', help='a run directory with snapshots'), _MOVED,
              _o('--decisions', metavar='DIR', help='where decisions are kept; by default decisions/ in the run'), *_PAGE],
     annotate=[_o('folder', help='a folder of images; some may have masks'), _KIND,
@@ -370,7 +393,7 @@ OPTIONS |= dict(
     table=[_o('folder', help='a folder with records'), _o('--metric', default='dice'),
            _o('--branch', default='selected', help='selected, all, or the name of one'), _FORMAT],
     weights=[_o('--fetch', metavar='NAME', help='find or download this checkpoint')])
-COMMANDS = dict(demo=demo, data=data, train=train, evaluate=evaluate, predict=predict, inspect=inspect, annotate=annotate,
+COMMANDS = dict(demo=demo, data=data, train=train, evaluate=evaluate, predict=predict, export=export, inspect=inspect, annotate=annotate,
                 experiment=experiment, table=table, weights=weights)
 EXIT = {0: 'done', 1: 'warnings only (data check), or different (data compare)', 2: 'an error that you can fix: the message says how',
         3: 'stopped before the end: the same command resumes', 70: "a fault of scsam's own", 130: 'interrupted'}

@@ -131,7 +131,7 @@ def volumes(root: str|Path,            # a folder of volumes, a folder of DICOM 
     _leave_others(others, found, root)
     leave_unmasked(found, whole)
     _by_header(found)
-    slices, cases = SliceReader(reader.values, normalize), []
+    slices, cases = SliceReader(reader.values, normalize, reader.ignore), []
     for i in found.items:
         if len(i.masks) > 1: fault(f'{i.masks[0]} and {i.masks[1]} are both masks of {i.path}; join them into one volume, or tell by a CSV')
         parts = volume_cases(i.path, i.masks[0] if i.masks else None, i.id, slices)
@@ -253,7 +253,7 @@ def from_csv(path: str|Path,
         said = {k: row[k] for k in ('patient', 'role', 'source') if row.get(k)}
         try:
             if files['image'].name.lower().endswith(VOLUMES) or files['image'].is_dir():
-                one = volume_cases(files['image'], files.get('mask'), id, SliceReader(reader.values))
+                one = volume_cases(files['image'], files.get('mask'), id, SliceReader(reader.values, ignore=reader.ignore))
             else: one = [Case(id, files['image'], files.get('mask'), reader=reader)]
             cases += [replace(c, **said) for c in one]
         except ScsamError as e: raise ScsamError(f'{path}, line {n}: {e}') from None
@@ -342,6 +342,7 @@ def _options(kind: str, options: dict) -> dict:
 
 def load_dataset(path: str|Path,      # a folder, a CSV, an image, a volume, or 'phantom'
                  kind: str|None = None, # a key of `KINDS`; None = guessed from the layout
+                 labels: str = 'same',  # 'resample' = label volumes are brought to their images' grids; see `SliceReader`
                  **options            # of the kind's own function, such as n and seed of `phantom`
                 ) -> Dataset:
     "Open a dataset; its pixels are read later."
@@ -349,11 +350,16 @@ def load_dataset(path: str|Path,      # a folder, a CSV, an image, a volume, or 
     if kind not in KINDS: raise ScsamError(f'unknown kind of dataset {kind!r}{nearest(kind, KINDS)}')
     options = _options(kind, options)
     if kind == 'phantom': return phantom(**options)
+    if labels not in ('same', 'resample', 'stored'):
+        raise ScsamError(f"labels={labels!r} is unknown{nearest(labels, ('same', 'resample', 'stored'))}")
     path = Path(path)
     if not path.exists(): raise ScsamError(f"{path} does not exist; give a folder, a CSV, an image, a volume, or 'phantom'")
     if kind.startswith('polyp') and not path.is_dir():
         raise ScsamError(f'{path} is not a folder; the polyp layout is one that holds TrainDataset and TestDataset')
-    return KINDS[kind](path, **options)
+    data = KINDS[kind](path, **options)
+    if labels == 'same': return data
+    told = lambda c: replace(c, reader=replace(c.reader, labels=labels)) if isinstance(c.reader, SliceReader) else c
+    return data._like(map(told, data), data.base)
 
 # %% ../nbs/02c_datasets.ipynb #5518c0fb
 @dataclass

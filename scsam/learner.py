@@ -737,7 +737,8 @@ def load_run(run_dir: str|Path, device='cpu',
     recipe, training = read_recipe(d), read_training(d)
     manifest = read_manifest(d/'manifest.json', force=True)     # its hash is part of the seal
     check_run(d, force)
-    method = make_method(recipe.replace(unet_weights=''))      # all weights of the U-Net are in the run
+    tensors, meta = load_tensors(d/'model.safetensors')         # an exported run may hold a lighter method: `recipe` in `meta`
+    method = make_method(recipe.replace(**{'unet_weights': '', **meta.get('recipe', {})}))   # all weights of the U-Net are in the run
     method.recipe = recipe
-    load_trained(method, load_tensors(d/'model.safetensors')[0], str(d/'model.safetensors'))
+    load_trained(method, tensors, str(d/'model.safetensors'))
     return Run(d, recipe, method.to(device).eval(), manifest, training)
