@@ -14,7 +14,7 @@ from .augment import flip
 from .unet import make_unet
 from .prompts import BoxTokens
 from .losses import ce_dice
-from .cotrain import make_sam, sam_optimizer, unet_optimizer
+from .cotrain import drop_channels, make_sam, sam_optimizer, unet_optimizer
 
 # %% ../nbs/22_baselines.ipynb #c038f102
 class UNetOnly(nn.Module):
@@ -48,7 +48,7 @@ class SamOnly(nn.Module):
         self.tokens = BoxTokens(sam.prompt_dim, sam.prompt_dim, classes) if recipe.tokens == 'learned' or classes > 1 else None
 
     def ask(self, images: Tensor, embeddings=None) -> Tensor: # class logits (B, K, H, W)
-        seen = self.sam.encode(images) if embeddings is None else embeddings.float()
+        seen = drop_channels(self.sam.see(images, embeddings), self.recipe.sam_dropout, self.training)
         logits = self.sam.decode(seen, tokens=self.tokens(seen) if self.tokens else None)
         return torch.cat([torch.zeros_like(logits[:, :1]), logits], 1)
 

@@ -26,7 +26,7 @@ from .config import Recipe, ScsamError, cache_dir, generator, mix, nearest, seed
 from .files import atomic, locked, read_json, write_json
 from .data import IGNORE, Arrays, Batch, Dataset, TwoStream, load_arrays, to_float
 from .decisions import Decisions, read_decisions
-from .augment import augment, draw
+from .augment import augment, draw, flip
 from .sam import Sam
 from .unet import SegmentationNet
 from .prompts import make_prompts
@@ -77,7 +77,7 @@ def assign_roles(data: Dataset, recipe: Recipe,
 
 # %% ../nbs/30_learner.ipynb #cd4f0c80
 class Embeddings:
-    "SAM's embeddings of images; `embeddings[rows]` is a (B, C, h, w) float16 array."
+    "What the frozen part of SAM's encoder gives for images; `embeddings[rows]` is a float16 array (B, …): embeddings (B, C, h, w) where the whole encoder is frozen."
     def __init__(self, sam: Sam,
                  images: np.ndarray,            # (N, S, S, 3) uint8
                  folder: Path|None = None,      # default: `cache_dir()/embeddings`
@@ -85,9 +85,10 @@ class Embeddings:
                  precision: str = 'fp32',       # bf16 halves the time where the processor knows it
                  batch_size: int = 8,
                  progress: bool = False):
-        self.shape = (sam.prompt_dim, *sam.embedding_size(images.shape[1]))
+        self.shape = sam.frozen_shape(images.shape[1])
         self.memory = {} if sam.sha256 == 'random' else None
-        self.folder = Path(folder or cache_dir()/'embeddings')/f'{sam.name}-{sam.sha256[:16]}-{images.shape[1]}px-{precision}'
+        part = f'-below-{sam.trained_stages}' if sam.trained_stages else ''
+        self.folder = Path(folder or cache_dir()/'embeddings')/f'{sam.name}-{sam.sha256[:16]}-{images.shape[1]}px-{precision}{part}'
         self.keys = [hashlib.sha256(np.ascontiguousarray(x).tobytes()).hexdigest()[:32] for x in images]
         todo = list({k: i for i, k in enumerate(self.keys) if not self._there(k)}.values())
         was = sam.training
@@ -95,7 +96,7 @@ class Embeddings:
         for i in tqdm(range(0, len(todo), batch_size), desc='encode images', disable=not (progress and todo), leave=False):
             rows = todo[i:i+batch_size]
             with torch.no_grad(), torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == 'bf16'):
-                e = sam.encode(to_float(images[rows], device)).half().cpu().numpy()
+                e = sam.frozen_part(to_float(images[rows], device)).half().cpu().numpy()
             for row, x in zip(rows, e): self._put(self.keys[row], x)
         sam.train(was)
 
@@ -122,7 +123,7 @@ class Feed:
     def __init__(self, roles: Roles, recipe: Recipe,
                  sam: Sam|None = None,       # whose embeddings to cache; None = no cache
                  needs_unlabeled: bool = True,
-                 view: str = '',             # 'weak': unlabelled images too come in the weak view, as methods want that make the strong one themselves
+                 view: str = '',             # 'weak': unlabelled images too come in the weak view, for methods that make the strong one themselves; 'none': all images come as they are
                  device='cpu', progress: bool = False, cache=None):
         self.recipe, self.device, self.view = recipe, device, view
         unlabeled = roles.unlabeled if needs_unlabeled else []
@@ -142,7 +143,7 @@ class Feed:
         "The batch of `step`; with several processes the part for process `rank`: as many labelled rows as each other one's, and as many unlabelled."
         r, two = self.recipe, self.stream.at(step)
         weak = 'weak' if r.augment == 'strong' else r.augment
-        kinds = (weak, weak if self.view == 'weak' else r.augment)
+        kinds = ('none', 'none') if self.view == 'none' else (r.augment_labeled or weak, weak if self.view == 'weak' else r.augment)
         keys = (None, len(two[0]))                                  # of the two parts' random numbers
         rows, views = [], []
         for part, first, kind, key in zip(two, (0, self.n), kinds, keys):
@@ -153,10 +154,11 @@ class Feed:
             if not size: continue
             images = to_float(self.images[rows[-1]], self.device)
             masks = torch.full((size, *images.shape[-2:]), IGNORE) if first else torch.from_numpy(self.masks[rows[-1]]).long()
-            views.append(augment(images, masks.to(self.device), kind, cutout=r.cutout, geometric=not r.cache_embeddings, draws=draws))
+            views.append(augment(images, masks.to(self.device), kind, cutout=r.cutout, geometric=self.embeddings is None, draws=draws))
         images, masks, valid, flips = (torch.cat(x) for x in zip(*views))
         cut, rows = len(rows[0]), np.concatenate(rows)
         seen = None if self.embeddings is None else torch.from_numpy(self.embeddings[rows]).to(self.device)
+        if seen is not None and r.sam_flips: seen, flips = flip(seen, flips), None
         return Batch(images=images, masks=masks, valid=valid, n_labeled=cut, ids=[self.ids[i] for i in rows],
                      embeddings=seen, flips=None if seen is None else flips)
 
@@ -731,6 +733,7 @@ def load_run(run_dir: str|Path, device='cpu') -> Run:
     if not (d/'recipe.json').exists(): raise ScsamError(f'{d} holds no run (no recipe.json); give the directory that `scsam train --out` made')
     if not (d/'training.json').exists(): raise ScsamError(f'the run in {d} is not finished; repeat its `scsam train` command to go on with it')
     recipe = Recipe.from_dict(read_json(d/'recipe.json'))
-    method = make_method(recipe)
+    method = make_method(recipe.replace(unet_weights=''))      # all weights of the U-Net are in the run
+    method.recipe = recipe
     load_trained(method, load_tensors(d/'model.safetensors')[0], str(d/'model.safetensors'))
     return Run(d, recipe, method.to(device).eval(), read_json(d/'manifest.json'), read_json(d/'training.json'))

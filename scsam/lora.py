@@ -200,24 +200,36 @@ def round_frozen(encoder: nn.Module # a ViT or TinyViT, changed in place
     return encoder
 
 
+def _upper_names(sam: nn.Module, stages: int) -> tuple:
+    "How the names of the parameters begin that belong to the last stages of the encoder and to its neck."
+    depth = len(sam.encoder.stages)
+    if stages > depth: raise ScsamError(f'recipe: sam_stages={stages}, but the image encoder of {sam.name} has {depth}')
+    sam.trained_stages = stages
+    parts = [f'encoder.{part}.{i}.' for part in ('stages', 'blocks') for i in range(depth - stages, depth)]
+    return ('encoder.neck.', *parts) if stages else ()
+
+
 def apply_peft(sam: nn.Module,             # a Sam, changed in place
                peft: Recipe|str,           # a recipe, or one of `PEFT`
                rank: int = 4, alpha: float|None = None, # of LoRA, like the rest; a recipe's own values come first
-               targets: tuple = ('q', 'v'), dropout: float = 0., blocks: tuple|None = None
+               targets: tuple = ('q', 'v'), dropout: float = 0., blocks: tuple|None = None,
+               stages: int = 0          # last stages of the encoder that are trained in full, with its neck
               ) -> nn.Module:
     "Add LoRA or adapters, and freeze all that is not to be trained; with a recipe's precision='bf16', `round_frozen`."
     recipe = peft if isinstance(peft, Recipe) else None
     if recipe:
         rank, alpha, targets = recipe.lora_rank, recipe.lora_alpha or None, recipe.lora_targets
         dropout, blocks, peft = recipe.lora_dropout, block_numbers(recipe.lora_blocks), recipe.peft
-        sam.encoder.grad_checkpoint = recipe.grad_checkpoint
+        stages, sam.encoder.grad_checkpoint = recipe.sam_stages, recipe.grad_checkpoint
     if peft not in PEFT: raise ScsamError(f'unknown peft {peft!r}{nearest(peft, PEFT)}')
     if peft == 'lora': add_lora(sam.encoder, rank, alpha, targets, dropout, blocks)
     if peft == 'adapter': add_adapters(sam)
+    upper = _upper_names(sam, stages)
     for name, p in sam.named_parameters():
         inside = name.startswith('encoder.')
         new = 'lora_' in name or '.adapter.' in name
-        p.requires_grad_(peft != 'none' and not _unused(name) and (new or not inside or peft == 'full'))
+        trained = new or not inside or peft == 'full' or name.startswith(upper)
+        p.requires_grad_(peft != 'none' and trained and not _unused(name))
     if recipe and recipe.precision == 'bf16': round_frozen(sam.encoder)
     return sam
 

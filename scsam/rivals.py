@@ -221,7 +221,7 @@ class ZeroShot(UNetOnly):
     def predict(self, images: Tensor, embeddings=None, seeds=None) -> dict[str, Tensor]:
         if seeds is not None: seeds = torch.as_tensor(seeds, device=images.device)
         u = self.unet(images).float().softmax(1)
-        seen = self.sam.encode(images) if embeddings is None else embeddings.float()
+        seen = self.sam.see(images, embeddings)
         return {'unet': u, 'sam': ask_frozen(self.sam, seen, u, self.recipe, seeds=seeds).float().softmax(1)}
 
 
@@ -246,7 +246,7 @@ def oracle_boxes(sam: nn.Module,
                  embeddings=None
                 ) -> Tensor:       # (B, K, H, W) probabilities
     "ORACLE: SAM's answer to boxes around the true objects. It reads the truth; its scores belong in no row beside a method's."
-    seen = sam.encode(images) if embeddings is None else embeddings.float()
+    seen = sam.see(images, embeddings)
     known = one_hot(masks, sam.num_classes)
     logits = sam.decode(seen, boxes=mask_box(known))
     absent = ~regions(known)[0].flatten(2).any(-1)
@@ -264,7 +264,7 @@ class SemiSam(MeanTeacher):
         parts, n = super().unlabeled(z, images, valid, step, batch), batch.n_labeled
         probs = z.softmax(1).detach()
         with torch.no_grad():
-            seen = self.sam.encode(images) if batch.embeddings is None else batch.embeddings[n:].float()
+            seen = self.sam.see(images, None if batch.embeddings is None else batch.embeddings[n:])
             target = ask_frozen(self.sam, seen, probs, self.recipe, None if batch.flips is None else batch.flips[n:]).softmax(1)
         asked = regions(probs)[0].flatten(1).any(1)
         return {**parts, 'unet_from_sam': self.recipe.consistency*ramp(self.recipe, step)*consistency(z, target, valid & asked[:, None, None])}
@@ -293,7 +293,7 @@ class CpcSam(nn.Module):
         classes, d = recipe.num_classes - 1, sam.prompt_dim
         self.tokens = nn.ModuleList(BoxTokens(d, d, classes) for _ in range(2)) if recipe.tokens == 'learned' or classes > 1 else None
 
-    def see(self, images: Tensor, embeddings=None) -> Tensor: return self.sam.encode(images) if embeddings is None else embeddings.float()
+    def see(self, images: Tensor, embeddings=None) -> Tensor: return self.sam.see(images, embeddings)
 
     def branch(self, i: int, seen: Tensor, flips=None,
                probs=None                     # (B, K, H, W): who prompts; None = nobody
@@ -369,7 +369,7 @@ class KnowSam(nn.Module):
         "U-Net, V-Net, their fusion, and SAM prompted by the fusion."
         u, v = self.unet(images), self.vnet(images)
         fused = (u + v).detach()/2 + self.fuse(torch.cat([u, v], 1).detach())
-        seen = self.sam.encode(images) if embeddings is None else embeddings.float()
+        seen = self.sam.see(images, embeddings)
         s = self.sam.decode(seen, masks=flip(fused[:, 1:] - fused[:, :1], flips))
         return {'unet': u, 'vnet': v, 'fused': fused, 'sam': class_logits(s, flips)}
 
@@ -406,7 +406,7 @@ class ScSamReleased(ScSam):
         self.tokens = BoxTokens(sam.prompt_dim, sam.prompt_dim, recipe.num_classes)
 
     def ask(self, images: Tensor, probs: Tensor, embeddings=None, flips=None, seeds=None) -> Tensor: # class logits (B, K, H, W)
-        seen = self.sam.encode(images) if embeddings is None else embeddings.float()
+        seen = self.sam.see(images, embeddings)
         # an empty class before the background, so that the latter is prompted as the others are
         every = F.pad(flip(probs, flips), (0, 0, 0, 0, 1, 0), value=-1.)
         return flip(self.sam.decode(seen, **make_prompts(every, self.recipe, seeds=seeds), tokens=self.tokens(seen)), flips)

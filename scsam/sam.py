@@ -178,12 +178,28 @@ class ViT(nn.Module):
         if self._placed[0] != key: self._placed = key, resize_positions(p.detach(), size)
         return self._placed[1]
 
+    @property
+    def stages(self): return self.blocks
+
     @_own_precision
-    def forward(self, x): # (B, 3, H, W), normalised → (B, out, H/16, W/16)
+    def lower(self, x, last: int = 0): # (B, 3, H, W), normalised → (B, H/16, W/16, dim)
+        "What the last `last` blocks start from."
         x = self.patch_embed(x)
         x = x + self.places(x.shape[1:3])
-        for block in self.blocks: x = _run(block, x, self.grad_checkpoint)
+        for block in self.blocks[:len(self.blocks) - last]: x = _run(block, x, self.grad_checkpoint)
+        return x
+
+    def lower_shape(self, h: int, w: int, last: int) -> tuple: # of an embedding of h×w cells
+        "What `lower` gives for one image."
+        return h, w, self.pos_embed.shape[-1]
+
+    @_own_precision
+    def upper(self, x, last: int = 0): # as from `lower` → (B, out, H/16, W/16)
+        "The last `last` blocks and the neck."
+        for block in self.blocks[len(self.blocks) - last:]: x = _run(block, x, self.grad_checkpoint)
         return self.neck(x.permute(0, 3, 1, 2))
+
+    def forward(self, x): return self.upper(self.lower(x)) # (B, 3, H, W), normalised → (B, out, H/16, W/16)
 
 
 def _run(block, x, save_memory):
@@ -224,10 +240,24 @@ class TinyViT(nn.Module):
         self.neck = _neck(320, 256)
 
     @_own_precision
-    def forward(self, x): # (B, 3, H, W), normalised → (B, 256, H/stride, W/stride)
+    def lower(self, x, last: int = 0): # (B, 3, H, W), normalised → (B, C, h, w)
+        "What the last `last` stages start from."
         x = self.patch_embed(x)
-        for stage in self.stages: x = _run(stage, x, self.grad_checkpoint)
+        for stage in self.stages[:len(self.stages) - last]: x = _run(stage, x, self.grad_checkpoint)
+        return x
+
+    def lower_shape(self, h: int, w: int, last: int) -> tuple: # of an embedding of h×w cells
+        "What `lower` gives for one image: the last stage keeps the resolution, the two before it halve it."
+        finer, width = 2**max(0, last - 1), (320, 160, 128, 64)[last]
+        return width, h*finer, w*finer
+
+    @_own_precision
+    def upper(self, x, last: int = 0): # as from `lower` → (B, 256, H/stride, W/stride)
+        "The last `last` stages and the neck."
+        for stage in self.stages[len(self.stages) - last:]: x = _run(stage, x, self.grad_checkpoint)
         return self.neck(x)
+
+    def forward(self, x): return self.upper(self.lower(x)) # (B, 3, H, W), normalised → (B, 256, H/stride, W/stride)
 
     def train(self, mode=True):
         super().train(mode)
@@ -261,7 +291,7 @@ class Sam(nn.Module):
         super().__init__()
         self.name, self.normalise, self.prompt_dim, self.num_classes = facts.name, facts.normalise, dim, num_classes
         self.sha256, self.saw_similar_data = 'random', 'no'
-        self.image_size = image_size
+        self.image_size, self.trained_stages = image_size, 0
         self.encoder = encoder
         self.prompt_encoder = PromptEncoder(dim, self.embedding_size(image_size), _pair(image_size), 16)
         self.mask_decoder = MaskDecoder(transformer_dim=dim, transformer=TwoWayTransformer(2, dim, 8 if dim >= 256 else 2, 8*dim),
@@ -292,6 +322,21 @@ class Sam(nn.Module):
     def encode(self, images): # (B, 3, H, W) in [0, 1] → (B, C, h, w)
         "The image embedding."
         return self.encoder(self.prepare(images))
+
+    def frozen_part(self, images): # (B, 3, H, W) in [0, 1] → (B, ...): the embedding itself where no stage is trained
+        "What the encoder's untrained stages give, which is the same at every step and may be kept."
+        if not self.trained_stages: return self.encode(images)
+        return self.encoder.lower(self.prepare(images), self.trained_stages)
+
+    def frozen_shape(self, image_size: int|tuple) -> tuple:
+        "The shape of what `frozen_part` gives for one image of (H, W)."
+        grid = self.embedding_size(image_size)
+        return self.encoder.lower_shape(*grid, self.trained_stages) if self.trained_stages else (self.prompt_dim, *grid)
+
+    def see(self, images, kept=None): # (B, 3, H, W) in [0, 1]; what `frozen_part` gave for them → (B, C, h, w)
+        "The image embedding, from what was kept of the images where there is something."
+        if kept is None: return self.encode(images)
+        return self.encoder.upper(kept.float(), self.trained_stages) if self.trained_stages else kept.float()
 
     def positions(self, xy): # (..., 2) fractions of the padded square → (..., C)
         "SAM's random Fourier features, always in full precision: bf16 would blur a point over its neighbours."

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['MEAN', 'STD', 'DROPOUT', 'conv_block', 'pad_to_multiple', 'SegmentationNet', 'UNet', 'count_parameters', 'TimmUNet',
-           'timm_unet', 'make_unet']
+           'timm_unet', 'load_encoder', 'make_unet']
 
 # %% ../nbs/10_unet.ipynb #3c0a5f81
 import timm, torch
 import torch.nn.functional as F
 from torch import nn
 from .config import ScsamError, nearest
+from .weights import ENCODERS, find_weights, read_checkpoint
 
 # %% ../nbs/10_unet.ipynb #736eb995
 def conv_block(n_in: int,      # channels in
@@ -137,23 +138,30 @@ class TimmUNet(SegmentationNet):
 # %% ../nbs/10_unet.ipynb #b1600b54
 def timm_unet(encoder_name: str,        # a model of timm, such as 'resnet18'; 'resnet18.a1_in1k' also names weights
               num_classes: int = 2,     # background included
-              pretrained: bool = False  # download the encoder's weights (once) instead of random ones
+              weights: str = ''         # of the encoder: '' = random, 'imagenet', or the path of a file
              ) -> TimmUNet:
     "A U-Net whose way down is a timm encoder."
     if not timm.is_model(encoder_name.split('.')[0]) or ':' in encoder_name:
         raise ScsamError(f'unknown U-Net encoder {encoder_name!r}{_nearest_encoder(encoder_name)}')
-    make = lambda weights: timm.create_model(encoder_name, features_only=True, pretrained=weights)
-    try: encoder = make(False)
+    hub = weights == 'imagenet' and encoder_name not in ENCODERS
+    try: encoder = timm.create_model(encoder_name, features_only=True)
     except Exception as e:
         raise ScsamError(f'timm cannot build {encoder_name!r} as an encoder: {e}; choose another, such as resnet18') from e
-    if pretrained:
-        try: encoder = make(True)
-        except Exception as e:
-            raise ScsamError(f'no pretrained weights for {encoder_name!r}: {type(e).__name__}: {str(e)[:200]}; they are downloaded '
-                             'once, which needs the network and a name that has weights; pretrained=False starts from '
-                             'random ones') from e
+    if hub: encoder = _from_hub(encoder_name)
     _check_pyramid(encoder, encoder_name)
-    return TimmUNet(encoder, num_classes)
+    for m in encoder.modules():
+        if isinstance(m, nn.BatchNorm2d): m.momentum = .1
+    net = TimmUNet(encoder, num_classes)
+    if weights and not hub: net.sha256 = load_encoder(encoder, encoder_name, '' if weights == 'imagenet' else weights)
+    return net
+
+
+def _from_hub(name: str) -> nn.Module:
+    "The encoder with the weights that timm's hub has for it."
+    try: return timm.create_model(name, features_only=True, pretrained=True)
+    except Exception as e:
+        raise ScsamError(f"no pretrained weights for {name!r}: {type(e).__name__}: {str(e)[:200]}; they are downloaded once, which needs the network and a name "
+                         f"that has weights. Weights without a download: {', '.join(ENCODERS)}; or give the path of a file as unet_weights") from e
 
 
 def _nearest_encoder(name: str) -> str:
@@ -161,7 +169,7 @@ def _nearest_encoder(name: str) -> str:
     hint = nearest(name, timm.list_models())
     return hint if hint.startswith('; did') else "; known: those of timm.list_models(), for instance resnet18"
 
-
+# %% ../nbs/10_unet.ipynb #693d91db
 def _check_pyramid(encoder: nn.Module, name: str):
     "Refuse an encoder whose features are not maps (B, C, H/r, W/r) for images of any size, with at least two powers of two as r."
     size, problem = 2*max(encoder.feature_info.reduction()), None
@@ -177,13 +185,32 @@ def _check_pyramid(encoder: nn.Module, name: str):
     if problem:
         raise ScsamError(f'{name!r} gives no pyramid of feature maps for a U-Net ({problem}); choose another, such as resnet18')
 
+# %% ../nbs/10_unet.ipynb #90826900
+def load_encoder(encoder: nn.Module,  # of timm, changed in place
+                 name: str,           # of the model in timm
+                 weights: str = ''    # the path of a file; '' = the registered one
+                ) -> str:             # the file's sha256
+    "Put a checkpoint of the whole classifier into an encoder: by name where the names are timm's, else by order."
+    path, sha256 = find_weights(name, weights or None)
+    state = read_checkpoint(path)
+    whole = timm.create_model(name).state_dict()
+    if state.keys() != whole.keys():
+        unlike = [f'{a} {tuple(state[a].shape)} against {b} {tuple(whole[b].shape)}' for a, b in zip(state, whole) if state[a].shape != whole[b].shape]
+        if len(state) != len(whole) or unlike:
+            raise ScsamError(f'{path} does not fit {name!r}: it has {len(state)} tensors, the model {len(whole)}; first difference: {(unlike or ["their number"])[0]}')
+        state = dict(zip(whole, state.values()))
+    encoder.load_state_dict({k: state[k] for k in encoder.state_dict()})
+    return sha256
+
 # %% ../nbs/10_unet.ipynb #ba47f924
-def make_unet(recipe # a `Recipe`: `unet`, `unet_dropout`, `num_classes`
+def make_unet(recipe # a `Recipe`: `unet`, `unet_weights`, `unet_dropout`, `num_classes`
              ) -> SegmentationNet:
     "The specialist that a recipe asks for."
+    if recipe.unet == 'paper' and recipe.unet_weights:
+        raise ScsamError(f"recipe: unet_weights={recipe.unet_weights!r} belongs to a timm encoder, but the paper's U-Net starts from random weights; use unet='tf_efficientnet_lite0'")
     if recipe.unet == 'paper': return UNet(num_classes=recipe.num_classes, dropout=tuple(recipe.unet_dropout*p for p in DROPOUT))
     if not timm.is_model(recipe.unet.split('.')[0]):
         close = nearest(recipe.unet, ['paper'])
         raise ScsamError(f"recipe: unet={recipe.unet!r} is neither 'paper' nor a timm encoder"
                          + (close if close.startswith('; did') else _nearest_encoder(recipe.unet)))
-    return timm_unet(recipe.unet, recipe.num_classes, pretrained='.' in recipe.unet)
+    return timm_unet(recipe.unet, recipe.num_classes, recipe.unet_weights or ('imagenet' if '.' in recipe.unet else ''))
