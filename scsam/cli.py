@@ -70,30 +70,17 @@ def evaluate(args: argparse.Namespace):
 def predict(args: argparse.Namespace):
     "Masks of images, each with an overlay to look at, and of volumes, in the volume's own geometry."
     from scsam.datasets import load_dataset
-    from scsam.volumes import save_volumes, volume_file
-    from scsam.evaluate import predict_cases, save_labels
     from scsam.experiment import process
     from scsam.learner import load_run
-    from scsam.viz import overlay, save
-    run, out = load_run(args.run, process().device), Path(args.out)
-    parts = [], []
-    for c in load_dataset(args.input, args.kind): parts[c.index is not None and c.image is not None].append(c)
-    pictures, slices = parts
-    branch = args.branch or run.training['selected']['branch']
-    names = [c.id.replace('/', '__') for c in pictures]
-    files = [out/f'{n}{s}.png' for n in names for s in ('', '_overlay')] + list(dict.fromkeys(volume_file(c, out) for c in slices))
-    there = [f for f in files if f.exists()]
-    if there and not args.overwrite: raise ScsamError(f'{there[0]} exists' + (f' (and {len(there) - 1} more)' if len(there) > 1 else '') + '; choose another --out, or give --overwrite')
-    def labels(cases):
-        for case, maps in predict_cases(run.method, cases, run.recipe, progress=not args.quiet):
-            if branch not in maps: raise ScsamError(f'--branch {branch}: this run predicts {", ".join(maps)}')
-            yield case, maps[branch]
-    for name, (case, mask) in zip(names, labels(pictures)):
-        save_labels(mask, out/f'{name}.png')
-        save(overlay(case.read_image(), mask), out/f'{name}_overlay.png')
-    values = f'of branch {branch} in {out} (values 0 to {run.recipe.num_classes - 1}'
-    if pictures: print(f'{len(pictures)} mask{"s" * (len(pictures) != 1)} {values}; beside each an overlay to look at)')
-    for path in save_volumes(labels(slices), out, args.overwrite): print(f'{path.name} {values}; spacing, origin and direction of the volume)')
+    from scsam.predict import predict_files
+    run, cases = load_run(args.run, process().device), load_dataset(args.input, args.kind)
+    done = predict_files(run, cases, args.out, args.branch, args.overwrite, not args.quiet)
+    values = f'of branch {args.branch or run.training["selected"]["branch"]} in {args.out} (values 0 to {run.recipe.num_classes - 1}'
+    n = len(done['images'])
+    if n: print(f'{n} mask{"s" * (n != 1)} {values}; beside each an overlay to look at)')
+    for path in done['volumes']: print(f'{path.name} {values}; spacing, origin and direction of the volume)')
+    if done['kept']: print(f'{done["kept"]} of them were here already, made by this run of the same input, and were kept')
+
 
 # %% ../nbs/50_cli.ipynb #55c8040c
 def table(args: argparse.Namespace):

@@ -118,8 +118,8 @@ class Settings:
 PEFT = ('lora', 'adapter', 'decoder', 'full', 'none')
 _run, _data, _batch, _train = section('method'), section('data'), section('batches'), section('training')
 _unet, _sam, _ask = section('U-Net'), section('SAM'), section('what SAM is asked')
-_exchange, _pair, _adaptive = section('exchange of labels'), section('scsam-pair'), section('scsam-adaptive')
-_other = section('other methods')
+_exchange, _pair = section('exchange of labels'), section('scsam-pair')
+_adaptive, _other = section('scsam-adaptive'), section('other methods')
 
 @dataclass(frozen=True)
 class Recipe(Settings):
@@ -134,7 +134,7 @@ class Recipe(Settings):
     batch_labeled: int = _batch(6, 'labelled images per step', at_least=1)
     batch_unlabeled: int = _batch(6, 'unlabelled images per step', at_least=0)
     augment: str = _batch('strong', "of unlabelled images; labelled ones get at most 'weak'", 'none', 'flips', 'weak', 'strong')
-    augment_labeled: str = _batch('', "of labelled images; '' = as `augment`, but 'weak' at most", '', 'none', 'flips', 'weak', 'strong')
+    augment_labeled: str = _batch('', "of labelled images; '' = as `augment`, but at most 'weak'", '', 'none', 'flips', 'weak', 'strong')
     cutout: str = _batch('ignore', 'pixels cut out: ignored, or relabelled as background', 'ignore', 'released')
     steps: int = _train(40_000, 'optimiser steps', at_least=1)
     schedule: str = _train('linear', 'of all learning rates, to 0 at the last step', 'linear', 'cosine', 'constant')
@@ -149,7 +149,7 @@ class Recipe(Settings):
     branch: str = _train('validation', "the branch that is reported: 'validation' (the best one there) or its name", was='report')
     unet: str = _unet('paper', "'paper', or the name of a timm encoder")
     unet_weights: str = _unet('', "of a timm encoder: '' = random, 'imagenet', or a path")
-    unet_encoder_lr: float = _unet(1., "factor on unet_lr for a timm encoder; pretrained weights require less than 1", at_least=0)
+    unet_encoder_lr: float = _unet(1., 'factor on unet_lr for a timm encoder; below 1 for pretrained weights', at_least=0)
     unet_dropout: float = _unet(1., "factor on the paper U-Net's dropout rates (.05 to .5); lower it for short runs", at_least=0, below=2)
     unet_optimizer: str = _unet('sgd', "SGD with momentum 0.9 is the paper's; Adam needs far fewer steps", 'sgd', 'adam', 'adamw')
     unet_lr: float = _unet(.01, 'learning rate; for Adam 0.001 is usual', at_least=0)
@@ -165,10 +165,9 @@ class Recipe(Settings):
     lora_blocks: str = _sam('', "transformer blocks that are corrected: '8-11' or '0,2,5', the first being 0; '' = all",
                             pattern=r'(\d+(-\d+)?(,\d+(-\d+)?)*)?')
     sam_stages: int = _sam(0, 'last stages of the image encoder that are trained in full, together with its neck', at_least=0)
+    sam_dropout: float = _sam(0., 'probability that a channel of the embedding is dropped, in half of the training images', at_least=0, below=1)
     cache_embeddings: bool = _sam(False, "compute the frozen part of the image encoder once per image; with peft 'decoder' or 'none'")
-    sam_flips: bool = _sam(False, "flip cached maps along with the image, instead of flipping SAM's answer")
-    sam_dropout: float = _sam(0., "probability that a channel of SAM's embedding is dropped, in half of the training images",
-                              at_least=0, below=1)
+    sam_flips: bool = _sam(False, "flip what is cached along with the image, instead of flipping SAM's answer back")
     grad_checkpoint: bool = _sam(False, "recompute the encoder's blocks in the backward pass: less memory, more time")
     tokens: str = _sam('learned', "box tokens that a small CNN reads from SAM's embedding", 'learned', 'none')
     prompts: tuple = _ask(('points',), 'what the U-Net hands to SAM: any of points, box, mask; none = nothing', 'points', 'box', 'mask')
@@ -187,11 +186,11 @@ class Recipe(Settings):
                            'same', 'different')
     entropy: float = _exchange(.9, "weight of the U-Net's mean entropy", at_least=0)
     rampup: float = _exchange(.25, 'fraction of the steps in which unet_to_sam grows from exp(-5) to 1', at_least=0, at_most=1)
-    label: str = _pair('mean', "the label of both on unlabelled images: the mean of both teachers', each one's own, or the other's",
-                       'mean', 'own', 'other')
-    trust: str = _pair('agreement', "weight of an unlabelled image: the Dice of the two teachers' answers, or 1", 'agreement', 'all')
-    unlabeled_weight: float = _pair(1., "of the unlabelled images' loss, after the ramp-up", at_least=0)
-    mix: float = _pair(.5, 'probability that a rectangle of another unlabelled image is pasted in', at_least=0, at_most=1)
+    pair_label: str = _pair('mean', "what both learn on unlabelled images: the mean of both teachers' answers, each one's own, or the other's",
+                            'mean', 'own', 'other')
+    pair_trust: str = _pair('agreement', "weight of an unlabelled image: the Dice of the two teachers' answers, or 1", 'agreement', 'all')
+    unlabeled_weight: float = _pair(1., "weight of the unlabelled images' loss, after the ramp-up", at_least=0)
+    cutmix: float = _pair(.5, 'probability that a rectangle of another unlabelled image is pasted in', at_least=0, at_most=1)
     weaker: str = _adaptive('silent', 'what the branch with the lower validation Dice teaches: nothing, or what passes both gates',
                             'silent', 'agreed', was='behind')
     gate_dice: float = _adaptive(.7, "smallest Dice between the two for an image's label to pass (weaker='agreed')", at_least=0, was='agree')
