@@ -58,7 +58,7 @@ def evaluate(args: argparse.Namespace):
     from scsam.records import read_record, table, write_record
     run = load_run(args.run, process().device)
     metrics = tuple(m.strip() for m in args.metrics.split(',') if m.strip())
-    if args.allow_oracle and not hasattr(run.method, 'sam'): raise ScsamError(f'--allow-oracle: {run.recipe.method} has no SAM that could be asked with true boxes')
+    if args.allow_oracle and run.method.sam is None: raise ScsamError(f'--allow-oracle: {run.recipe.method} has no SAM that could be asked with true boxes')
     record = make_record(run, run_data(run, args.data), args.experiment or run.dir.resolve().parent.name, metrics,
                          run.dir/'predictions' if args.save else None, not args.quiet, oracle=args.allow_oracle)
     path = write_record(record, run.dir/'record.json')
@@ -241,8 +241,8 @@ def _recipe_options(parser: argparse.ArgumentParser):
 
 
 def _methods() -> str:
-    from scsam.learner import METHODS
-    return textwrap.fill(f'methods: {", ".join(METHODS)}. The names for --sam: scsam weights.', 78, break_on_hyphens=False)
+    from scsam.method import methods
+    return textwrap.fill(f'methods: {", ".join(methods())}. The names for --sam: scsam weights.', 78, break_on_hyphens=False)
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -288,7 +288,7 @@ class Review:
     @torch.no_grad()
     def _predict_now(self, id) -> tuple: # ({branch: (K, S, S)}, points, boxes) of the final model
         method, x = self.run.method, to_float(np.stack([resize_image(self.case(id).read_image(), (self.size,) * 2)]))
-        seen = self._embedding(id) if self.recipe.cache_embeddings and hasattr(method, 'sam') else None
+        seen = self._embedding(id) if self.recipe.cache_embeddings and method.sam is not None else None
         probs = {k: v for k, v in method.predict(x, embeddings=seen, seeds=[mix(id)]).items() if k != 'mean'}
         xy, labels = asked_points(method, x, probs, [mix(id)]) or (np.zeros((0, 2)), np.zeros(0))
         probs = {k: v[0].numpy() for k, v in probs.items()}
@@ -377,7 +377,7 @@ class Review:
 # %% ../nbs/40_inspector.ipynb #30336965
 def _encode(self: Review, id: str) -> torch.Tensor: # (1, C, h, w)
     "SAM's embedding of a case, from the run's cache where the encoder was frozen."
-    sam = getattr(self.run.method, 'sam', None)
+    sam = self.run.method.sam
     if sam is None: raise ScsamError(f'the method {self.recipe.method!r} has no SAM that could be asked; use brush and eraser')
     x = np.stack([resize_image(self.case(id).read_image(), (self.size,) * 2)])
     if self.recipe.cache_embeddings: return torch.from_numpy(Embeddings(sam, x, precision=self.recipe.precision)[:]).float()
@@ -395,8 +395,8 @@ def _ask(self: Review, id: str, prompts: list, c: int = 1) -> np.ndarray: # bool
     if self.recipe.point_encoding == 'released': xy = released_points(xy, (self.size,) * 2)
     box = torch.full((1, K, 4), float('nan'))
     if boxes: box[0, c-1] = torch.tensor(boxes[-1]) * self.size - .5
-    tokens = getattr(self.run.method, 'tokens', None)
-    logits = self.run.method.sam.decode(seen, points=(xy, labels), boxes=box if boxes else None, tokens=None if tokens is None else tokens(seen)[:, -K:])
+    tokens = self.run.method.own_tokens(seen)
+    logits = self.run.method.sam.decode(seen, points=(xy, labels), boxes=box if boxes else None, tokens=tokens)
     return np.asarray(Image.fromarray(logits[0, min(c, logits.shape[1]) - 1].numpy()).resize((w, h), Image.Resampling.BILINEAR)) > 0
 
 
