@@ -27,7 +27,7 @@ setup(
         "Topic :: Scientific/Engineering :: Medical Science Apps.",
     ],
     packages=find_packages(include=["scsam", "scsam.*"]),
-    package_data={cfg["lib_name"]: ["protocols/*.json.gz"]},
+    package_data={cfg["lib_name"]: ["protocols/*.json.gz", "static/*"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require={**extras, "all": extras["medical"] + extras["litemedsam"] + extras["imagenet"] + extras["app"] + extras["tensorboard"]},

@@ -156,6 +156,7 @@ class Recipe(Settings):
     unet_decay: float = _unet(1e-4, 'weight decay', at_least=0)
     sam: str = _sam('vit_b', 'name of a checkpoint or architecture, see `scsam weights`')
     weights: str = _sam('', "'' = the named official file, a path, or 'random'")
+    sam_size: int = _sam(0, 'side in pixels of the copy of the image that SAM works on; 0 = image_size', at_least=0)
     sam_lr: float = _sam(1e-4, 'learning rate of Adam', at_least=0)
     peft: str = _sam('lora', "what is trained in the image encoder ('decoder' = nothing there)", *PEFT)
     lora_rank: int = _sam(4, 'rank of the correction; a higher one can change more', at_least=1)
@@ -186,8 +187,8 @@ class Recipe(Settings):
                            'same', 'different')
     entropy: float = _exchange(.9, "weight of the U-Net's mean entropy", at_least=0)
     rampup: float = _exchange(.25, 'fraction of the steps in which unet_to_sam grows from exp(-5) to 1', at_least=0, at_most=1)
-    pair_label: str = _pair('mean', "what both learn on unlabelled images: the mean of both teachers' answers, each one's own, or the other's",
-                            'mean', 'own', 'other')
+    pair_label: str = _pair('mean', "what both learn on unlabelled images: the mean of both teachers' answers, each one's own, or the other's; shuffled = a control",
+                            'mean', 'own', 'other', 'shuffled')
     pair_trust: str = _pair('agreement', "weight of an unlabelled image: the Dice of the two teachers' answers, or 1", 'agreement', 'all')
     unlabeled_weight: float = _pair(1., "weight of the unlabelled images' loss, after the ramp-up", at_least=0)
     cutmix: float = _pair(.5, 'probability that a rectangle of another unlabelled image is pasted in', at_least=0, at_most=1)

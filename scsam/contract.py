@@ -104,6 +104,7 @@ def _cached(method: Method, batch: Batch) -> Batch:
     "The batch as flipped views of what SAM's cached embeddings were made from."
     flips = torch.tensor([[False, False], [True, False], [False, True], [True, True]])
     with torch.no_grad(): seen = method.sam.frozen_part(batch.images).half()
+    if method.view == 'none': return replace(batch, embeddings=seen)
     return replace(batch, images=flip(batch.images, flips), masks=flip(batch.masks, flips), embeddings=seen, flips=flips)
 
 
@@ -177,11 +178,11 @@ def _reads_what_it_declares(method: type, recipe: Recipe):
 CHECKS = (_losses_are_numbers, _reads_no_hidden_mask, _predicts_its_branches, _trains_what_is_trainable, _starts_from_the_same_unet,
           _moves_what_it_trains, _state_dict_is_the_state, _survives_emptiness, _knows_three_classes, _reads_what_it_declares)
 
-def check_method(method: str|type,   # a registered name, or a class
-                 **changes           # of the small recipe: `prompts=('box',)`
-                ) -> Method:         # one that was made for the last check, to look at
+def check_method(name: str|type,   # a registered name, or a class
+                 **changes         # of the small recipe: `prompts=('box',)`
+                ) -> Method:       # one that was made for the last check, to look at
     "Raise an AssertionError that says which of the invariants a method breaks."
-    cls = find_method(method) if isinstance(method, str) else method
+    cls = find_method(name) if isinstance(name, str) else name
     recipe = SMALL.replace(method=cls.name, **changes)
     for check in CHECKS:
         try: check(cls, recipe)

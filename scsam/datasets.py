@@ -8,6 +8,7 @@ __all__ = ['CLINIC_VIDEOS', 'KINDS', 'polyp', 'clinic_video', 'polyp_video', 'vo
 
 # %% ../nbs/02c_datasets.ipynb #b8c3d7a3
 import csv, io, os, re
+from inspect import signature
 from bisect import bisect
 from collections import Counter
 from dataclasses import replace
@@ -160,7 +161,9 @@ def _rows(path: Path) -> list: # of dicts
         raise ScsamError(f'{path} cannot be read as UTF-8 text: {e}; save it again as CSV') from None
     first = text.split('\n', 1)[0]
     comma = max(',;\t', key=first.count)
-    rows = list(csv.DictReader(io.StringIO(text, newline=''), delimiter=comma))
+    try: rows = list(csv.DictReader(io.StringIO(text, newline=''), delimiter=comma))
+    except csv.Error as e: raise ScsamError(f'{path} is not a readable CSV: {e}; is a quotation mark left open?') from None
+    if '\0' in text: raise ScsamError(f'{path} holds a NUL character, which no file name has; save it again as CSV in UTF-8')
     return [{(k or '').strip().lower(): (v or '').strip() for k, v in r.items() if not isinstance(v, list)} for r in rows]
 
 
@@ -231,6 +234,16 @@ def guess_kind(path: str|Path) -> str: # a key of `KINDS`
 
 KINDS = {'phantom': phantom, 'folder': own_folder, 'polyp': polyp, 'polyp-video': polyp_video, 'promise12': promise12, 'volumes': volumes}
 
+def _options(kind: str, options: dict) -> dict:
+    "The options of a kind of data set, which may come from a file: each known, and of the type of its default."
+    known = {k: p.default for k, p in signature(KINDS[kind]).parameters.items() if p.default is not p.empty}
+    for k, v in options.items():
+        if k not in known: raise ScsamError(f'a dataset of kind {kind!r} has no option {k!r}{nearest(k, known)}')
+        same = isinstance(v, (list, tuple) if isinstance(known[k], tuple) else type(known[k]))
+        if known[k] is not None and not same: raise ScsamError(f'dataset of kind {kind!r}: {k}={v!r} is not like {known[k]!r}')
+    return options
+
+
 def load_dataset(path: str|Path,      # a folder, a CSV, an image, a volume, or 'phantom'
                  kind: str|None = None, # a key of `KINDS`; None = guessed from the layout
                  **options            # of the kind's own function, such as n and seed of `phantom`
@@ -238,6 +251,7 @@ def load_dataset(path: str|Path,      # a folder, a CSV, an image, a volume, or 
     "Open a dataset; its pixels are read later."
     kind = kind or guess_kind(path)
     if kind not in KINDS: raise ScsamError(f'unknown kind of dataset {kind!r}{nearest(kind, KINDS)}')
+    options = _options(kind, options)
     if kind == 'phantom': return phantom(**options)
     path = Path(path)
     if not path.exists(): raise ScsamError(f"{path} does not exist; give a folder, a CSV, an image, a volume, or 'phantom'")

@@ -7,7 +7,8 @@ __all__ = ['MODES', 'MAIN', 'OTHERS', 'PHANTOM', 'PHANTOM_DATA', 'SMALL', 'SMALL
            'EXPERIMENTS', 'SMOKE', 'remember_data', 'run_data', 'test_sets', 'cached_embeddings', 'make_record',
            'process', 'run_queue', 'runs_of', 'paper_queue', 'polyp_queue', 'prostate_queue', 'phantom_queue',
            'unets_queue', 'weak_sam_queue', 'ablations_queue', 'Experiment', 'experiment_queue', 'experiment_folder',
-           'show_queue', 'run_experiment', 'notebook_mode', 'notebook_records', 'history_of', 'run_of']
+           'show_queue', 'run_experiment', 'notebook_mode', 'notebook_records', 'history_of', 'run_of', 'project_root',
+           'still_to_run']
 
 # %% ../nbs/32_experiment.ipynb #35821070
 import os, tempfile, time
@@ -19,6 +20,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from .config import Recipe, ScsamError, cache_dir, find_data, nearest
 from .files import read_json, write_json
+from .rundir import HISTORY, read_data
 from .data import Dataset, load_arrays
 from .datasets import load_dataset
 from .evaluate import evaluate
@@ -35,10 +37,14 @@ def remember_data(run_dir: str|Path, path: str|Path, kind: str|None = None, **op
 
 def run_data(run: Run, path: str|Path|None = None) -> Dataset: # with the roles of the run's manifest
     "The data that a run was trained on, verified."
-    where = read_json(run.dir/'data.json')
+    where = read_data(run.dir)
+    if path is None and where['path'] != 'phantom' and not Path(where['path']).exists():
+        raise ScsamError(f'the data of {run.dir} was in {where["path"]}, which is not there any more; say where it is now with --data')
     data, _ = load_dataset(path or where['path'], where['kind'], **where['options']).apply(run.manifest)
     different = data.compare(run.manifest)
-    if different: raise ScsamError(f"{path or where['path']} is not the data of {run.dir}: {different[0]}" + (f' (and {len(different) - 1} more differences)' if len(different) > 1 else ''))
+    if different:
+        more = f' (and {len(different) - 1} more differences)' if len(different) > 1 else ''
+        raise ScsamError(f"{path or where['path']} is not the data of {run.dir}: {different[0]}{more}")
     return data
 
 # %% ../nbs/32_experiment.ipynb #006b8e4a
@@ -109,7 +115,7 @@ def run_queue(experiment: str,              # name; records go to results/<exper
         if not (out/'training.json').exists(): say(f'{name}: stopped before its end; call again to go on'); break     # by the clock, or by somebody
         if first:
             run = load_run(out, process().device)
-            write_json(Path(results)/experiment/'history'/f'{name}.json', read_json(out/'history.json'))
+            write_json(Path(results)/experiment/'history'/f'{name}.json', read_json(out/'history.json', HISTORY))
             write_record(make_record(run, data.apply(run.manifest)[0], experiment, metrics, progress=progress, oracle=run.method.oracle), path)
         process().wait_for_everyone()
         done[name] = read_record(path)
@@ -374,10 +380,29 @@ def notebook_records(name: str,          # a key of `EXPERIMENTS`
 def history_of(record: Record) -> dict:  # {'train': rows, 'val': rows, 'pseudo': rows}; empty where it was not kept
     "The learning curves that lie beside a record."
     path = record.path.parent/'history'/record.path.name
-    return {'train': [], 'val': [], 'pseudo': [], **(read_json(path) if path.exists() else {})}
+    return {'train': [], 'val': [], 'pseudo': [], **(read_json(path, HISTORY) if path.exists() else {})}
 
 
 def run_of(record: Record) -> Path|None: # None where the run directory is not there
     "The run directory of a record, in `runs` beside `results`."
     out = record.path.resolve().parents[2]/'runs'/record['experiment']/record['run']
     return out if (out/'training.json').exists() else None
+
+# %% ../nbs/32_experiment.ipynb #997bf22d
+def project_root() -> Path:
+    "The folder of this project, above the notebook that runs: it holds settings.ini, `runs` and `results`."
+    here = Path.cwd()
+    found = next((p for p in (here, *here.parents) if (p/'settings.ini').exists()), None)
+    if found is None: raise ScsamError(f'{here} is not inside the project: no folder above it holds settings.ini')
+    return found
+
+
+def still_to_run(name: str,     # a key of `EXPERIMENTS`
+                 records: dict, # run name -> record
+                 mode: str = 'cpu'
+                ) -> str:
+    "How much of a queue has a record, and the command that makes the rest."
+    queue = experiment_queue(name, mode)
+    rest = [k for k in queue if k not in records]
+    command = f'; still to run: scsam experiment {name} --mode {mode} --only {",".join(rest)}' if rest else ''
+    return f'{name}: {len(queue) - len(rest)} of {len(queue)} runs have a record{command}'

@@ -19,7 +19,7 @@ _ROOM = {getattr(errno, n) for n in ('ENOSPC', 'EFBIG', 'EDQUOT', 'EROFS', 'EIO'
 
 def _no_room(e: BaseException, tmp) -> str: # why nothing can be written at `tmp`; '' = it is another error
     if isinstance(e, OSError):
-        own = {str(f) for f in (e.filename, e.filename2) if f} and str(e.filename).startswith(str(tmp))
+        own = e.filename and (str(e.filename).startswith(str(tmp)) or Path(tmp).is_relative_to(e.filename))
         plain = type(e) is OSError and e.errno is None
         return (e.strerror or str(e)) if e.errno in _ROOM or own or plain else ''
     number = re.search(r'os error (\d+)', str(e)) if isinstance(e, Exception) else None

@@ -10,7 +10,7 @@ __all__ = ['SUFFIXES', 'VOLUMES', 'UNREAD', 'MARK', 'IMAGE_DIRS', 'MASK_DIRS', '
 import contextlib, contextvars, os, re, unicodedata
 from pathlib import Path
 from .config import ScsamError
-from .files import read_json
+from .files import expect, read_json
 from .data import Case, Dataset, FileReader
 
 # %% ../nbs/02a_layout.ipynb #c7b07173
@@ -103,10 +103,12 @@ def read_classes(root: Path) -> tuple: # (class names, FileReader)
         if isinstance(table, list): table = {str(v): i for i, v in enumerate(table)}
         if not isinstance(table, dict):
             raise ScsamError(f'{js} must hold a list of names, or names with values: {{"background": 0, "polyp": 1}}')
-        if set(table) == {'threshold'}: return ('background', 'foreground'), FileReader(threshold=int(table['threshold']))
+        if set(table) == {'threshold'}:
+            table = expect(table, {'threshold': set(range(256))}, str(js))
+            return ('background', 'foreground'), FileReader(threshold=table['threshold'])
     elif nnunet.is_file() and isinstance(js := read_json(nnunet), dict) and isinstance(table := js.get('labels'), dict):
         where = nnunet
-        if all(str(k).isdigit() for k in table): table = {str(v): int(k) for k, v in table.items()} # as its first version has it
+        if all(k.isascii() and k.isdigit() for k in table): table = {str(v): int(k) for k, v in table.items()} # as its first version has it
         if 'ignore' in table: raise ScsamError(f'{where}: scsam marks pixels without a label with 255; save the masks so, and remove "ignore" from the labels')
     else: return ('background', 'foreground'), FileReader()
     values = [tuple(v) if isinstance(v, list) else v for v in table.values()]

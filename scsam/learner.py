@@ -23,8 +23,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file, load_file
 from tqdm.auto import tqdm
 from .config import Recipe, ScsamError, cache_dir, generator, mix, nearest, seed_step
-from .files import atomic, locked, read_json, write_json
-from .data import IGNORE, Arrays, Batch, Dataset, TwoStream, load_arrays, to_float
+from .files import atomic, locked, read_json, sweep, write_json
+from .rundir import HISTORY, check_run, read_recipe, read_training, write_training
+from .data import IGNORE, Arrays, Batch, Dataset, TwoStream, load_arrays, read_manifest, to_float
 from .decisions import Decisions, read_decisions
 from .augment import augment, draw, flip
 from .sam import Sam
@@ -70,7 +71,7 @@ class Embeddings:
                  progress: bool = False):
         self.shape = sam.frozen_shape(images.shape[1])
         self.memory = {} if sam.sha256 == 'random' else None
-        part = f'-below-{sam.trained_stages}' if sam.trained_stages else ''
+        part = (f'-at-{sam.working_size}' if sam.working_size else '') + (f'-below-{sam.trained_stages}' if sam.trained_stages else '')
         self.folder = Path(folder or cache_dir()/'embeddings')/f'{sam.name}-{sam.sha256[:16]}-{images.shape[1]}px-{precision}{part}'
         self.keys = [hashlib.sha256(np.ascontiguousarray(x).tobytes()).hexdigest()[:32] for x in images]
         todo = list({k: i for i, k in enumerate(self.keys) if not self._there(k)}.values())
@@ -279,7 +280,7 @@ class History:
 
     @classmethod
     def load(cls, path, until: int|None = None) -> 'History': # rows up to step `until`
-        d = read_json(path)
+        d = read_json(path, HISTORY)
         return cls(*([r for r in d.get(k, []) if until is None or r['step'] <= until] for k in ('train', 'val', 'pseudo')))
 
 # %% ../nbs/30_learner.ipynb #c3ec9710
@@ -415,7 +416,9 @@ def fit(method: nn.Module,
     roles = assign_roles(data, recipe, decisions)
     manifest = roles.manifest()
     _check_dir(out, method, recipe, manifest, roles.decided, resume)
-    if (out/'training.json').exists(): return History.load(out/'history.json')
+    if (out/'training.json').exists():
+        sweep(out)
+        return _curves(out/'history.json', recipe.steps)
     _check_recipe(method, recipe)
     acc = _accelerator(method, recipe, roles)
     main, device, sam = acc.is_main_process, acc.device, method.sam
@@ -479,7 +482,7 @@ def fit(method: nn.Module,
             if meta['best'] is None:
                 meta['best'] = {'step': step, 'by': 'last step', 'branch': report or method.branch, 'dice': None}
                 with average.inside() if average else contextlib.nullcontext(): save_tensors(out/'model.safetensors', trained_state(method), {'step': step})
-            write_json(out/'training.json', _summary(meta, recipe, roles, method, sam, device, acc.num_processes))
+            write_training(out, _summary(meta, recipe, roles, method, sam, device, acc.num_processes))
             shutil.rmtree(out/'checkpoints', ignore_errors=True)
         acc.wait_for_everyone()                # nobody goes on before the files are there
     return history
@@ -558,7 +561,7 @@ def _curves(path: Path, step: int) -> History:
     "What was logged up to `step`; where it is lost that is said, and the run goes on: only its curves begin later."
     if not step: return History()
     try: return History.load(path, step)
-    except ScsamError as e: print(f'{e}; the run goes on, its curves begin at step {step}', file=sys.stderr); return History()
+    except ScsamError as e: print(f'{e}; the weights do not depend on it, the curves begin at step {step}', file=sys.stderr); return History()
 
 
 def _holds(path: Path, step: int) -> bool: # not where it is damaged, or newer than the checkpoint that is taken up
@@ -634,14 +637,14 @@ def _summary(meta: dict, recipe: Recipe, roles: Roles, method: nn.Module, sam: S
 def _check_dir(out: Path, method: Method, recipe: Recipe, manifest: dict, decided: dict, resume: str):
     "May `out` be the directory of this run?"
     if (out/'recipe.json').exists():
-        old = method.effective(Recipe.from_dict(read_json(out/'recipe.json'))).to_dict() # of an older version: lacks some keys
+        old = method.effective(read_recipe(out)).to_dict() # of an older version: lacks some keys
         new = recipe.to_dict()
         changed = [k for k in new if old[k] != new[k]]
         if resume == 'never': raise ScsamError(f"{out} already holds a run; choose another directory, or go on with it (resume 'auto')")
         if changed: raise ScsamError(f'{out} holds a run with other settings ({", ".join(f"{k}: {old[k]!r} there, {new[k]!r} now" for k in changed)}); choose another directory')
-        if (out/'manifest.json').exists() and read_json(out/'manifest.json')['sha256'] != manifest['sha256']:
+        if (out/'manifest.json').exists() and read_manifest(out/'manifest.json')['sha256'] != manifest['sha256']:
             raise ScsamError(f'{out} holds a run on other data (its manifest differs); choose another directory')
-        if (read_json(out/'decided.json') if (out/'decided.json').exists() else {}) != decided:
+        if (read_json(out/'decided.json', {...: object}) if (out/'decided.json').exists() else {}) != decided:
             raise ScsamError(f'{out} holds a run with other decisions about its unlabelled cases, or none; choose another directory, and train anew with these')
     elif out.is_file(): raise ScsamError(f'{out} is a file; choose a directory')
     elif out.exists() and any(p.name[0] != '.' for p in out.iterdir()): raise ScsamError(f'{out} is not empty and holds no run; choose another directory')
@@ -657,8 +660,7 @@ def _claimed(out: Path, recipe: Recipe, manifest: dict, decided: dict, main: boo
             if decided: write_json(out/'decided.json', decided)
             write_json(out/'recipe.json', recipe.to_dict())         # then the directory is a run's, wherever the process is killed
             write_json(out/'manifest.json', manifest)
-            for left in list(out.rglob('.*.tmp')):                  # of a process that was killed while it wrote
-                shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+            sweep(out)                                              # what a killed process has left half-written
             yield
     except OSError as e:
         raise ScsamError(f'{e.filename or out}: {e.strerror or e}. When that is mended (room on the disk, a file put back), the same command goes on from the last checkpoint') from e
@@ -695,13 +697,15 @@ class Run:
     training: dict
 
 
-def load_run(run_dir: str|Path, device='cpu') -> Run:
+def load_run(run_dir: str|Path, device='cpu',
+             force: bool = False    # though its files were changed after training
+            ) -> Run:
     "The trained method of a finished run."
     d = Path(run_dir)
-    if not (d/'recipe.json').exists(): raise ScsamError(f'{d} holds no run (no recipe.json); give the directory that `scsam train --out` made')
-    if not (d/'training.json').exists(): raise ScsamError(f'the run in {d} is not finished; repeat its `scsam train` command to go on with it')
-    recipe = Recipe.from_dict(read_json(d/'recipe.json'))
+    recipe, training = read_recipe(d), read_training(d)
+    manifest = read_manifest(d/'manifest.json', force=True)     # its hash is part of the seal
+    check_run(d, force)
     method = make_method(recipe.replace(unet_weights=''))      # all weights of the U-Net are in the run
-    method.recipe = recipe
+    method.recipe = method.effective(recipe)
     load_trained(method, load_tensors(d/'model.safetensors')[0], str(d/'model.safetensors'))
-    return Run(d, recipe, method.to(device).eval(), read_json(d/'manifest.json'), read_json(d/'training.json'))
+    return Run(d, method.recipe, method.to(device).eval(), manifest, training)

@@ -35,6 +35,7 @@ UNET, SAM, PROMPTS = group('U-Net'), group('SAM'), group('what SAM is asked')
 def make_sam(recipe: Recipe) -> Sam: # ready to train: `recipe.peft` and `recipe.sam_stages` decide which of its parameters are
     "SAM as the recipe asks for it."
     sam = load_sam(recipe.sam, recipe.weights or None, recipe.image_size, recipe.num_classes)
+    sam.working_size = recipe.sam_size or None
     return apply_peft(sam, recipe)
 
 
@@ -134,7 +135,7 @@ class Method(nn.Module):
 
 # %% ../nbs/20a_method.ipynb #04aa4463
 METHODS: dict[str, type] = {}
-ROOMS = ('cotrain', 'baselines', 'methods', 'adaptive') # where scsam's own methods register
+ROOMS = ('cotrain', 'baselines', 'methods', 'pair', 'adaptive') # where scsam's own methods register
 
 def register(name: str): # a value of `--method`
     "Class decorator: the method of this name."

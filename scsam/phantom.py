@@ -176,7 +176,9 @@ def phantom(n: int = 200,                # training cases
         raise ScsamError(f'phantom: source {source!r} is unknown{nearest(source, ("colour", "grey", "both"))}')
     if num_classes not in ((2, 3) if source == 'grey' else (2,)):
         raise ScsamError(f"phantom: num_classes={num_classes} is not offered; 2, or 3 with source='grey'")
-    if n < 1 or test < 0: raise ScsamError(f'phantom: n={n} and test={test} are numbers of images; n must be at least 1')
+    whole = len(size) == 2 and all(type(x) is int for x in (n, test, seed, *size))
+    if not whole or n < 1 or test < 0 or n + test > 1_000_000 or min(size) < 16 or max(size) > 4096:
+        raise ScsamError(f'phantom: n={n}, test={test} and size={size} are numbers of images and of pixels; n must be at least 1, a side 16')
     cases = []
     for part, total in (('train', n), ('test', test)):
         for s in ('colour', 'grey'):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['resize_positions', 'relative_table', 'by_windows', 'with_positions', 'attend', 'Attention', 'Block', 'PatchEmbed',
-           'ViT', 'TinyAttention', 'TinyViT', 'Sam', 'load_sam']
+           'ViT', 'TinyAttention', 'TinyViT', 'Sam', 'scale_prompts', 'load_sam']
 
 # %% ../nbs/11_sam.ipynb #7dcdb256
 from contextlib import nullcontext
@@ -292,6 +292,7 @@ class Sam(nn.Module):
         self.name, self.normalise, self.prompt_dim, self.num_classes = facts.name, facts.normalise, dim, num_classes
         self.sha256, self.saw_similar_data = 'random', 'no'
         self.image_size, self.trained_stages = image_size, 0
+        self.working_size = None       # side of the square to which images of `image_size` are resized before they are encoded
         self.encoder = encoder
         self.prompt_encoder = PromptEncoder(dim, self.embedding_size(image_size), _pair(image_size), 16)
         self.mask_decoder = MaskDecoder(transformer_dim=dim, transformer=TwoWayTransformer(2, dim, 8 if dim >= 256 else 2, 8*dim),
@@ -309,6 +310,7 @@ class Sam(nn.Module):
         "Normalise as the checkpoint wants, then pad to a square."
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
             raise ScsamError(f'sam: images are {images.dtype} {tuple(images.shape)}; give floats in [0, 1] of shape (B, 3, H, W)')
+        if self.working_size: images = F.interpolate(images, self._inner(images.shape[-2:]), mode='bilinear', antialias=True)
         if self.normalise == 'sam':
             mean, std = (images.new_tensor(v).view(3, 1, 1) for v in ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375]))
             x = (255*images - mean)/std
@@ -330,13 +332,17 @@ class Sam(nn.Module):
 
     def frozen_shape(self, image_size: int|tuple) -> tuple:
         "The shape of what `frozen_part` gives for one image of (H, W)."
-        grid = self.embedding_size(image_size)
+        grid = self.embedding_size(self._inner(image_size))
         return self.encoder.lower_shape(*grid, self.trained_stages) if self.trained_stages else (self.prompt_dim, *grid)
 
     def see(self, images, kept=None): # (B, 3, H, W) in [0, 1]; what `frozen_part` gave for them → (B, C, h, w)
         "The image embedding, from what was kept of the images where there is something."
         if kept is None: return self.encode(images)
         return self.encoder.upper(kept.float(), self.trained_stages) if self.trained_stages else kept.float()
+
+    def _inner(self, size: int|tuple) -> tuple: # (H, W) of images -> (H, W) that is encoded
+        size = _pair(size)
+        return tuple(round(s*self.working_size/max(size)) for s in size) if self.working_size else size
 
     def positions(self, xy): # (..., 2) fractions of the padded square → (..., C)
         "SAM's random Fourier features, always in full precision: bf16 would blur a point over its neighbours."
@@ -353,7 +359,10 @@ class Sam(nn.Module):
               ):                 # logits (B, K, H, W); K = 1 when no prompt has a class dimension
         "Masks of B images in one call, each image (and class) with its own prompts."
         B, C, h, w = embeddings.shape
-        stride = self.encoder.stride
+        stride, outer = self.encoder.stride, None
+        if self.working_size:
+            outer, size = _pair(size or self.image_size), self._inner(size or self.image_size)
+            points, boxes = scale_prompts(points, boxes, [b/a for a, b in zip(outer[::-1], size[::-1])])
         if size is None: size = self.image_size if self.embedding_size(self.image_size) == (h, w) else (h*stride, w*stride)
         size = _pair(size)
         if self.embedding_size(size) != (h, w): raise ScsamError(f'sam: images of {size} pixels do not have embeddings of {h}×{w} cells')
@@ -366,7 +375,8 @@ class Sam(nn.Module):
                 raise ScsamError(f'sam: {k} are for {v.shape[0]} images and {v.shape[1]} classes, but there are {B} images and {K} classes')
         given = {k: v.expand(B, K, *v.shape[2:]).flatten(0, 1) for k, v in given.items()}
         sparse, dense = self.encode_prompts(B*K, (h, w), size, **given)
-        return self.decode_masks(embeddings.repeat_interleave(K, 0), sparse, dense, size).unflatten(0, (B, K))
+        logits = self.decode_masks(embeddings.repeat_interleave(K, 0), sparse, dense, size).unflatten(0, (B, K))
+        return logits if outer is None else F.interpolate(logits, outer, mode='bilinear')
 
     def encode_prompts(self, n, grid, size, xy=None, labels=None, boxes=None, masks=None, tokens=None):
         "Sparse (n, T, C) and dense (n or 1, C, h, w or 1, 1) prompt embeddings; SAM's formulas, out of place."
@@ -401,6 +411,14 @@ class Sam(nn.Module):
         logits = torch.einsum('nc,nchw->nhw', d.output_hypernetworks_mlps[0](tokens[:, 1]), fine).float()
         square = (h*self.encoder.stride, w*self.encoder.stride)
         return F.interpolate(logits[:, None], square, mode='bilinear')[:, 0, :size[0], :size[1]]
+
+
+def scale_prompts(points, boxes, factor: list # of x and of y
+                 ) -> tuple:                # points and boxes of the resized image
+    "Pixel centres stay pixel centres: x + 1/2 is scaled, not x."
+    move = lambda xy: (xy + .5)*xy.new_tensor(factor) - .5
+    if points is not None: points = move(points[0].float()), points[1]
+    return points, None if boxes is None else move(boxes.float().unflatten(-1, (2, 2))).flatten(-2)
 
 
 def _pair(size): return (size, size) if isinstance(size, int) else tuple(size)

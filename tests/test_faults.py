@@ -1,0 +1,617 @@
+"""What the world does to files: processes killed at every write, full disks, damaged bytes, edited and malformed JSON.
+
+Under pytest a sample is tried (about a minute); `SCSAM_FAULTS=full pytest tests/test_faults.py` or `python tests/test_faults.py` tries
+everything (many minutes) and prints how much was tried, refused in words, accepted with the same content, accepted with other
+content, ended in a traceback, and left behind half-written files."""
+import contextlib
+import gzip
+import io
+import json
+import multiprocessing
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from scsam.cli import main
+from scsam.config import Recipe, ScsamError
+from scsam.data import file_sha256
+from scsam.datasets import load_dataset
+from scsam.decisions import Decisions
+from scsam.experiment import run_data, run_queue
+from scsam.files import read_json
+from scsam.learner import History, fit, load_run, make_method
+from scsam.records import find_records, table
+
+FULL = os.environ.get("SCSAM_FAULTS") == "full"
+RECIPE = Recipe.preset("smoke", labeled="4", val="0.2", steps=4, val_every=2, image_size=32)
+SAID, SAME, OTHER, CRASH, LEFT = "refused in words", "accepted, same", "accepted, other content", "traceback", "leftover"
+fork = multiprocessing.get_context("fork")  # a child starts at once: torch is imported already
+REPORT = {}  # class of fault -> Counter
+
+
+def note(name, outcome):
+    REPORT.setdefault(name, Counter())[outcome] += 1
+    return outcome
+
+
+def sample(items, n, seed=0):
+    "All of them in a full run, else `n`, always the same."
+    items = list(items)
+    return items if FULL or len(items) <= n else random.Random(seed).sample(items, n)
+
+
+def clean(name, *allowed):
+    "Nothing of a class of faults may have ended otherwise."
+    wrong = {k: v for k, v in REPORT[name].items() if k not in (SAID, SAME, *allowed)}
+    assert not wrong, f"{name}: {dict(REPORT[name])}"
+
+
+# ---------------------------------------------------------------- a small world
+
+
+def save_images(folder, cases):
+    for c in cases:
+        part = folder / ("test" if c.role.startswith("test") else "train")
+        for kind, pixels in (("images", c.read_image()[::4, ::4]), ("masks", c.read_mask()[::4, ::4] * 255)):
+            path = part / kind / f"{c.id.replace('/', '-')}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)
+
+
+class World:
+    "A data set on disk, a finished run with snapshots, decisions, predictions and a record, and a volume."
+
+    def __init__(self, home):
+        self.home, self.data, self.run = home, home / "data", home / "runs" / "b"
+        save_images(self.data, load_dataset("phantom", n=16, test=4, source="colour"))
+        options = [f"--{k.replace('_', '-')}={v}" for k, v in dict(preset="smoke", labeled=4, val=0.2, steps=4, val_every=2).items()]
+        self.train = ["train", "--data", str(self.data), *options, "--image-size=32", "--snapshots=2", "--quiet", "--out"]
+        assert call(*self.train, self.run)[0] == 0
+        assert call("evaluate", self.run, "--save", "--quiet")[0] == 0
+        d, unlabeled = Decisions(self.run / "decisions"), [c for c in load_dataset(self.data).where(role="train")]
+        ids = read_json(self.run / "snapshots" / "cases.json")["ids"]
+        cases = {c.id: c for c in unlabeled}
+        d.set(cases[ids[0]], "accepted", note="good")
+        d.set(cases[ids[1]], "rejected")
+        d.set(cases[ids[2]], "corrected", np.eye(*cases[ids[2]].read_image().shape[:2], dtype=np.uint8))
+        self.corrected = ids[2]
+        self.volume = None
+        with contextlib.suppress(ImportError):
+            import SimpleITK as sitk
+
+            self.volume = home / "volumes" / "v.nii.gz"
+            self.volume.parent.mkdir()
+            voxels = np.random.default_rng(0).integers(0, 255, (3, 40, 44)).astype(np.uint8)
+            sitk.WriteImage(sitk.GetImageFromArray(voxels), str(self.volume))
+
+    def copy(self, to):
+        shutil.copytree(self.run, to, ignore=shutil.ignore_patterns("predictions"))
+        return to
+
+
+def call(*argv):
+    "`scsam …` in this process: (exit code, what it said)."
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        code = main(list(map(str, argv)))
+    return code, out.getvalue()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    old, os.environ["SCSAM_CACHE"] = os.environ.get("SCSAM_CACHE"), str(tmp_path_factory.mktemp("cache"))
+    torch.set_num_threads(1)
+    yield World(tmp_path_factory.mktemp("world"))
+    os.environ.pop("SCSAM_CACHE") if old is None else os.environ.update(SCSAM_CACHE=old)
+
+
+# ---------------------------------------------------------------- JSON of every shape
+
+DEEP = json.loads("[" * 55 + "]" * 55)
+VALUES = [None, True, -1, 3, 0.5, 10**30, 1e300, "", "x", "../../x", "x" * 300, [], [[]], ["x"], {}, {"": None}, {"x": {}}, DEEP]
+TEXTS = [b"", b"null", b"[]", b"{}", b"1", b'"x"', b"[" * 100_000 + b"]" * 100_000, b'{"a":' * 50_000, b"\xff\xfe\0{", b"NaN",
+         b'{"steps": 1e999}', b"9" * 5000, b"\0" * 64]
+
+
+def places(v, at=()):
+    "Every place in a JSON value; of a list the first two elements and the last."
+    yield at
+    if isinstance(v, dict):
+        for k, x in v.items():
+            yield from places(x, (*at, k))
+    elif isinstance(v, list):
+        for i in sorted({0, 1, len(v) - 1} & set(range(len(v)))):
+            yield from places(v[i], (*at, i))
+
+
+def put(v, at, new):
+    "A copy of `v` with `new` at a place; GONE takes it away."
+    if not at:
+        return new
+    out = dict(v) if isinstance(v, dict) else list(v)
+    if new is GONE and len(at) == 1:
+        del out[at[0]]
+    else:
+        out[at[0]] = put(v[at[0]], at[1:], new)
+    return out
+
+
+GONE = object()
+
+
+def mutants(path):
+    "Malformed versions of a JSON file, as bytes."
+    raw = path.read_bytes()
+    value = json.loads(raw)
+    for at in places(value):
+        for new in [*VALUES, *([GONE] if at else [])]:
+            yield json.dumps(put(value, at, new)).encode()
+    for n in range(0, len(raw), max(1, len(raw) // 12)):
+        yield raw[:n]
+        yield raw[:n] + bytes([raw[n] ^ 4]) + raw[n + 1:]
+    yield from TEXTS
+
+
+def outcome(read, expected):
+    "What reading comes to. `read` gives what the caller would work with."
+    try:
+        return SAME if read() == expected else OTHER
+    except ScsamError:
+        return SAID
+    except Exception as e:
+        print(f"{type(e).__name__}: {e}")
+        return CRASH
+
+
+def opened(world, d):
+    "What `evaluate` and `predict` read of a run."
+    run = load_run(d)
+    data = run_data(run, world.data)
+    roles = sorted((c.id, c.role) for c in data)
+    done = {k: v for k, v in run.training.items() if k not in ("files", "sha256")}
+    return run.recipe, roles, done, [c["id"] for c in run.manifest["cases"] if c["labeled"]]
+
+
+def shown(world, d):
+    "What the inspector and the app read of a run; what they say instead counts as said."
+    from scsam.inspector import Review
+
+    review = Review(d, data=world.data)
+    view, problems = review.view(review.ids[0])
+    if review.said or problems:
+        raise ScsamError(" ".join([*review.said, *problems]))
+    return review.ids, list(review.saved.steps), review.decisions.cases, review.recipe
+
+
+def tabled(world, d):
+    text = table(find_records(d), branches="all", base=d).markdown()
+    return "" if "changed after" in text else text  # a footnote: said, and shown
+
+
+READ = {"recipe.json": opened, "manifest.json": opened, "training.json": opened, "data.json": opened, "record.json": tabled,
+        "history.json": lambda w, d: vars(History.load(d / "history.json")), "snapshots/cases.json": shown,
+        "decisions/decisions.json": shown}
+
+
+@pytest.mark.parametrize("name", READ)
+def test_json_of_a_run(world, tmp_path, name):
+    d = world.copy(tmp_path / "run")
+    path, read = d / name, READ[name]
+    expected = read(world, d)
+    if name == "record.json":
+        for other in d.rglob("*.json"):
+            if other != path:
+                other.unlink()
+    for text in sample(mutants(path), 40 if read is not shown else 12):
+        path.write_bytes(text)
+        got = outcome(lambda: read(world, d), expected)
+        if got == OTHER and name in ("history.json", "decisions/decisions.json", "data.json", "record.json"):
+            got = SAME  # what a person may write there, or what is shown with a note that it was changed
+        note(name, got)
+    clean(name)
+
+
+TABLES = {"classes.json": b'{"background": 0, "polyp": 255}', "dataset.json": b'{"labels": {"background": 0, "polyp": 255}}',
+          "classes.txt": b"background\npolyp\n", "all.csv": b"image,mask,role,id\ntrain/images/%s,train/masks/%s,train,a\n"}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_of_a_folder(world, tmp_path, name):
+    shutil.copytree(world.data, tmp_path / "data")
+    first = next((world.data / "train" / "images").iterdir()).name.encode()
+    raw, path = TABLES[name].replace(b"%s", first), tmp_path / "data" / name
+    path.write_bytes(raw)
+    texts = list(mutants(path)) if name.endswith(".json") else [*TEXTS]
+    texts += [b'{"threshold": "x"}', b'{"threshold": null}', b'{"labels": {"\xc2\xb2": 0, "\xc2\xb3": 1}}', b"a" * 200_000, raw + b"\0.png,,,\n",
+              raw + b'"' + b"x" * 140_000 + b"\n", raw.replace(b"train,a", b"test:../../x,../../y"), raw + raw]
+
+    def read():
+        data = load_dataset(tmp_path / "data")
+        data.manifest()
+        return [c.read_mask().max() for c in data if c.has_mask][:1]
+
+    for text in sample(texts, 40):
+        path.write_bytes(text)
+        got = outcome(read, None)
+        note(name, SAME if got == OTHER else got)  # another table is another data set
+    clean(name)
+
+
+# ---------------------------------------------------------------- damaged bytes
+
+
+def damaged(raw, cuts=4, flips=12, seed=0):
+    rng = random.Random(seed)
+    for n in sorted({0, 1, *(rng.randrange(len(raw)) for _ in range(cuts if not FULL else 4 * cuts))}):
+        yield raw[:n]
+    for _ in range(flips if not FULL else 5 * flips):
+        i = rng.randrange(len(raw))
+        yield raw[:i] + bytes([raw[i] ^ (1 << rng.randrange(8))]) + raw[i + 1:]
+    yield bytes(len(raw))
+
+
+def test_damaged_images(world, tmp_path):
+    "Any byte of a run's data that differs is named, whatever the format notices; and no format ends in a traceback."
+    pixels = np.asarray(Image.open(next((world.data / "train" / "images").iterdir())))
+    for kind in ("png", "jpg", "tif", "bmp", "gif", "webp"):
+        path = tmp_path / kind / f"a.{kind}"
+        path.parent.mkdir()
+        Image.fromarray(pixels).save(path)
+        raw = path.read_bytes()
+        before = load_dataset(path.parent).manifest()
+        for text in damaged(raw, 2, 6):
+            path.write_bytes(text)
+
+            def read():
+                data = load_dataset(path.parent)
+                if differs := data.compare(before):
+                    data[0].read_image()
+                    raise ScsamError(differs[0])
+                return text == raw
+
+            note(f"images: {kind}", outcome(read, True))
+        clean(f"images: {kind}")
+
+
+def test_damaged_volumes(world, tmp_path):
+    sitk = pytest.importorskip("SimpleITK")
+    from scsam.volumes import read_volume, write_volume
+
+    whole = read_volume(world.volume)
+    for end in (".nii.gz", ".nii", ".mhd", ".mha", ".nrrd"):
+        path = tmp_path / f"v{end}"
+        write_volume(path, whole.array, whole)
+        raw = path.read_bytes()
+        for text in damaged(raw, 3, 8):
+            path.write_bytes(text)
+            got = outcome(lambda: np.array_equal(read_volume(path).array, whole.array), True)
+            note(f"volumes: {end}", got)
+        # a format without a checksum cannot tell; the manifest's hash does, see test_damaged_images
+        clean(f"volumes: {end}", *([] if end == ".nii.gz" else [OTHER]))
+    assert sitk
+
+
+def test_damaged_weights(world, tmp_path):
+    d = world.copy(tmp_path / "run")
+    path, expected = d / "model.safetensors", opened(world, d)
+    raw = path.read_bytes()
+    for text in damaged(raw, 2, 8):
+        path.write_bytes(text)
+        note("model.safetensors", outcome(lambda: opened(world, d), expected))
+    clean("model.safetensors")
+
+
+def test_damaged_correction(world, tmp_path):
+    d = world.copy(tmp_path / "run")
+    path = next((d / "decisions" / "masks").iterdir())
+    raw, expected = path.read_bytes(), Decisions(d / "decisions").mask(world.corrected).tolist()
+    for text in damaged(raw, 4, 24):
+        path.write_bytes(text)
+        note("corrected mask", outcome(lambda: Decisions(d / "decisions").mask(world.corrected).tolist(), expected))
+    clean("corrected mask")
+
+
+# ---------------------------------------------------------------- kills at every file event
+
+
+def killed_at(n, root, work):
+    "Run `work` in a child that is killed before its n-th change to a file below `root`; None lets it end and gives their number."
+    here, there = fork.Pipe(duplex=False)
+
+    def child():
+        count = 0
+
+        def hook(event, args):
+            nonlocal count
+            if event == "open":
+                path, write = args[0], isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+            elif event in ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "os.link", "os.symlink"):
+                path, write = args[0], True
+            else:
+                return
+            if write and isinstance(path, (str, bytes, os.PathLike)) and os.fsdecode(path).startswith(str(root)):
+                count += 1
+                if count == n:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.stdout = sys.stderr = open(os.devnull, "w")
+        sys.addaudithook(hook)
+        code = work()
+        there.send(count)
+        os._exit(code or 0)
+
+    p = fork.Process(target=child)
+    p.start()
+    there.close()
+    p.join(240)
+    alive = p.is_alive()
+    if alive:
+        p.kill()
+    count = here.recv() if p.exitcode == 0 else 0
+    assert not alive and p.exitcode in ((0,) if n is None else (0, -signal.SIGKILL)), (n, p.exitcode)
+    return count
+
+
+def leftovers(*folders):
+    return [p for f in folders for p in Path(f).rglob(".*") if p.name.endswith(".tmp") or p.name.startswith((".writing", ".lock"))]
+
+
+def kills(name, root, work, state, quick, again=None):
+    "`work` killed before each change to a file and repeated must end as if it had never been killed. `root` is made anew each time."
+    home = root / "whole"
+    total = killed_at(None, home, lambda: work(home))
+    expected = state(home)
+    assert total > 3 and not leftovers(home), (total, leftovers(home))
+    for n in sample(range(1, total + 1), quick):
+        d = root / f"k{n}"
+        killed_at(n, d, lambda: work(d))
+        killed_at(None, d, lambda: (again or work)(d))
+        note(name, SAME if state(d) == expected else OTHER)
+        for _ in leftovers(d):
+            note(name, LEFT)
+        shutil.rmtree(d)
+    clean(name)
+
+
+def hashes(folder, *endings):
+    return {p.relative_to(folder).as_posix(): file_sha256(p) for p in sorted(Path(folder).rglob("*")) if p.suffix in endings}
+
+
+def trained(d):
+    "All that a training leaves and that the clock does not change."
+    done = read_json(d / "training.json")
+    times = ("seconds", "images_per_second", "peak_memory_mb", "sha256")
+    points = {p.parent.name: {k: v.tolist() for k, v in np.load(p).items()} for p in d.rglob("*.npz")}
+    return hashes(d, ".safetensors", ".npy"), points, read_json(d / "history.json"), {k: v for k, v in done.items() if k not in times}
+
+
+def test_train_killed_at_every_file_event(world, tmp_path):
+    kills("kill: train", tmp_path, lambda d: main([*world.train, str(d)]), trained, 5)
+
+
+def test_evaluate_killed_at_every_file_event(world, tmp_path):
+    def evaluate(d):
+        if not d.exists():
+            shutil.copytree(world.run, d.with_name(d.name + "-new"), ignore=shutil.ignore_patterns("predictions", "record.json"))
+            d.with_name(d.name + "-new").rename(d)
+        return main(["evaluate", str(d), "--save", "--quiet"])
+
+    kills("kill: evaluate", tmp_path, evaluate, lambda d: (hashes(d, ".png"), read_json(d / "record.json")["scores"]), 5)
+
+
+def test_predict_killed_at_every_file_event(world, tmp_path):
+    work = lambda d: main(["predict", str(world.run), str(world.data / "test" / "images"), "--out", str(d), "--quiet"])
+    kills("kill: predict", tmp_path / "images", work, lambda d: hashes(d, ".png"), 6)
+    if world.volume:
+        work = lambda d: main(["predict", str(world.run), str(world.volume), "--out", str(d), "--quiet"])
+        kills("kill: predict a volume", tmp_path / "volume", work, lambda d: hashes(d, ".gz"), 4)
+
+
+def test_experiment_killed_at_every_file_event(world, tmp_path):
+    data, recipe = load_dataset(world.data), RECIPE.replace(method="unet")
+
+    def work(d):
+        run_queue("e", data, {"a": recipe}, d / "runs", d / "results", where=(world.data,), progress=False, say=lambda *_: None)
+
+    def state(d):
+        return trained(d / "runs" / "e" / "a"), read_json(d / "results" / "e" / "a.json")["scores"]
+
+    kills("kill: experiment", tmp_path, work, state, 4)
+
+
+def test_decisions_killed_at_every_file_event(world, tmp_path):
+    mask = np.ones((40, 48), np.uint8)
+
+    def work(d):
+        Decisions(d).set("a", "rejected")
+        Decisions(d).set("b", "corrected", mask)
+
+    def state(d):
+        found = Decisions(d)
+        return {k: {**v, "when": ""} for k, v in found.cases.items()}, found.mask("b").tolist()
+
+    kills("kill: decisions", tmp_path, work, state, 8)
+
+
+# ---------------------------------------------------------------- no room
+
+
+def limited(size, work):
+    "Exit code and words of `work` in a child whose files may not grow beyond `size` bytes."
+    read, write = os.pipe()  # for what the child says: a pipe has no size
+    p = fork.Process(target=lambda: (os.dup2(write, 1), os.dup2(write, 2), _limited_child(size, work)))
+    p.start()
+    os.close(write)
+    with os.fdopen(read, errors="replace") as said:
+        text = said.read()
+    p.join()
+    return p.exitcode, text
+
+
+def _limited_child(size, work):
+    sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    os._exit(work() or 0)
+
+
+def test_no_room(world, tmp_path):
+    commands = {
+        "predict": lambda d: ["predict", world.run, world.data / "test" / "images", "--out", d],
+        "evaluate --save": lambda d: ["evaluate", shutil.copytree(world.run, d, dirs_exist_ok=True), "--save"],
+        "train": lambda d: [*world.train, d],
+        "figure": lambda d: ["data", "check", world.data, "--figure", d / "sheet.png"],
+    }
+    if world.volume:
+        commands["predict a volume"] = lambda d: ["predict", world.run, world.volume, "--out", d]
+    for name, make in commands.items():
+        for size in sample((0, 40, 400), 1) if name != "train" else (400,):
+            d = tmp_path / f"{name.replace(' ', '')}{size}"
+            argv = list(map(str, make(d)))
+            argv += [] if "--quiet" in argv else ["--quiet"]
+            before = hashes(d, ".png", ".gz")
+            code, text = limited(size, lambda: main(argv))
+            note(f"no room: {name}", CRASH if code == 70 or "Traceback" in text else SAID if code == 2 else OTHER)
+            assert code != 2 or "cannot write" in text or "free some room" in text, text
+            for _ in leftovers(d):
+                note(f"no room: {name}", LEFT)
+            for p, sha in hashes(d, ".png", ".gz").items():  # whole or absent
+                if p not in before:
+                    Image.open(d / p).load() if p.endswith(".png") else gzip.decompress((d / p).read_bytes())
+            code, text = call(*argv)
+            note(f"no room: {name}", SAME if code in (0, 1) else OTHER)
+        clean(f"no room: {name}")
+
+
+@pytest.mark.skipif(not FULL, reason="a file system of its own is mounted only in a full run (SCSAM_FAULTS=full)")
+def test_a_full_file_system(world, tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(small)]).returncode:
+        pytest.skip("a file system can be mounted by root only")
+    try:
+        for free in (0, 1000, 8000):
+            for f in small.rglob("*"):
+                f.unlink() if f.is_file() else None
+            (small / "fill").write_bytes(bytes(64 * 1024 - 4096 - free // 4096 * 4096))
+            for source in (world.data / "test" / "images", world.volume):
+                if source is None:
+                    continue
+                code, text = call("predict", world.run, source, "--out", small / "out", "--quiet")
+                note("full file system", SAID if code == 2 else SAME if code == 0 else CRASH)
+                for _ in leftovers(small):
+                    note("full file system", LEFT)
+        clean("full file system")
+    finally:
+        subprocess.run(["umount", str(small)])
+
+
+# ---------------------------------------------------------------- names are not paths
+
+
+def test_hostile_names_stay_where_they_belong(world, tmp_path):
+    "Ids and test sets that climb, by `evaluate --save` and `predict`."
+    image, mask = (world.data / "train" / k / sorted((world.data / "train" / k).iterdir())[0].name for k in ("images", "masks"))
+    outside = tmp_path / "deep" / "outside"
+    names = ["../../../../up", str(outside / "abs"), "a/b", "a__b", "A__B", "..", "x", "x_overlay", "con", "<img src=x>"]
+    roles = ["test:../../../set", f"test:{outside}/set", "test:ok"]
+    folder = tmp_path / "deep" / "data"
+    folder.mkdir(parents=True)
+    rows = [f"{image},{mask},train,t{i}" for i in range(6)]
+    rows += [f"{image},{mask},{roles[i % 3]},{n}" for i, n in enumerate(names)]
+    (folder / "d.csv").write_text("image,mask,role,id\n" + "\n".join(rows) + "\n")
+    csv, run, out = folder / "d.csv", tmp_path / "deep" / "runs" / "r", tmp_path / "deep" / "out"
+    argv = ["train", "--data", csv, *"--preset smoke --method unet --labeled 4 --steps 2 --image-size 32 --quiet --out".split(), run]
+    assert call(*argv)[0] == 0
+    before = {p for p in tmp_path.rglob("*") if run not in p.parents}
+    code, text = call("evaluate", run, "--save", "--quiet")
+    assert code == 0, text
+    assert {p for p in tmp_path.rglob("*") if run not in p.parents} == before
+    assert len(list((run / "predictions").rglob("*.png"))) == len(names)
+    code, text = call("predict", run, csv, "--out", out, "--quiet")
+    assert code == 0, text
+    assert {p for p in tmp_path.rglob("*") if not {run, out} & {p, *p.parents}} == before
+    assert len(list(out.glob("*.png"))) == 2 * (6 + len(names))
+
+
+# ---------------------------------------------------------------- what a person edits
+
+
+def test_an_edited_run_says_so(world, tmp_path):
+    def edit(name, change):
+        d = world.copy(tmp_path / f"r{len(list(tmp_path.iterdir()))}")
+        value = json.loads((d / name).read_text())
+        change(value)
+        (d / name).write_text(json.dumps(value))
+        return d
+
+    def to_test(m):
+        for c in m["cases"]:
+            c["role"] = "test:test"
+
+    for name, change in (("recipe.json", lambda r: r.update(image_size=64)), ("recipe.json", lambda r: r.update(seed=5)),
+                         ("manifest.json", to_test), ("training.json", lambda t: t["selected"].update(branch="unet2")),
+                         ("training.json", lambda t: t["budget"].update(labeled=1))):
+        d = edit(name, change)
+        for argv in (["evaluate", d], ["predict", d, world.data / "test" / "images", "--out", tmp_path / "out"]):
+            code, text = call(*argv, "--quiet")
+            assert code == 2 and name in text and "--force" in text, (name, text)
+    d = edit("recipe.json", lambda r: r.update(seed=5))
+    assert call("evaluate", d, "--force", "--quiet")[0] == 0
+
+
+def test_history_of_another_shape_does_not_stop_a_run(world, tmp_path):
+    d = tmp_path / "run"
+    argv = [*world.train, d]
+    assert call(*argv, "--max-minutes", 0)[0] == 3
+    (d / "history.json").write_text("null")
+    code, text = call(*argv)
+    assert code == 0 and "curves begin" in text, text
+
+
+def test_moved_data_names_the_option(world, tmp_path):
+    d = world.copy(tmp_path / "run")
+    where = read_json(d / "data.json")
+    (d / "data.json").write_text(json.dumps({**where, "path": str(tmp_path / "gone")}))
+    code, text = call("evaluate", d, "--quiet")
+    assert code == 2 and "--data" in text
+    assert call("evaluate", d, "--data", world.data, "--quiet")[0] == 0
+
+
+def test_a_large_image_needs_little_memory(world, tmp_path):
+    "100 megapixels; the same from a shell, since this process is large already."
+    n = 10_000 if FULL else 3_000
+    image = tmp_path / "in" / "large.png"
+    image.parent.mkdir()
+    Image.fromarray(np.zeros((n, n, 3), np.uint8)).save(image, compress_level=1)
+    code = "import resource, sys; from scsam.cli import main; c = main(sys.argv[1:]); print('MB', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024); sys.exit(c)"
+    for argv in (["predict", world.run, image.parent, "--out", tmp_path / "out", "--quiet"], ["data", "check", image.parent, "--quiet"]):
+        p = subprocess.run([sys.executable, "-c", code, *map(str, argv)], capture_output=True, text=True, timeout=600)
+        assert p.returncode in (0, 1, 2) and "Traceback" not in p.stderr, p.stderr
+        used = int(p.stdout.split("MB")[-1])
+        print(argv[0], used, "MB")
+        assert used < 1500, (argv[0], used)
+    assert Image.open(tmp_path / "out" / "large.png").size == (n, n)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def report():
+    yield
+    columns = [SAID, SAME, OTHER, CRASH, LEFT]
+    print(f"\n{'':28}{'tried':>7}" + "".join(f"{c:>26}" for c in columns))
+    for name, c in REPORT.items():
+        print(f"{name:28}{sum(v for k, v in c.items() if k != LEFT):7}" + "".join(f"{c[k]:26}" for k in columns))
+
+
+if __name__ == "__main__":
+    raise SystemExit(subprocess.run([sys.executable, "-m", "pytest", "-q", "-s", __file__], env={**os.environ, "SCSAM_FAULTS": "full"}).returncode)
