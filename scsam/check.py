@@ -19,7 +19,8 @@ from scipy.ndimage import gaussian_filter
 from .config import ScsamError
 from .data import IGNORE, Case, Dataset
 from .datasets import clinic_video, load_dataset
-from .layout import tolerate
+from .layout import SUFFIXES, UNREAD, folder_means, tolerate
+from .pixels import remarks
 
 # %% ../nbs/02e_check.ipynb #a03877ab
 def fingerprint(image: np.ndarray,  # uint8 (H, W, 3) or grey (H, W)
@@ -65,9 +66,16 @@ class _Look:
     spread: float = 0.       # their standard deviation
     area: float|None = None  # foreground, as a fraction of the labelled pixels; None = no mask, or nothing labelled
     classes: tuple = ()      # label values that occur
+    remarks: tuple = ()      # what the readers noticed
 
 
 def _look(case: Case, fingerprints: bool = True) -> _Look:
+    with remarks() as heard: out = _read(case, fingerprints)
+    out.remarks = tuple(heard)
+    return out
+
+
+def _read(case: Case, fingerprints: bool) -> _Look:
     out = _Look()
     try:
         image = case.read_image()
@@ -112,6 +120,10 @@ FINDINGS = { # kind: (level, what it means and what to do)
     'class': ('warning', 'classes that no mask shows'),
     'blank': ('warning', 'images of one single grey'),
     'outlier': ('warning', 'images much darker, brighter, flatter or harsher than others of their source: look at them'),
+    'turn': ('warning', 'images that a camera turns (EXIF), whose masks it does not, and whose sizes cannot show whether that is right: look at them'),
+    'infinite': ('warning', 'numbers that are NaN or infinite: they are read as dark'),
+    'unused': ('warning', 'images or volumes that are not used'),
+    'name': ('warning', 'training images with a split in their names: splits are told by folders or by a CSV, not by names of files'),
     'link': ('warning', 'links that lead out of the dataset: copies of it will lack these files; copy them into it'),
 }
 
@@ -147,7 +159,7 @@ class Report:
 
     def text(self, most: int = 5) -> str: # findings shown of each kind
         "The report in words."
-        out = [repr(self.dataset)] if self.dataset is not None else [self.name]
+        out = [repr(self.dataset), self.files()] if self.dataset is not None else [self.name]
         for level in ('error', 'warning'):
             for kind, (l, meaning) in FINDINGS.items():
                 if l != level or not (found := self.of(kind)): continue
@@ -157,6 +169,13 @@ class Report:
         n = {l: sum(f.level == l for f in self.findings) for l in ('error', 'warning')}
         out.append('\n' + ', '.join(f'{v} {l}{"s" * (v != 1)}' for l, v in n.items()) if self.findings else '\nclean: no errors, no warnings')
         return '\n'.join(out)
+
+    def files(self) -> str:
+        "How many files were read, and how many there are that were not."
+        images, masks = {c.image for c in self.dataset}, {p for c in self.dataset for p in (c.mask, *getattr(c.reader, 'others', ()))}
+        n, m, left = len(images - {None}), len(masks - {None}), len(self.dataset.left)
+        if not n: return ''
+        return f'read {n + m} files: {n} of images, {m} of masks; not used: {left}'
 
     __str__ = text
     def __repr__(self): return self.text()
@@ -196,7 +215,7 @@ def check(dataset: Dataset|str|Path,   # or a path to open
         if len(r) > 1: add('patient', f'{p} is in {" and ".join(sorted(r))}', *[c.id for c in cases if c.patient == p][:2])
     _pairs(cases, looks, add)
     if not errors_only:
-        _masks(dataset, cases, looks, add); _intensities(cases, looks, add); _links(dataset, cases, add)
+        for look in (_masks, _intensities, _links, _files): look(dataset, cases, looks, add)
     else: report.findings = [f for f in report.findings if f.level == 'error']
     return report
 
@@ -275,7 +294,7 @@ def _masks(dataset, cases, looks, add):
             if k not in used and k: add('class', f'class {k} ({name})')
 
 
-def _intensities(cases, looks, add, limit=6.):
+def _intensities(dataset, cases, looks, add, limit=6.):
     "Blank images, and patients whose grey levels are far from those of others of their source."
     sources = defaultdict(lambda: defaultdict(list))
     for c, l in zip(cases, looks):
@@ -293,12 +312,26 @@ def _intensities(cases, looks, add, limit=6.):
                 add('outlier', f'{names[n]}: {what} {values[n]:.0f}, {usual}', patients[names[n]][0][0])
 
 
-def _links(dataset, cases, add):
+def _links(dataset, cases, looks, add):
     "Files that are links to somewhere outside."
     if dataset.root is None: return
     root = Path(dataset.root).resolve()
     for path, c in {p: c for c in cases for p in (c.image, c.mask) if p is not None}.items():
-        if root not in (target := path.resolve()).parents: add('link', f'{path} leads to {target}', c.id)
+        if root not in ((target := path.resolve()), *target.parents): add('link', f'{path} leads to {target}', c.id)
+
+
+def _files(dataset, cases, looks, add):
+    "What the readers noticed, files that are not used, and splits in names of files."
+    said = _merge([((r.kind, r.message), c.id) for c, l in zip(cases, looks) for r in l.remarks if r.kind in FINDINGS])
+    for (kind, message), ids in said.items(): add(kind, message, *ids[:2])
+    lacking = [p for p, why in dataset.left.items() if 'test part without masks' in why]
+    if lacking: add('unmasked', f'test: {len(lacking)} images such as {lacking[0].name}, which are left for scsam predict')
+    for path, why in dataset.left.items():
+        if path in lacking: continue
+        if path.name.lower().endswith((*SUFFIXES, *UNREAD)) or why.startswith('a table'): add('unused', f'{path}: {why}')
+    roles = {c.role for c in cases}
+    names = [c for c in cases if c.role == 'train' and c.image is not None and folder_means(re.split('[ _.-]', c.image.name)[0]).role in ('test', 'val')]
+    if names and roles == {'train'}: add('name', f'{len(names)} images in train, such as {names[0].image.name}', *[c.id for c in names[:2]])
 
 # %% ../nbs/02e_check.ipynb #2987d757
 def figure_sheet(report: Report, each: int = 2, # findings shown of each kind

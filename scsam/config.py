@@ -191,6 +191,7 @@ class Recipe(Settings):
                             'mean', 'own', 'other', 'shuffled')
     pair_trust: str = _pair('agreement', "weight of an unlabelled image: the Dice of the two teachers' answers, or 1", 'agreement', 'all')
     unlabeled_weight: float = _pair(1., "weight of the unlabelled images' loss, after the ramp-up", at_least=0)
+    pair_wait: float = _pair(0., 'fraction of the steps in which both networks learn from labelled images only', at_least=0, below=1)
     cutmix: float = _pair(.5, 'probability that a rectangle of another unlabelled image is pasted in', at_least=0, at_most=1)
     weaker: str = _adaptive('silent', 'what the branch with the lower validation Dice teaches: nothing, or what passes both gates',
                             'silent', 'agreed', was='behind')

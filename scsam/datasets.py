@@ -4,22 +4,22 @@
 
 # %% auto #0
 __all__ = ['CLINIC_VIDEOS', 'KINDS', 'polyp', 'clinic_video', 'polyp_video', 'volumes_in', 'volumes', 'promise12', 'from_csv',
-           'own_folder', 'guess_kind', 'load_dataset']
+           'own_folder', 'guess_kind', 'load_dataset', 'Inputs', 'inputs']
 
 # %% ../nbs/02c_datasets.ipynb #b8c3d7a3
-import csv, io, os, re
+import codecs, csv, io, os, re
 from inspect import signature
 from bisect import bisect
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 import numpy as np
 from .config import ScsamError, nearest
 from .data import Case, Dataset, FileReader, stratified_order
-from .layout import (IMAGE_DIRS, MARK, MASK_DIRS, SUFFIXES, VOLUMES, fault, folder, listed, name_key, one_channel, pair, pictures,
-                     read_classes, subfolder)
+from .layout import (IMAGE_DIRS, MASK_DIRS, SUFFIXES, TABLES, VOLUMES, Sorted, fault, folder, folder_means, leave_unmasked, listed,
+                          name_key, one_channel, pair, pictures, read_classes, sort_files, subfolder, tolerate)
 from .phantom import phantom
-from .volumes import SliceReader, is_dicom, volume_cases, volume_name
+from .volumes import SliceReader, dicom_files, is_dicom, volume_cases, volume_extent, volume_name
 
 # %% ../nbs/02c_datasets.ipynb #b79baf0e
 def _polyp_source(stem: str) -> str:
@@ -85,55 +85,71 @@ def polyp_video(root: str|Path) -> Dataset: # see `polyp`
     return Dataset('polyp-video', map(moved, data), data.class_names, data.root)
 
 # %% ../nbs/02c_datasets.ipynb #5b5f0b8b
-def volumes_in(folder: Path) -> dict: # name relative to `folder` -> Path
+def volumes_in(folder: Path,
+               others: list|None = None # is given the files that are part of no volume
+              ) -> dict:                # name relative to `folder` -> Path
+    "The volumes below a folder: files, and folders of DICOM files."
     out, folder = {}, Path(folder)
     for at, folders, files in os.walk(folder):
-        folders[:] = sorted(f for f in folders if not f.startswith('.'))
+        folders[:] = sorted(f for f in folders if not f.startswith('.') and f != '__MACOSX')
         for f in folders:
             if (Path(at)/f).is_symlink():
                 fault(f'{Path(at)/f} is a link to a folder, which is not followed; copy the folder here or remove the link')
         files = sorted(f for f in files if not f.startswith('.'))
         found = [Path(at)/f for f in files if f.lower().endswith(VOLUMES)]
-        if files and not found:
-            if any(f.lower().endswith('.dcm') for f in files) or is_dicom(Path(at)/files[0]): found = [Path(at)]
-        for p in found:
-            name = name_key((p.parent.relative_to(folder)/volume_name(p)).as_posix()) if p != folder else name_key(p.name)
+        slices = [f.name for f in dicom_files(Path(at))] if _may_be_dicom(files) else []
+        for p in found + [Path(at)] * bool(slices):
+            name = name_key((p.parent.relative_to(folder)/(p.name if p.is_dir() else volume_name(p))).as_posix()) if p != folder else name_key(p.name)
             if name in out: raise ScsamError(f'{out[name]} and {p} have the same name but for the suffix; keep one of them')
             out[name] = p
+        if others is not None:
+            stems = {p.stem for p in found}
+            used = {*slices, *(p.name for p in found), *(f for f in files if f.lower().endswith(('.raw', '.zraw', '.img')) and Path(f).stem in stems)}
+            others += [Path(at)/f for f in files if f not in used]
     return out
 
 
-def _volume_pairs(root: Path, image_dirs=IMAGE_DIRS, mask_dirs=MASK_DIRS) -> list: # of (name, image, mask or None)
-    masks_at = subfolder(root, mask_dirs)
-    images_at = subfolder(root, image_dirs) or root
-    images = one_channel({k: v for k, v in volumes_in(images_at).items() if masks_at not in v.parents}, images_at)
-    if masks_at: masks = volumes_in(masks_at)
-    else:
-        masks = {k: v for k, v in images.items() if MARK.search(k)}
-        images = {k: v for k, v in images.items() if k not in masks}
-    mask_of = pair(images, masks)
-    return [(k, p, mask_of.get(k)) for k, p in sorted(images.items())]
+def _may_be_dicom(names: list) -> bool: # a folder of images or volumes alone need not be looked into
+    return any(not f.lower().endswith((*SUFFIXES, *VOLUMES, '.raw', '.txt', '.csv', '.json')) for f in names)
 
-
-def volumes(root: str|Path,                  # a folder of volumes, a folder of DICOM files, or one volume file
-            normalize: str = 'volume',       # or 'slice': see `SliceReader`
+# %% ../nbs/02c_datasets.ipynb #20e4e157
+def volumes(root: str|Path,            # a folder of volumes, a folder of DICOM files, or one volume file
+            normalize: str = 'volume', # or 'slice': see `SliceReader`
+            whole: bool = False        # as in `folder`
            ) -> Dataset:
     "Your own volumes, as slices."
     if normalize not in ('volume', 'slice'):
         raise ScsamError(f"normalize={normalize!r} is unknown{nearest(normalize, ('volume', 'slice'))}")
-    root = Path(root)
+    root, others = Path(root), []
     if root.is_file(): return Dataset(root.name, volume_cases(root, reader=SliceReader(normalize=normalize)), root=root.parent)
     names, reader = read_classes(root)
     if reader.threshold is not None or (reader.values and not np.isscalar(reader.values[0])):
-        raise ScsamError(f'{root}: masks that are volumes have values, not thresholds or colours; mend classes.json')
-    pairs = _volume_pairs(root)
-    if not pairs: raise ScsamError(f'{root} has no volumes; scsam reads {", ".join(VOLUMES)} and folders of DICOM files')
-    slices = SliceReader(reader.values, normalize)
-    cases = [c for k, p, m in pairs for c in volume_cases(p, m, k, slices)]
-    if all(subfolder(root, (d,)) for d in ('imagests', 'labelsts')): # nnU-Net's test part
-        cases += [replace(c, id=f'test/{c.id}', patient=f'test/{c.patient}', role='test:test')
-                  for k, p, m in _volume_pairs(root, ('imagests',), ('labelsts',)) for c in volume_cases(p, m, k, slices)]
-    return Dataset(root.name, cases, names, root)
+        raise ScsamError(f'{root}: masks that are volumes have values, not thresholds or colours; correct classes.json')
+    units = volumes_in(root, others)
+    if not units: raise ScsamError(f'{root} has no volumes; scsam reads {", ".join(VOLUMES)} and folders of DICOM files')
+    found = sort_files(one_channel(units), root)
+    _leave_others(others, found, root)
+    leave_unmasked(found, whole)
+    slices, cases = SliceReader(reader.values, normalize), []
+    for i in found.items:
+        if len(i.masks) > 1: fault(f'{i.masks[0]} and {i.masks[1]} are both masks of {i.path}; join them into one volume, or tell by a CSV')
+        parts = volume_cases(i.path, i.masks[0] if i.masks else None, i.id, slices)
+        cases += [replace(c, patient=i.patient, source=i.source, role=i.role) for c in parts]
+    if not cases: raise ScsamError(f'{root} has no volume that can be used; of those that are there, {"; ".join(f"{p.name}: {w}" for p, w in found.left.items())}')
+    return Dataset(root.name, cases, names, root, notes=found.notes, left=found.left)
+
+
+def _leave_others(others: list, found: Sorted, root: Path):
+    "What is in a folder of volumes and is none, and volumes of several frames that nothing needs."
+    for p in others:
+        if p.parent == root and p.name in TABLES: continue
+        why = 'an image among volumes' if p.name.lower().endswith(SUFFIXES) else 'no volume that scsam reads'
+        found.left[p] = 'a class table is read from the folder itself only' if p.name in TABLES else why
+    if len(found.items) < 2: return
+    for i in found.items:
+        if not i.masks and (size := volume_extent(i.path)) and len(size) == 4 and size[3] > 1:
+            found.left[i.path] = f'{size[3]} volumes in one file; split it into single volumes to use them'
+    found.items = [i for i in found.items if i.path not in found.left]
 
 # %% ../nbs/02c_datasets.ipynb #db845cab
 def _centre(n: int) -> str:
@@ -150,65 +166,119 @@ def promise12(root: str|Path, normalize: str = 'volume') -> Dataset: # see `volu
     labelled = {number(c) for c in found if c.has_mask}
     official = labelled >= set(range(50))
     role = lambda n: 'train' if n < 35 or n >= 50 else 'val' if n < 40 else 'test:PROMISE12'
-    cases = [replace(c, role=role(number(c)) if c.has_mask else 'train',
-                     source=_centre(number(c)) if official and c.has_mask else '') for c in found]
-    return Dataset('promise12', cases, ('background', 'prostate') if found.num_classes == 2 else found.class_names, root)
+    ours = lambda c: c if c.role != 'train' else replace(c, role=role(number(c)) if c.has_mask else 'train', # a test part stays what it is
+                                                         source=_centre(number(c)) if official and c.has_mask else '')
+    cases = [ours(c) for c in found]
+    return Dataset('promise12', cases, ('background', 'prostate') if found.num_classes == 2 else found.class_names, root,
+                   notes=found.notes, left=found.left)
 
 # %% ../nbs/02c_datasets.ipynb #71149b3a
-def _rows(path: Path) -> list: # of dicts
-    try: text = path.read_text(encoding='utf-8-sig')
+def _text(path: Path) -> str:
+    "The text of a table: UTF-8, or what its first bytes say."
+    try:
+        raw = path.read_bytes()
+        coded = 'utf-16' if raw[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else 'utf-8-sig'
+        text = raw.decode(coded)
     except (OSError, UnicodeDecodeError) as e:
-        raise ScsamError(f'{path} cannot be read as UTF-8 text: {e}; save it again as CSV') from None
-    first = text.split('\n', 1)[0]
-    comma = max(',;\t', key=first.count)
+        raise ScsamError(f'{path} cannot be read as UTF-8 text: {e}; save it again as CSV (UTF-8)') from None
+    return text.split('\n', 1)[-1] if text.lower().startswith('sep=') else text # a line that Excel writes
+
+
+def _rows(path: Path) -> list: # of dicts
+    text = _text(path)
+    comma = max(',;\t', key=text.split('\n', 1)[0].count)
     try: rows = list(csv.DictReader(io.StringIO(text, newline=''), delimiter=comma))
     except csv.Error as e: raise ScsamError(f'{path} is not a readable CSV: {e}; is a quotation mark left open?') from None
     if '\0' in text: raise ScsamError(f'{path} holds a NUL character, which no file name has; save it again as CSV in UTF-8')
     return [{(k or '').strip().lower(): (v or '').strip() for k, v in r.items() if not isinstance(v, list)} for r in rows]
 
 
-def _header(path: Path) -> list:
-    try: return [c.strip().strip('"').lower() for c in re.split('[,;\t]', path.read_text(encoding='utf-8-sig').split('\n', 1)[0])]
-    except (OSError, UnicodeDecodeError): return []
+def _header(path: Path) -> list: # of names of columns, lower case; [] = cannot be read
+    try: first = _text(path).lstrip('\r\n').split('\n', 1)[0]
+    except ScsamError: return []
+    return [c.strip().strip('"').lower() for c in re.split('[,;\t]', first)]
 
 
-def from_csv(path: str|Path) -> Dataset:
-    "The cases that a CSV names: columns image, and if wanted mask, patient, role, source, id."
+def _file(at: Path, name: str, where: str) -> Path: # relative to `at`
+    "The file that a cell of a table names; with backslashes, if that is how it is written."
+    if '\0' in name: raise ScsamError(f'{where} holds a zero byte; save the table again as text')
+    path = at/name
+    try:
+        if '\\' in name and not path.exists(): path = at/name.replace('\\', '/')
+        path.exists()
+    except OSError as e: raise ScsamError(f'{where} {path} cannot be reached: {e.strerror}; change its permissions, or correct the table') from None
+    return path
+
+
+def _case_id(row: dict, image: str, path: Path, line: int) -> str:
+    "The id of a row's case: told, or the path of its image without suffix."
+    image = Path(image.replace('\\', '/'))
+    name = volume_name(image) if image.name.lower().endswith(VOLUMES) else image.stem if image.suffix.lower() in SUFFIXES else image.name
+    id = row.get('id') or name_key((image.parent/name).as_posix().replace('../', '').lstrip('/'))
+    id = re.sub(r'^[A-Za-z]:/*', '', id)
+    if '..' in id.split('/') or id.startswith('/') or any(ord(c) < 32 for c in id):
+        raise ScsamError(f'{path}, line {line}: {id!r} is no id of a case; use letters, numbers and single slashes')
+    return id
+
+# %% ../nbs/02c_datasets.ipynb #763d0872
+def from_csv(path: str|Path,
+             guessed: bool = False # the table was found in a folder, not named
+            ) -> Dataset:
+    "The cases that a CSV names: columns image, and where needed mask, patient, role, source, id."
     path = Path(path)
     names, reader = read_classes(path.parent)
     rows = _rows(path)
     if not rows or 'image' not in rows[0]:
         raise ScsamError(f'{path} has no row, or no column "image"; its first line must name the columns, as in '
                          f'image,mask,patient,role,source')
+    hint = f' (it was taken for the list of cases; if it is another table, move it out of {path.parent})' if guessed else ''
     cases = []
     for n, row in enumerate(rows, 2):
-        if not row['image']: raise ScsamError(f'{path}, line {n}: the column "image" is empty; name a file or remove the line')
-        files = {k: path.parent/row[k] for k in ('image', 'mask') if row.get(k)}
+        if not row['image']: raise ScsamError(f'{path}, line {n}: the column "image" is empty; name a file or remove the line{hint}')
+        files = {k: _file(path.parent, row[k], f'{path}, line {n}: the {k}') for k in ('image', 'mask') if row.get(k)}
         for k, f in files.items():
-            try: there = f.exists()
-            except OSError as e: raise ScsamError(f'{path}, line {n}: the {k} {f} cannot be reached: {e.strerror}; change its permissions') from None
-            if not there:
-                fault(f'{path}, line {n}: the {k} {f} does not exist; mend the path, which is relative to the CSV')
-        volume = files['image'].name.lower().endswith(VOLUMES) or files['image'].is_dir()
-        name = volume_name(Path(row['image'])) if volume else Path(row['image']).stem
-        id = row.get('id') or name_key((Path(row['image']).parent/name).as_posix().replace('../', '').lstrip('/'))
+            if not f.exists(): fault(f'{path}, line {n}: the {k} {f} does not exist; correct the path, which is relative to the CSV{hint}')
+        id = _case_id(row, row['image'], path, n)
         said = {k: row[k] for k in ('patient', 'role', 'source') if row.get(k)}
         try:
-            if volume: one = volume_cases(files['image'], files.get('mask'), id, SliceReader(reader.values))
+            if files['image'].name.lower().endswith(VOLUMES) or files['image'].is_dir():
+                one = volume_cases(files['image'], files.get('mask'), id, SliceReader(reader.values))
             else: one = [Case(id, files['image'], files.get('mask'), reader=reader)]
             cases += [replace(c, **said) for c in one]
         except ScsamError as e: raise ScsamError(f'{path}, line {n}: {e}') from None
-    return Dataset(path.stem, cases, names, path.parent)
+    notes = [f'patients are told by the column patient of {path.name}'] if any(r.get('patient') for r in rows) else []
+    return Dataset(path.stem, cases, names, path.parent, notes=notes)
 
 # %% ../nbs/02c_datasets.ipynb #941ece72
-def own_folder(root: str|Path) -> Dataset: # a CSV, a folder with a CSV in it, a folder of images, or one image
+def own_folder(root: str|Path,     # a CSV, a folder with a CSV in it, a folder of images, or one image
+               whole: bool = False # as in `folder`
+              ) -> Dataset:
     "Your own images and masks: as a CSV says, or as `folder` finds them."
     root = Path(root)
     if root.suffix.lower() == '.csv' and root.is_file(): return from_csv(root)
-    tables = [f for f in sorted(root.glob('*.csv')) if 'image' in _header(f)]
+    found = {f: _is_list(f) for f in sorted(root.glob('*')) if f.suffix.lower() == '.csv' and 'image' in _header(f)} if root.is_dir() else {}
+    tables = [f for f, is_list in found.items() if is_list]
     if len(tables) > 1:
         raise ScsamError(f'{listed(tables)} all have a column "image"; name the one that is meant instead of the folder')
-    return from_csv(tables[0]) if tables else folder(root)
+    data = from_csv(tables[0], guessed=True) if tables else folder(root, whole)
+    if tables: data.left = _not_listed(data, tables[0])
+    for f in found:
+        if f not in tables: data.left[f] = 'a table whose column "image" names no file here, so it is not taken for the list of cases'
+    return data
+
+
+def _is_list(path: Path) -> bool:
+    "Is a table with a column image a list of cases? Not if it names no file that is here, and no mask, patient or role."
+    rows = _rows(path)
+    if not rows or {'mask', 'patient', 'role'} & {*rows[0]}: return True
+    return any(_file(path.parent, r['image'], f'{path}: the image').exists() for r in rows[:1000] if r['image'])
+
+
+def _not_listed(data: Dataset, table: Path) -> dict:
+    "Images and volumes beside a table that it does not name."
+    used = {p.resolve() for c in data for p in (c.image, c.mask) if p is not None}
+    with tolerate(): there = [*pictures(table.parent).values(), *volumes_in(table.parent).values()]
+    return {p: f'not listed in {table.name}' for p in there if p.resolve() not in used}
 
 # %% ../nbs/02c_datasets.ipynb #4135c8c6
 def guess_kind(path: str|Path) -> str: # a key of `KINDS`
@@ -225,11 +295,26 @@ def guess_kind(path: str|Path) -> str: # a key of `KINDS`
     except OSError as e: raise ScsamError(f'{path} cannot be listed: {e.strerror}; change its permissions') from None
     if not names: raise ScsamError(f'{path} is an empty folder; put images into it, or name another')
     if {'TrainDataset', 'TestDataset'} & set(names): return 'polyp'
-    if any(re.fullmatch(r'Case\d+\.mhd', n) for n in names): return 'promise12'
-    if any(subfolder(path, (d,)) for d in ('train', 'test')) or any(n.lower().endswith('.csv') for n in names): return 'folder'
-    places = [path, *(d for d in (subfolder(path, IMAGE_DIRS),) if d)]
-    if any(f.suffix.lower() in SUFFIXES for d in places for f in d.iterdir()): return 'folder'
-    return 'volumes' if volumes_in(path) else 'folder'
+    if any(re.fullmatch(r'Case\d+\.mhd', f.name) for d in [path, *_split_folders(path)] for f in d.iterdir()): return 'promise12'
+    if any('image' in _header(f) for f in path.iterdir() if f.suffix.lower() == '.csv'): return 'folder'
+    images, volumes = _count(path)
+    return 'volumes' if volumes > images else 'folder'
+
+
+def _split_folders(path: Path) -> list: # of folders such as TrainingData_Part1
+    return [d for d in path.iterdir() if d.is_dir() and not d.is_symlink() and folder_means(d.name).role]
+
+
+def _count(path: Path) -> tuple: # (images, volumes)
+    "How many images and volumes lie below a folder, without those in folders of overlays and the like."
+    images = volumes = 0
+    for at, folders, files in os.walk(path):
+        folders[:] = [f for f in folders if not f.startswith('.') and f != '__MACOSX' and folder_means(f).thing != 'other']
+        files = [f for f in files if not f.startswith('.')]
+        images += sum(f.lower().endswith(SUFFIXES) for f in files)
+        volumes += sum(f.lower().endswith(VOLUMES) for f in files)
+        volumes += _may_be_dicom(files) and bool(dicom_files(Path(at)))
+    return images, volumes
 
 
 KINDS = {'phantom': phantom, 'folder': own_folder, 'polyp': polyp, 'polyp-video': polyp_video, 'promise12': promise12, 'volumes': volumes}
@@ -258,3 +343,32 @@ def load_dataset(path: str|Path,      # a folder, a CSV, an image, a volume, or 
     if kind.startswith('polyp') and not path.is_dir():
         raise ScsamError(f'{path} is not a folder; the polyp layout is one that holds TrainDataset and TestDataset')
     return KINDS[kind](path, **options)
+
+# %% ../nbs/02c_datasets.ipynb #5518c0fb
+@dataclass
+class Inputs:
+    "What a path holds to predict on."
+    cases: list = field(default_factory=list)
+    left: dict = field(default_factory=dict)  # Path of a file that is not used -> the reason
+    notes: list = field(default_factory=list) # faults of the layout that do not matter here
+
+
+def inputs(path: str|Path,
+           kind: str|None = None # a key of `KINDS`; None = guessed; then images and volumes may be mixed
+          ) -> Inputs:
+    "All cases at a path, with and without masks, and every file that is none, with the reason."
+    main = kind or guess_kind(path)
+    out, left, both = Inputs(), [], ('folder', 'volumes')
+    kinds = both if kind is None and main in both and Path(path).is_dir() and all(_count(Path(path))) else (main,)
+    for k in kinds:
+        try:
+            with tolerate() as faults: data = load_dataset(path, k, **{'whole': True} if k in both else {})
+        except ScsamError as e:
+            if len(kinds) == 1: raise
+            out.notes.append(str(e)); continue
+        out.notes += faults
+        left.append(data.left)
+        out.cases += list(data)
+    out.left = {p: why for p, why in (left or [{}])[0].items() if all(p in other for other in left)} # what no kind can use
+    if not out.cases: raise ScsamError('; '.join(out.notes) or f'{path} holds nothing to predict on')
+    return out

@@ -19,7 +19,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from .config import Recipe, ScsamError, cache_dir, find_data, nearest
-from .files import read_json, write_json
+from .files import read_json, sweep, write_json
 from .rundir import HISTORY, read_data
 from .data import Dataset, load_arrays
 from .datasets import load_dataset
@@ -97,6 +97,7 @@ def run_queue(experiment: str,              # name; records go to results/<exper
     "Train, score and record every recipe that has no record yet."
     start, done, first = time.monotonic(), {}, process().is_main_process
     if not first: say, progress = (lambda *_: None), False
+    else: sweep(Path(results)/experiment)
     for name, recipe in queue.items():
         path = Path(results)/experiment/f'{name}.json'
         if path.exists():

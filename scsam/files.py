@@ -46,60 +46,67 @@ def _hold(path: Path): # a file descriptor to close; None where another process 
         return None if isinstance(e, BlockingIOError) else -1
 
 
-def _prefix(name: str) -> str: # of a temporary name; at most 255 bytes with what mkstemp adds
-    return f".{name.encode()[:200].decode(errors='ignore')}."
+def _temporary(path: Path, folder: bool = False) -> tuple: # (path, descriptor of its lock or -1)
+    "A temporary file or folder beside `path`, held before a sweep of another process can take it for a dead one's."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{path.name.encode()[:200].decode(errors='ignore')}."            # with what is added at most 255 bytes
+    while True:
+        if folder: tmp = tempfile.mkdtemp(prefix=prefix, suffix='.tmp', dir=path.parent)
+        else: fd, tmp = tempfile.mkstemp(prefix=prefix, suffix='.tmp', dir=path.parent); os.close(fd)
+        try: held = _hold(Path(tmp))
+        except FileNotFoundError: continue                                      # swept in between
+        if held == -1: return Path(tmp), held
+        if held is None: continue
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(held), os.stat(tmp)): return Path(tmp), held
+        os.close(held)
+
+
+def _mode(default: int) -> int: # of a file or folder of this user, which the private temporary one does not have
+    umask = os.umask(0); os.umask(umask)
+    return default & ~umask
 
 
 @contextlib.contextmanager
 def atomic(path: str|Path): # the final name; its folder is made
     "Yields a temporary path to write to; on success it becomes `path`, on any error it is removed."
-    path, tmp, held = Path(path), None, None
+    path = Path(path)
+    with writing(path, path.parent): tmp, held = _temporary(path)
     try:
-        with writing(path, path.parent):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            fd, tmp = tempfile.mkstemp(prefix=_prefix(path.name), suffix='.tmp', dir=path.parent)
-            os.close(fd)
         with writing(path, tmp):
-            held = _hold(tmp)
-            yield Path(tmp)
+            yield tmp
             with open(tmp, 'rb+') as f: os.fsync(f.fileno())
-            umask = os.umask(0); os.umask(umask); os.chmod(tmp, 0o666 & ~umask)
+            os.chmod(tmp, _mode(0o666))
             os.replace(tmp, path)
     finally:
-        if held is not None and held >= 0: os.close(held)
-        if tmp:
-            with contextlib.suppress(OSError): os.unlink(tmp)
+        if held >= 0: os.close(held)
+        with contextlib.suppress(OSError): os.unlink(tmp)
 
 
 @contextlib.contextmanager
 def scratch(path: str|Path): # what will be made of it, for its name and place
     "Yields a temporary folder beside `path`, for writers that choose their own file names; it is gone afterwards."
-    path, tmp, held = Path(path), None, None
+    path = Path(path)
+    with writing(path, path.parent): tmp, held = _temporary(path, folder=True)
     try:
-        with writing(path, path.parent):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            tmp = Path(tempfile.mkdtemp(prefix=_prefix(path.name), suffix='.tmp', dir=path.parent))
-            umask = os.umask(0); os.umask(umask); os.chmod(tmp, 0o777 & ~umask)
-        with writing(path, tmp):
-            held = _hold(tmp)
-            yield tmp
+        os.chmod(tmp, _mode(0o777))
+        with writing(path, tmp): yield tmp
     finally:
-        if held is not None and held >= 0: os.close(held)
-        if tmp: shutil.rmtree(tmp, ignore_errors=True)
+        if held >= 0: os.close(held)
+        shutil.rmtree(tmp, ignore_errors=True)
 
 
-def sweep(*folders: str|Path,    # also those below them; one that does not exist is passed over
-          age: float = 1.,       # seconds; younger ones may be on their way to being held
-          unlocked: float = 86400.): # the same where the system has no locks
+def sweep(*folders: str|Path,        # also those below them; one that does not exist is passed over
+          unlocked: float = 86400.): # seconds after which a name counts as left, where the system has no locks
     "Remove what killed processes have left half-written; what somebody is writing stays."
     for folder in folders:
         for tmp in [p for p in Path(folder).rglob('.*') if p.name.endswith('.tmp') or p.name.startswith('.writing-')]:
             with contextlib.suppress(OSError):
-                old = time.time() - tmp.lstat().st_mtime
-                held = -1 if tmp.is_symlink() or old <= age else _hold(tmp)
-                if old > age and held is not None and (held >= 0 or old > unlocked):
+                held = -1 if tmp.is_symlink() else _hold(tmp)
+                if held is None: continue
+                if held >= 0 or time.time() - tmp.lstat().st_mtime > unlocked:
                     shutil.rmtree(tmp, ignore_errors=True) if tmp.is_dir() and not tmp.is_symlink() else tmp.unlink()
-                if held is not None and held >= 0: os.close(held)
+                if held >= 0: os.close(held)
 
 # %% ../nbs/00a_files.ipynb #1c43da60
 def _try_lock(path: Path): # the open file; None where another process has it

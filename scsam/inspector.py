@@ -61,11 +61,11 @@ def about(review: Review) -> dict: # for JSON
             'unknown': 'both empty' if review.saved and len(branches) > 1 else '',
             'intro': introduction(review), 'title': f'scsam: {review.subject.name}'}
 
-# %% ../nbs/41_inspector.ipynb #ac2eb0f5
+# %% ../nbs/41_inspector.ipynb #c5018763
 class _Told:
     "How a case is told to a page."
     def __init__(self, review: Review):
-        self.review, self.current, self.step, self.last_error = review, None, len(review.steps) - 1, None
+        self.review, self.current, self.step, self.last_error = review, None, max(0, len(review.steps) - 1), None
         self.ids, self.sort, self._seen, self.buffers = review.order(), None, {}, []
 
     def _attach(self, data: bytes) -> int:
@@ -80,7 +80,8 @@ class _Told:
 
     def _scores(self, view) -> list: # [words, meaning, number or None]
         r, row = self.review, self.review.row[view.id]
-        known = [[*WORDS[k], v[row]] for k, v in r.scores.items() if k != 'dice' and r.subject.branches]
+        plain = lambda k: (WORDS[k][0].split(' (')[0], WORDS[k][1])
+        known = [[*plain(k), v[row]] for k, v in r.scores.items() if k != 'dice' and r.subject.branches]
         if view.truth is not None:
             dice = lambda b: dice_maps(view.labels(b)[None], view.truth[None], r.classes)[0]
             known += [[f'Dice {NAMES.get(b, b)}', WORDS['dice'][1], dice(b)] for b in view.probs]
@@ -99,7 +100,7 @@ class _Told:
         points = [[*map(float, p), int(l)] for p, l in zip(*view.points)]
         reply['case'] = {'id': id, 'image': self._attach(encode_image(view.image)), 'layers': view.layers,
                          'scores': self._scores(view), 'curve': curve(r, id), 'steps': r.steps,
-                         'step': max(0, self.step), 'points': points, 'boxes': np.asarray(view.boxes).tolist(),
+                         'step': self.step, 'points': points, 'boxes': np.asarray(view.boxes).tolist(),
                          'prompts': list(prompts), 'note': decided['note'], 'slices': r.slices(id)}
         self._layers(view, m.get('layers') or {}, reply)
         begun = ('A correction of this image was begun and is not used yet: "use as label" (l) keeps it, "clear" (c) '

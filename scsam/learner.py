@@ -50,7 +50,8 @@ def assign_roles(data: Dataset, recipe: Recipe,
                 ) -> Roles:
     "Validation part, labelled and unlabelled cases, as `recipe.val`, `recipe.labeled`, `recipe.data_seed` and the decisions have it."
     if recipe.val and not len(data.where(role='val')): data = data.split(val=recipe.val, seed=recipe.data_seed)
-    labeled = list(data.budget(recipe.labeled, seed=recipe.data_seed))
+    drawn_only = decisions is not None and not any(c.has_mask for c in data.where(role='train'))
+    labeled = [] if drawn_only else list(data.budget(recipe.labeled, seed=recipe.data_seed))
     ids = {c.id for c in labeled}
     unlabeled, val = [c for c in data.where(role='train') if c.id not in ids], [c for c in data.where(role='val') if c.has_mask]
     if decisions is None: return Roles(data, labeled, unlabeled, val)

@@ -11,7 +11,7 @@ from torch import nn, Tensor
 from .config import Recipe
 from .data import Batch
 from .augment import augment, flip, paste, random_box
-from .losses import ce_dice, foreground_dice, pseudo_label
+from .losses import ce_dice, foreground_dice, pseudo_label, rampup
 from .method import PROMPTS, SAM, UNET, UNLABELED, group, register, total
 from .cotrain import ScSam
 
@@ -77,7 +77,8 @@ def paste_others(p: float,             # probability of a row
 class Pair(ScSam):
     "A U-Net and a SAM that learn one label on unlabelled images, made by the slow averages of both."
     branch, view, fixed = 'mean', 'none', {'teacher': 'student', 'views': 'same'}
-    uses = UNLABELED | UNET | SAM | PROMPTS | group('scsam-pair') | {'ema', 'rampup', 'pseudo', 'confidence', 'teacher', 'views'}
+    uses = UNLABELED | UNET | SAM | PROMPTS | group('scsam-pair') | {'ema', 'rampup', 'pseudo', 'confidence', 'teacher', 'views',
+                                                                     'sam_to_unet', 'unet_to_sam'}
 
     def __init__(self, unet: nn.Module, sam: nn.Module, recipe: Recipe):
         super().__init__(unet, sam, recipe)
@@ -123,23 +124,30 @@ class Pair(ScSam):
         seen = None if batch.embeddings is None else batch.embeddings.float()  # they come in half precision
         kind, cut = r.augment_labeled or 'weak', lambda m, rows: None if m is None else m[rows]
         here, there = slice(0, n), slice(n, None)
-        free = len(x) > n and self.needs_unlabeled
+        shared = step - r.pair_wait*r.steps                      # steps of the exchange so far
+        free = len(x) > n and self.needs_unlabeled and shared >= 0
         self.slow.update(step)
-        p, q = self.answers(x, seen) if free or r.prompts else [x.new_zeros(len(x), r.num_classes, *x.shape[-2:])]*2
+        asked = slice(0 if r.prompts else n, len(x) if free else n)          # labelled images are asked about only where answers are prompts
+        p = q = x.new_zeros(len(x), r.num_classes, *x.shape[-2:])
+        if asked.stop > asked.start:
+            p, q = (torch.cat([a[:asked.start], b, a[asked.stop:]]) for a, b in zip((p, q), self.answers(x[asked], cut(seen, asked))))
         us = [self.unet_view(x[here], masks[here], None, kind)]
         ss = [self.sam_view(x[here], cut(seen, here), p[here], masks[here], None, kind)]
         if free:
             for_unet, for_sam, agree = self.labels(p[there], q[there])
             trust = agree[:, None, None].expand(for_sam.shape)
-            us.append(self.unet_view(x[there], for_unet, trust, r.augment, r.cutmix))
-            ss.append(self.sam_view(x[there], cut(seen, there), p[there], for_sam, trust, r.augment, r.cutmix))
+            if r.sam_to_unet: us.append(self.unet_view(x[there], for_unet, trust, r.augment, r.cutmix))
+            if r.unet_to_sam: ss.append(self.sam_view(x[there], cut(seen, there), p[there], for_sam, trust, r.augment, r.cutmix))
         u = self.unet(join(us, 0))
         s = self.ask(join(ss, 0), join(ss, 2), join(ss, 1))
         parts = {'unet_labeled': ce_dice(u[:n], us[0][1]), 'sam_labeled': ce_dice(s[:n], ss[0][3])}
         if free:
-            share = r.unlabeled_weight*self.ramp(step)*agree.mean()
-            parts |= {'unet_unlabeled': share*ce_dice(u[n:], *us[1][1:]), 'sam_unlabeled': share*ce_dice(s[n:], *ss[1][3:])}
-        return {**total(parts), 'agreement': agree.mean()} if free else total(parts)
+            share = r.unlabeled_weight*rampup(shared, r.rampup*(1 - r.pair_wait)*r.steps)*agree.mean()
+            if r.sam_to_unet: parts['unet_unlabeled'] = r.sam_to_unet*share*ce_dice(u[n:], *us[1][1:])
+            if r.unet_to_sam: parts['sam_unlabeled'] = r.unet_to_sam*share*ce_dice(s[n:], *ss[1][3:])
+        elif self.needs_unlabeled: parts |= {k: x.new_zeros(()) for k, w in (('unet_unlabeled', r.sam_to_unet), ('sam_unlabeled', r.unet_to_sam)) if w}
+        agreement = {'agreement': agree.mean() if free else x.new_zeros(())} if self.needs_unlabeled else {}
+        return {**total(parts), **agreement}
 
     @torch.no_grad()
     def predict(self, images: Tensor, embeddings=None, seeds=None) -> dict[str, Tensor]: # each (B, K, H, W), summing to 1 over K

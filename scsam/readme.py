@@ -20,11 +20,15 @@ def render_readme(notebook: str|Path = 'nbs/index.ipynb') -> str: # Markdown
     if not path.exists(): raise ScsamError(f'{path} does not exist; run this from the top folder of the project')
     nb = nbformat.read(path, as_version=4)
     nb.cells = [c for c in nb.cells if not c.source.lstrip().startswith('#| hide')]
+    for c in nb.cells:
+        if c.source.lstrip().startswith('#| echo: false'): c.metadata.transient = {'remove_source': True}
     body, _ = MarkdownExporter(exclude_input_prompt=True, exclude_output_prompt=True).from_notebook_node(nb)
-    body = re.sub(r'(\]\(|src=")(?!https?:|#|/)', lambda m: f'{m[1]}{path.parent.name}/', body)          # links are relative to nbs/
-    body = body.replace(f'({path.parent.name}/../', '(')
+    here = path.parent.name                                     # links are relative to it
+    body = re.sub(r'(\]\(|src=")(?!https?:|#|/)', lambda m: f'{m[1]}{here}/', body)
+    body = body.replace(f'({here}/../', '(')
     body = '\n'.join(line.rstrip() for line in body.splitlines())
-    return '<!-- Made from nbs/index.ipynb by scsam.readme; edit that notebook. -->\n\n' + re.sub(r'\n{3,}', '\n\n', body).strip() + '\n'
+    body = re.sub(r'\n{3,}', '\n\n', body).strip()
+    return f'<!-- Made from nbs/index.ipynb by scsam.readme; edit that notebook. -->\n\n{body}\n'
 
 
 def write_readme(notebook: str|Path = 'nbs/index.ipynb', readme: str|Path = 'README.md'):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CLOSE', 'DOUBT', 'volume_suffix', 'is_dicom', 'dicom_files', 'Volume', 'read_volume', 'grid_difference',
-           'write_volume', 'SliceReader', 'volume_cases', 'volume_name', 'resample_label']
+           'write_volume', 'SliceReader', 'volume_cases', 'volume_extent', 'volume_name', 'resample_label']
 
 # %% ../nbs/02b_volumes.ipynb #3e7830eb
 import functools, gzip, hashlib, io, math, os, re, struct, threading, zlib
@@ -489,6 +489,15 @@ def _slices_and_spacing(path: Path) -> tuple: # (number of slices, mm (slice, ro
     except RuntimeError: return whole(read_volume(path)) # says what is wrong
     if len(reader.GetSize()) != 3: return whole(read_volume(path))
     return reader.GetSize()[2], reader.GetSpacing()[::-1]
+
+
+def volume_extent(path: Path) -> tuple|None: # (x, y, z) voxels, or (x, y, z, volumes); None = it takes reading to know
+    "Size of a volume file from its header."
+    if path.is_dir(): return None
+    reader = _sitk().ImageFileReader(); reader.SetFileName(str(path))
+    try: reader.ReadImageInformation()
+    except RuntimeError: return None
+    return reader.GetSize()
 
 
 def volume_name(path: Path) -> str: # without its suffix

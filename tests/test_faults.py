@@ -191,7 +191,7 @@ def shown(world, d):
     view, problems = review.view(review.ids[0])
     if review.said or problems:
         raise ScsamError(" ".join([*review.said, *problems]))
-    return review.ids, list(review.saved.steps), review.decisions.cases, review.recipe
+    return review.ids, list(review.saved.steps), review.decisions.cases
 
 
 def tabled(world, d):
@@ -367,16 +367,18 @@ def leftovers(*folders):
     return [p for f in folders for p in Path(f).rglob(".*") if p.name.endswith(".tmp") or p.name.startswith((".writing", ".lock"))]
 
 
-def kills(name, root, work, state, quick, again=None):
-    "`work` killed before each change to a file and repeated must end as if it had never been killed. `root` is made anew each time."
+def kills(name, root, work, state, quick, prepare=lambda d: None):
+    "`work` killed before each change to a file and repeated must end as if it had never been killed."
     home = root / "whole"
+    prepare(home)
     total = killed_at(None, home, lambda: work(home))
     expected = state(home)
     assert total > 3 and not leftovers(home), (total, leftovers(home))
     for n in sample(range(1, total + 1), quick):
         d = root / f"k{n}"
+        prepare(d)
         killed_at(n, d, lambda: work(d))
-        killed_at(None, d, lambda: (again or work)(d))
+        killed_at(None, d, lambda: work(d))
         note(name, SAME if state(d) == expected else OTHER)
         for _ in leftovers(d):
             note(name, LEFT)
@@ -401,13 +403,10 @@ def test_train_killed_at_every_file_event(world, tmp_path):
 
 
 def test_evaluate_killed_at_every_file_event(world, tmp_path):
-    def evaluate(d):
-        if not d.exists():
-            shutil.copytree(world.run, d.with_name(d.name + "-new"), ignore=shutil.ignore_patterns("predictions", "record.json"))
-            d.with_name(d.name + "-new").rename(d)
-        return main(["evaluate", str(d), "--save", "--quiet"])
-
-    kills("kill: evaluate", tmp_path, evaluate, lambda d: (hashes(d, ".png"), read_json(d / "record.json")["scores"]), 5)
+    work = lambda d: main(["evaluate", str(d), "--save", "--quiet"])
+    unscored = shutil.ignore_patterns("predictions", "record.json")
+    state = lambda d: (hashes(d / "predictions", ".png"), read_json(d / "record.json")["scores"])
+    kills("kill: evaluate", tmp_path, work, state, 5, lambda d: shutil.copytree(world.run, d, ignore=unscored))
 
 
 def test_predict_killed_at_every_file_event(world, tmp_path):
@@ -466,11 +465,14 @@ def _limited_child(size, work):
 
 
 def test_no_room(world, tmp_path):
+    odd = shutil.copytree(world.data, tmp_path / "odd")  # with something to show
+    first, second = sorted((odd / "train" / "images").iterdir())[:2]
+    shutil.copy(first, second)
     commands = {
         "predict": lambda d: ["predict", world.run, world.data / "test" / "images", "--out", d],
         "evaluate --save": lambda d: ["evaluate", shutil.copytree(world.run, d, dirs_exist_ok=True), "--save"],
         "train": lambda d: [*world.train, d],
-        "figure": lambda d: ["data", "check", world.data, "--figure", d / "sheet.png"],
+        "figure": lambda d: ["data", "check", odd, "--figure", d / "sheet.png"],
     }
     if world.volume:
         commands["predict a volume"] = lambda d: ["predict", world.run, world.volume, "--out", d]
@@ -521,26 +523,37 @@ def test_a_full_file_system(world, tmp_path):
 
 def test_hostile_names_stay_where_they_belong(world, tmp_path):
     "Ids and test sets that climb, by `evaluate --save` and `predict`."
-    image, mask = (world.data / "train" / k / sorted((world.data / "train" / k).iterdir())[0].name for k in ("images", "masks"))
+    images = sorted((world.data / "train" / "images").iterdir())
+    refused = []
     outside = tmp_path / "deep" / "outside"
     names = ["../../../../up", str(outside / "abs"), "a/b", "a__b", "A__B", "..", "x", "x_overlay", "con", "<img src=x>"]
     roles = ["test:../../../set", f"test:{outside}/set", "test:ok"]
     folder = tmp_path / "deep" / "data"
     folder.mkdir(parents=True)
-    rows = [f"{image},{mask},train,t{i}" for i in range(6)]
-    rows += [f"{image},{mask},{roles[i % 3]},{n}" for i, n in enumerate(names)]
-    (folder / "d.csv").write_text("image,mask,role,id\n" + "\n".join(rows) + "\n")
+    ids = [("train", f"t{i}") for i in range(6)] + [(roles[i % 3], n) for i, n in enumerate(names)]
+    rows = [f"{image},{image.parents[1] / 'masks' / image.name},{role},{n}" for image, (role, n) in zip(images, ids, strict=True)]
+    for role, n in ids[6:]:  # some are refused at once; what is not must stay in its place
+        (folder / "d.csv").write_text(f"image,mask,role,id\n{images[0]},,{role},{n}\n")
+        try:
+            load_dataset(folder / "d.csv")
+        except ScsamError:
+            refused.append((role, n))
+    kept = [row for row, id in zip(rows, ids, strict=True) if id not in refused]
+    names = [n for id, (_, n) in zip(ids[6:], ids[6:], strict=True) if id not in refused]
+    (folder / "d.csv").write_text("image,mask,role,id\n" + "\n".join(kept) + "\n")
     csv, run, out = folder / "d.csv", tmp_path / "deep" / "runs" / "r", tmp_path / "deep" / "out"
     argv = ["train", "--data", csv, *"--preset smoke --method unet --labeled 4 --steps 2 --image-size 32 --quiet --out".split(), run]
-    assert call(*argv)[0] == 0
-    before = {p for p in tmp_path.rglob("*") if run not in p.parents}
+    code, text = call(*argv)
+    assert code == 0, text
+    elsewhere = lambda: {p for p in tmp_path.rglob("*") if not {run, out} & {p, *p.parents}}
+    before = elsewhere()
     code, text = call("evaluate", run, "--save", "--quiet")
     assert code == 0, text
-    assert {p for p in tmp_path.rglob("*") if run not in p.parents} == before
+    assert elsewhere() == before
     assert len(list((run / "predictions").rglob("*.png"))) == len(names)
     code, text = call("predict", run, csv, "--out", out, "--quiet")
     assert code == 0, text
-    assert {p for p in tmp_path.rglob("*") if not {run, out} & {p, *p.parents}} == before
+    assert elsewhere() == before
     assert len(list(out.glob("*.png"))) == 2 * (6 + len(names))
 
 

@@ -76,6 +76,7 @@ function render({ model, el, app = false }) {
   const waiting = new Map()
   let seq = 0, chain = Promise.resolve(), alive = true
   function send(kind, more = {}) {
+    if (kind === 'ready') { model.send({ kind, seq: ++seq, view: ME, ...more }); return }   // nobody waits for that
     const n = ++seq, patience = kind === 'list' ? 300000 : 60000        // Dice reads every mask
     waiting.set(n, setTimeout(() => { waiting.delete(n); busy(); say(lost, 'error') }, patience))
     busy()
