@@ -101,6 +101,8 @@ FINDINGS = { # kind: (level, what it means and what to do)
     'unreadable': ('error', 'images or masks that cannot be read, do not fit each other, or hold values that are no labels'),
     'patient': ('error', 'patients in two splits: a score would measure memory; give all their images one role'),
     'copy': ('error', 'the same picture on both sides of a split: take it out of the training part'),
+    'colours': ('error', 'one label, different colours: they are different classes, or each file has a palette of its own; name the colours '
+                         'in classes.json, or save masks without a palette'),
     'black': ('error', 'no mask of the training part shows any foreground, so there is nothing to learn from; export them again'),
     'twin': ('warning', 'pictures on both sides of a split that look the same: if they are copies, take them out of the '
                         'training part'),
@@ -115,6 +117,7 @@ FINDINGS = { # kind: (level, what it means and what to do)
     'tiny': ('warning', 'very small foregrounds (under 20 pixels at 256 x 256): often a slip of the brush'),
     'full': ('warning', 'masks that cover nearly all of the image: foreground and background may be exchanged'),
     'nothing': ('warning', 'masks in which every pixel is marked as unlabelled (255): remove them'),
+    'resampled': ('warning', "label volumes that were brought to their images' grids"),
     'jpeg': ('warning', 'masks stored as JPEG, which blurs their borders: what is brighter than 127 is read as foreground; save masks as '
                         'PNG where you can'),
     'class': ('warning', 'classes that no mask shows'),
@@ -183,17 +186,31 @@ class Report:
         return {'name': self.name, 'exit_code': self.exit_code,
                 'findings': [dict(kind=f.kind, level=f.level, message=f.message, ids=list(f.ids)) for f in self.findings]}
 
+# %% ../nbs/02e_check.ipynb #dac8c670
+def _colours(cases, looks, add):
+    "Colours that stand for one label in this mask and for another in that one."
+    first = {} # (label, colour) -> case
+    for c, l in zip(cases, looks):
+        for label, colour in (v for r in l.remarks if r.kind == 'colours' for v in r.value): first.setdefault((label, colour), c)
+    for label in sorted({v for v, _ in first}):
+        shown = [(colour, c) for (v, colour), c in first.items() if v == label]
+        if len(shown) > 1:
+            said = ', '.join(f'{k} in {c.mask or c.id}' for k, c in shown[:3])
+            add('colours', f'label {label} is {said}', *[c.id for _, c in shown[:3]])
+
 # %% ../nbs/02e_check.ipynb #d15dd699
 def check(dataset: Dataset|str|Path,   # or a path to open
           kind: str|None = None,       # of dataset, when a path is given; None = guessed
           errors_only: bool = False,   # skip what can only warn: quicker, for the start of a training
-          progress: bool = False) -> Report:
+          progress: bool = False,
+          labels: str = 'same'         # as `load_dataset` takes it
+         ) -> Report:
     "Read everything once and report what is wrong or odd."
     report = Report(getattr(dataset, 'name', str(dataset)))
     add = lambda kind, message, *ids: report.findings.append(Finding(kind, message, ids))
     if not isinstance(dataset, Dataset):
         with tolerate() as faults:
-            try: dataset = load_dataset(dataset, kind)
+            try: dataset = load_dataset(dataset, kind, labels)
             except ScsamError as e: faults = faults + [str(e)]
         for f in faults: add('layout', f)
         if not isinstance(dataset, Dataset): return report
@@ -207,6 +224,7 @@ def check(dataset: Dataset|str|Path,   # or a path to open
         looks = list(looks)
     for message, ids in _merge([(m, c.id) for c, l in zip(cases, looks) for m in l.faults]).items():
         add('unreadable', message, *ids)
+    _colours(cases, looks, add)
     areas = [l.area for c, l in zip(cases, looks) if c.role == 'train' and l.labels and l.area is not None]
     if areas and not any(areas): add('black', f'{len(areas)} masks in train', *[c.id for c in cases if c.role == 'train' and c.has_mask][:2])
     roles = defaultdict(set)
@@ -322,7 +340,7 @@ def _links(dataset, cases, looks, add):
 
 def _files(dataset, cases, looks, add):
     "What the readers noticed, files that are not used, and splits in names of files."
-    said = _merge([((r.kind, r.message), c.id) for c, l in zip(cases, looks) for r in l.remarks if r.kind in FINDINGS])
+    said = _merge([((r.kind, r.message), c.id) for c, l in zip(cases, looks) for r in l.remarks if r.kind in FINDINGS and r.kind != 'colours'])
     for (kind, message), ids in said.items(): add(kind, message, *ids[:2])
     lacking = [p for p, why in dataset.left.items() if 'test part without masks' in why]
     if lacking: add('unmasked', f'test: {len(lacking)} images such as {lacking[0].name}, which are left for scsam predict')

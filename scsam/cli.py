@@ -37,7 +37,8 @@ def train(args: argparse.Namespace):
     from scsam.experiment import remember_data
     from scsam.learner import fit, main_process
     from scsam.rundir import read_training
-    data = load_dataset(args.data, args.kind)
+    options = {'labels': 'resample'} if args.resample_labels else {}
+    data = load_dataset(args.data, args.kind, **options)
     recipe, out = recipe_from(args, data.num_classes), Path(args.out)
     method = _built(recipe, args.preset)
     if not out.exists() and main_process():
@@ -47,7 +48,7 @@ def train(args: argparse.Namespace):
     fit(method, data, recipe, out, resume=args.resume, max_minutes=args.max_minutes, progress=not args.quiet, cache=cache_dir()/'images',
         snapshots=args.snapshots, decisions=args.decisions, tensorboard=args.tensorboard)
     if not main_process(): return 0 if (out/'training.json').exists() else 3
-    remember_data(out, args.data, args.kind)
+    remember_data(out, args.data, args.kind, **options)
     if not (out/'training.json').exists(): return 3
     _told(recipe, read_training(out), out)
 
@@ -100,7 +101,7 @@ def evaluate(args: argparse.Namespace):
 # %% ../nbs/50_cli.ipynb #02963bb0
 def predict(args: argparse.Namespace):
     "Masks of images, each with an overlay to look at, and of volumes, in the volume's own geometry."
-    from scsam.data import left_out
+    from scsam.data import class_values, left_out
     from scsam.datasets import inputs
     from scsam.experiment import process
     from scsam.learner import load_run
@@ -109,8 +110,11 @@ def predict(args: argparse.Namespace):
     cases = found.cases
     for line in (*left_out(found.left), *(f'note: {n}' for n in found.notes)): print(line)
     announce(args, f'predicting {len(cases)} images or slices into {args.out}')
-    done = predict_files(run, cases, args.out, args.branch, args.overwrite, not args.quiet)
-    values = f'of branch {args.branch or run.training["selected"]["branch"]} in {args.out} (values 0 to {run.recipe.num_classes - 1}'
+    done = predict_files(run, cases, args.out, args.branch, args.overwrite, not args.quiet,
+                         form=args.format)
+    own, K = class_values(run.manifest), run.recipe.num_classes
+    said = f'values 0 to {K - 1}' if not own else f'values {", ".join(map(str, own))}, as in the masks of its data'
+    values = f'of branch {args.branch or run.training["selected"]["branch"]} in {args.out} ({said}'
     n = len(done['images'])
     if n: print(f'{n} mask{"s" * (n != 1)} {values}; beside each an overlay to look at)')
     for path in done['volumes']: print(f'{path.name} {values}; spacing, origin and direction of the volume)')
@@ -150,12 +154,13 @@ def data(args: argparse.Namespace) -> int|None: # of a check: 0 clean, 1 warning
     "Show what a dataset holds (DATA), what is wrong with it (check DATA), or where it differs from a protocol (compare DATA PROTOCOL)."
     from scsam.datasets import load_dataset
     word, *rest = args.words
-    if not rest: return print(load_dataset(word, args.kind))
+    labels = 'resample' if args.resample_labels else 'same'
+    if not rest: return print(load_dataset(word, args.kind, labels))
     if word == 'compare' and len(rest) == 2: return compare(*rest, args.kind)
     if word != 'check' or len(rest) != 1: raise ScsamError('scsam data takes one of: DATA; check DATA; compare DATA PROTOCOL')
     from scsam.check import check, figure_sheet
     announce(args, f'reading every file of {rest[0]}')
-    report = check(rest[0], args.kind, progress=not args.quiet)
+    report = check(rest[0], args.kind, progress=not args.quiet, labels=labels)
     print(report.text())
     if args.figure:
         from scsam.viz import save
@@ -321,6 +326,8 @@ def _o(*flags, **kw): return flags, kw
 _QUIET = _o('--quiet', action='store_true', help='no progress bars; what takes minutes is still announced')
 _KIND = _o('--kind', help='layout of the data: polyp, promise12, folder …; guessed by default')
 _RUN, _MINUTES = _o('run', help='a run directory'), _o('--max-minutes', type=float, help='stop at a checkpoint after this time')
+_GRID = _o('--resample-labels', action='store_true',
+           help="label volumes on another grid than their images' are brought there; without it they are refused")
 _MOVED = _o('--data', help='where the data is now, if it has moved')
 _FORCE = _o('--force', action='store_true', help='take the run though its recipe, manifest or model was changed after training')
 _FORMAT = _o('--format', choices=FORMATS, default='text', help='of the table: for a terminal, or for a paper')
@@ -330,8 +337,8 @@ OPTIONS = dict(
           _o('--steps', type=int, help='steps of each training'), _QUIET],
     data=[_o('words', nargs='+', metavar='[check|compare] DATA [PROTOCOL]',
              help='a folder, a CSV, or phantom; to compare with: a name, a manifest, or a run'),
-          _KIND, _o('--figure', help='with check: save a sheet of the cases it names here'), _QUIET],
-    train=[_o('--data', required=True, help='a folder, a CSV, or phantom'), _KIND,
+          _KIND, _GRID, _o('--figure', help='with check: save a sheet of the cases it names here'), _QUIET],
+    train=[_o('--data', required=True, help='a folder, a CSV, or phantom'), _KIND, _GRID,
            _o('--out', required=True, help='the run directory: new, or one to resume'),
            _o('--preset', default='paper', help=f'starting values: {", ".join(PRESETS)}'),
            _o('--resume', choices=('auto', 'never'), default='auto', help='resume the run that is there, or refuse'), _MINUTES,
@@ -351,6 +358,7 @@ _PAGE = [_o('--port', type=int, default=8866, help='of the page; 0 = any free on
 OPTIONS |= dict(
     predict=[_RUN, _o('input', help='an image, a volume, or a folder of either'),
              _o('--out', required=True, help='folder for masks and overlays'), _KIND, _FORCE,
+             _o('--format', choices=('.nii.gz', '.nii', '.nrrd', '.mha', '.mhd'), help='of volumes; by default the one that they came in'),
              _o('--branch', help="unet, sam or mean; by default the run's chosen one"),
              _o('--overwrite', action='store_true', help='replace files of other runs, or that somebody has changed'), _QUIET],
     inspect=[_o('run', help='a run directory with snapshots'), _MOVED,
@@ -359,7 +367,7 @@ OPTIONS |= dict(
               _o('--decisions', metavar='DIR', help='where masks and boxes are kept; by default FOLDER-masks, here'),
               _o('--sam', help='who answers the boxes; by default litemedsam'),
               _o('--weights', default='', help='a file with its weights; by default the published ones'),
-              _o('--image-size', type=int, default=256, help='side, in pixels, of the images that SAM sees'),
+              _o('--image-size', type=int, default=128, help='side, in pixels, of the images that SAM sees'),
               _o('--again', action='store_true', help='let this SAM answer the boxes that another one has answered'), *_PAGE],
     experiment=[_o('name', help='prostate, polyp, ablations …'),
                 _o('--mode', choices=('smoke', 'cpu', 'full'), default='smoke'),

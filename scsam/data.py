@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MANIFEST', 'file_sha256', 'FileReader', 'Case', 'stratified_order', 'parse_budget', 'Dataset', 'left_out',
-           'manifest_sha256', 'read_manifest', 'resize_image', 'resize_mask', 'write_sealed', 'read_sealed', 'Arrays',
-           'Joined', 'load_arrays', 'cache_key', 'TwoStream', 'to_float', 'Batch']
+           'manifest_sha256', 'class_values', 'read_manifest', 'resize_image', 'resize_mask', 'write_sealed',
+           'read_sealed', 'Arrays', 'Joined', 'load_arrays', 'cache_key', 'TwoStream', 'to_float', 'Batch']
 
 # %% ../nbs/01_data.ipynb #a7419a13
 import functools, hashlib, json, os, re
@@ -257,12 +257,20 @@ def manifest_sha256(cases: list) -> str: # 64 hex digits
     return hashlib.sha256(json.dumps(core, ensure_ascii=True).encode()).hexdigest()
 
 
+def class_values(of) -> tuple: # of each class, a number or an (r, g, b), as the mask files have them; () = class numbers
+    "The class table of some cases, or of a manifest."
+    if isinstance(of, dict): found = of.get('values') or ()
+    else: found = next((v for c in of if (v := getattr(c.reader, 'values', ()))), ())
+    return tuple(tuple(v) if isinstance(v, (list, tuple)) else v for v in found)
+
+
 def _manifest(self: Dataset, labeled=()) -> dict: # plain data, ready for JSON
     "Every case with its role, use and content; and one hash over all of it."
     used = {c.id for c in labeled}
     cases = [dict(id=c.id, role=c.role, labeled=c.id in used, source=c.source, patient=c.patient,
                   image=_where(c, self.root), mask=_where(c, self.root, 'mask'), sha256=c.sha256()) for c in self]
-    return {'format': 1, 'name': self.name, 'class_names': list(self.class_names), 'cases': cases,
+    values = {'values': list(v)} if (v := class_values(self)) else {}
+    return {'format': 1, 'name': self.name, 'class_names': list(self.class_names), **values, 'cases': cases,
             'sha256': manifest_sha256(cases)}
 
 

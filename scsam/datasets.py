@@ -19,7 +19,7 @@ from .data import Case, Dataset, FileReader, stratified_order
 from .layout import (IMAGE_DIRS, MASK_DIRS, SUFFIXES, TABLES, VOLUMES, Sorted, fault, folder, folder_means, leave_unmasked, listed,
                           name_key, one_channel, pair, pictures, read_classes, sort_files, subfolder, tolerate)
 from .phantom import phantom
-from .volumes import SliceReader, dicom_files, is_dicom, volume_cases, volume_extent, volume_name
+from .volumes import SliceReader, dicom_files, is_dicom, volume_cases, volume_extent, volume_name, volume_patient
 
 # %% ../nbs/02c_datasets.ipynb #b79baf0e
 def _polyp_source(stem: str) -> str:
@@ -130,7 +130,8 @@ def volumes(root: str|Path,            # a folder of volumes, a folder of DICOM 
     found = sort_files(one_channel(units), root)
     _leave_others(others, found, root)
     leave_unmasked(found, whole)
-    slices, cases = SliceReader(reader.values, normalize), []
+    _by_header(found)
+    slices, cases = SliceReader(reader.values, normalize, reader.ignore), []
     for i in found.items:
         if len(i.masks) > 1: fault(f'{i.masks[0]} and {i.masks[1]} are both masks of {i.path}; join them into one volume, or tell by a CSV')
         parts = volume_cases(i.path, i.masks[0] if i.masks else None, i.id, slices)
@@ -150,6 +151,16 @@ def _leave_others(others: list, found: Sorted, root: Path):
         if not i.masks and (size := volume_extent(i.path)) and len(size) == 4 and size[3] > 1:
             found.left[i.path] = f'{size[3]} volumes in one file; split it into single volumes to use them'
     found.items = [i for i in found.items if i.path not in found.left]
+
+
+def _by_header(found: Sorted):
+    "DICOM series of one PatientID are one patient's, whatever their folders are called."
+    ids = {i.path: volume_patient(i.path) for i in found.items}
+    if len({*ids.values()} - {''}) < 2: return # absent, or the same word in all of them
+    first = {}
+    for i in found.items:
+        if ids[i.path]: i.patient = first.setdefault(ids[i.path], i.patient)
+    found.notes.append('patients are told by the headers (PatientID), besides folders')
 
 # %% ../nbs/02c_datasets.ipynb #db845cab
 def _centre(n: int) -> str:
@@ -242,7 +253,7 @@ def from_csv(path: str|Path,
         said = {k: row[k] for k in ('patient', 'role', 'source') if row.get(k)}
         try:
             if files['image'].name.lower().endswith(VOLUMES) or files['image'].is_dir():
-                one = volume_cases(files['image'], files.get('mask'), id, SliceReader(reader.values))
+                one = volume_cases(files['image'], files.get('mask'), id, SliceReader(reader.values, ignore=reader.ignore))
             else: one = [Case(id, files['image'], files.get('mask'), reader=reader)]
             cases += [replace(c, **said) for c in one]
         except ScsamError as e: raise ScsamError(f'{path}, line {n}: {e}') from None
@@ -331,6 +342,7 @@ def _options(kind: str, options: dict) -> dict:
 
 def load_dataset(path: str|Path,      # a folder, a CSV, an image, a volume, or 'phantom'
                  kind: str|None = None, # a key of `KINDS`; None = guessed from the layout
+                 labels: str = 'same',  # 'resample' = label volumes are brought to their images' grids; see `SliceReader`
                  **options            # of the kind's own function, such as n and seed of `phantom`
                 ) -> Dataset:
     "Open a dataset; its pixels are read later."
@@ -338,11 +350,16 @@ def load_dataset(path: str|Path,      # a folder, a CSV, an image, a volume, or 
     if kind not in KINDS: raise ScsamError(f'unknown kind of dataset {kind!r}{nearest(kind, KINDS)}')
     options = _options(kind, options)
     if kind == 'phantom': return phantom(**options)
+    if labels not in ('same', 'resample', 'stored'):
+        raise ScsamError(f"labels={labels!r} is unknown{nearest(labels, ('same', 'resample', 'stored'))}")
     path = Path(path)
     if not path.exists(): raise ScsamError(f"{path} does not exist; give a folder, a CSV, an image, a volume, or 'phantom'")
     if kind.startswith('polyp') and not path.is_dir():
         raise ScsamError(f'{path} is not a folder; the polyp layout is one that holds TrainDataset and TestDataset')
-    return KINDS[kind](path, **options)
+    data = KINDS[kind](path, **options)
+    if labels == 'same': return data
+    told = lambda c: replace(c, reader=replace(c.reader, labels=labels)) if isinstance(c.reader, SliceReader) else c
+    return data._like(map(told, data), data.base)
 
 # %% ../nbs/02c_datasets.ipynb #5518c0fb
 @dataclass

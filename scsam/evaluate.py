@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from PIL import Image
 from .config import Recipe, ScsamError, nearest
 from .files import atomic, file_name, file_names, sweep
-from .data import Dataset, resize_image, resize_mask
+from .data import Dataset, class_values, labels_of, resize_image, resize_mask
+from .pixels import to_values
 from .metrics import HIGHER_IS_BETTER, METRICS, score
 from .method import evaluating, predict_batch
 from .methods import oracle_boxes
@@ -134,15 +135,15 @@ def _column(out: dict, case_id: str, group: str, maps: dict, truth: np.ndarray, 
         for k, v in got.items(): columns[k].append(round(v, 6))
 
 
-def _stack(patient: str, slices: list # of (case, truth, maps)
+def _stack(volume: str, slices: list # of (case, truth, maps)
           ): # (maps of volumes, truth volume, spacing)
-    "Slices of one patient as a volume, in the order of their index."
+    "Slices of one volume on top of each other, in the order of their index."
     slices = sorted(slices, key=lambda s: s[0].index)
     cases = [c for c, *_ in slices]
     if [c.index for c in cases] != list(range(cases[0].index, cases[0].index + len(cases))):
-        raise ScsamError(f'patient {patient}: slices {[c.index for c in cases]} are not a whole volume; give all, each once')
+        raise ScsamError(f'volume {volume}: slices {[c.index for c in cases]} are not a whole volume; give all, each once')
     if len({c.spacing for c in cases}) > 1 or len({t.shape for _, t, _ in slices}) > 1:
-        raise ScsamError(f'patient {patient}: slices differ in size or spacing; they cannot be one volume')
+        raise ScsamError(f'volume {volume}: slices differ in size or spacing; they cannot be one volume')
     maps = {branch: np.stack([m[branch] for *_, m in slices]) for branch in slices[0][2]}
     return maps, np.stack([t for _, t, _ in slices]), cases[0].spacing
 
@@ -162,7 +163,7 @@ def score_cases(predictions,              # yields (case, {branch: label map}), 
         spacing = case.spacing[-2:] if case.spacing is not None else None
         _column(single, case.id, case.patient, maps, truth, spacing, num_classes, metrics)
         seen.append(case)
-        if is_slice(case): volumes.setdefault(case.patient, []).append((case, truth, maps))
+        if is_slice(case): volumes.setdefault(case.volume, []).append((case, truth, maps))
     if not seen: raise ScsamError(f'evaluate: no case of {name!r} has a mask: nothing to score; use `scsam predict` for such images')
     units = {'px' if c.spacing is None else 'mm' for c in seen}
     if len(units) > 1 or (volumes and not all(map(is_slice, seen))):
@@ -170,9 +171,9 @@ def score_cases(predictions,              # yields (case, {branch: label map}), 
     if len(set(single['groups'])) == len(seen): del single['groups'] # every case a patient of its own
     if not volumes: return {name: {**single, 'unit': units.pop(), 'mode': 'images'}}
     whole = {'ids': [], 'groups': []}
-    for patient, slices in volumes.items():
-        _column(whole, patient, patient, *_stack(patient, slices), num_classes, metrics)
-    del whole['groups']
+    for volume, slices in volumes.items():
+        _column(whole, volume, slices[0][0].patient, *_stack(volume, slices), num_classes, metrics)
+    if len(set(whole['groups'])) == len(volumes): del whole['groups'] # every volume a patient of its own
     return {name: {**whole, 'unit': 'mm', 'mode': 'volumes'}, f'{name} slices': {**single, 'unit': 'mm', 'mode': 'slices'}}
 
 # %% ../nbs/31_evaluate.ipynb #270da1cb
@@ -204,9 +205,9 @@ def evaluate(method, data,            # a `Dataset` with test sets, or {name: ca
 
 def _saving(predictions, folder: Path, cases):
     "Pass predictions on, and write them on the way."
-    files = _mask_files(cases)
+    files, values = _mask_files(cases), class_values(cases)
     for case, maps in predictions:
-        for branch, labels in maps.items(): save_labels(labels, folder/file_name(branch)/files[case.id])
+        for branch, labels in maps.items(): save_labels(labels, folder/file_name(branch)/files[case.id], values)
         yield case, maps
 
 
@@ -218,11 +219,14 @@ _PALETTE = [0, 0, 0] + [int(v) for i in range(255) for v in rgb(CLASSES[i % len(
 
 
 def save_labels(labels: np.ndarray, # (H, W) uint8
-                path: str|Path      # .png
+                path: str|Path,     # .png
+                values: tuple = ()  # of the classes in the data set's own masks; () = the class numbers
                ) -> Path:
-    "Write a label map as a PNG whose values are the labels."
-    image = Image.fromarray(labels.astype(np.uint8))
-    image.putpalette(_PALETTE)
+    "Write a label map as a PNG that holds the data set's own values or colours."
+    numbers, palette = to_values(labels, values), np.reshape(_PALETTE, (256, 3)).copy()
+    for k, v in enumerate(values): palette[v if np.isscalar(v) and v < 256 else k] = _PALETTE[3*k:3*k + 3] if np.isscalar(v) else v
+    image = Image.fromarray(numbers)
+    if numbers.dtype == np.uint8: image.putpalette(palette.astype(np.uint8).ravel().tolist())
     with atomic(path) as tmp: image.save(tmp, format='PNG')
     return Path(path)
 
@@ -243,15 +247,19 @@ def load_predictions(folder: str|Path, # as written by `save_predictions`
     found = [p.name for p in folder.iterdir() if p.is_dir()] if folder.is_dir() else []
     branches = sorted(found, key=lambda b: ([*BRANCHES, b].index(b), b)) # unet, sam, mean, others
     if not branches: raise ScsamError(f'{folder} holds no predictions; evaluate with save=… first')
-    files = _mask_files(cases)
+    files, values = _mask_files(cases), class_values(cases)
     for case in cases:
         maps = {}
         for branch in branches:
             path = folder/branch/files[case.id]
-            try: maps[branch] = np.array(Image.open(path))
+            try: maps[branch] = _labels_back(np.array(Image.open(path)), path, values)
             except FileNotFoundError: raise ScsamError(f'{path} is missing: case {case.id} was not predicted') from None
             except OSError as e: raise ScsamError(f'{path} is damaged: {e}') from None
         yield case, maps
+
+
+def _labels_back(a: np.ndarray, path: Path, values: tuple) -> np.ndarray: # class numbers again
+    return labels_of(a, path, values, -1) if values and np.isscalar(values[0]) else a
 
 
 def recompute(folder: str|Path, # the `save` of `evaluate`

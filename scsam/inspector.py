@@ -20,7 +20,7 @@ from .viz import BRANCHES, CLASSES, NEGATIVE, POSITIVE, SKY
 from .review import (EDIT, MAPS, Review, Unusual, answer_again, curve, dice_maps, encode_image, folder_subject,
                           layer, oddness)
 
-# %% ../nbs/41_inspector.ipynb #e30b1d99
+# %% ../nbs/41_inspector.ipynb #4c37c683
 NAMES = {'unet': 'U-Net', 'sam': 'SAM', 'truth': 'true mask', 'edit': 'correction'}
 PALETTE = {**BRANCHES, 'edit': EDIT, 'positive': POSITIVE, 'negative': NEGATIVE, 'asked': SKY}
 WORDS = {'disagreement': ('disagreement', '1 − Dice between the masks of both networks'),
@@ -40,8 +40,9 @@ def introduction(review: Review) -> str:
     if not review.subject.branches:
         return (f'{box} If it is right, press l or Enter: it becomes the label, and the next image comes. If not, add '
                 'points (v) or paint (b, e); z takes the last step back. Nothing to see? Press y.')
-    first = ('The networks disagree most about this image.' if review.saved and len(review.saved.branches) > 1 else
-             'This is a pseudo-label that nobody has checked.')
+    two = review.saved and len(review.saved.branches) > 1
+    first = ('About the first image of the list the networks disagree most.' if two else
+             'These are pseudo-labels that nobody has checked.')
     return (f"{first} Orange outlines are the U-Net's, blue ones are SAM's. Good enough: a accepts. Hopeless: r leaves "
             f'the image out. Better by hand: {box[0].lower()}{box[1:]} l makes that the label, y says that there is '
             'nothing to see.')
@@ -423,10 +424,10 @@ def serve(run_dir: str|Path,
     print(f'the inspector of {run_dir}, for you alone, until Ctrl-C:\n{app.url}', flush=True)
     app.run(browser)
 
-# %% ../nbs/41_inspector.ipynb #857645e0
+# %% ../nbs/41_inspector.ipynb #8cc93cfa
 def annotate(folder,                    # images, some of which may have masks
              decisions=None,            # folder for what you decide; None = `NAME-masks` here
-             kind: str|None = None, sam: str|None = None, weights: str = '', image_size: int = 256,
+             kind: str|None = None, sam: str|None = None, weights: str = '', image_size: int = 128,
              again: bool = False,       # let this SAM answer the boxes that another one has answered
              port: int = 8866, browser: bool = True):
     "Draw boxes, and let SAM turn them into masks, before any training."

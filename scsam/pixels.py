@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['IGNORE', 'MAX_PIXELS', 'Remark', 'remarks', 'remark', 'open_image', 'turns', 'shape_of', 'stretch', 'infinite',
-           'remark_infinite', 'to_rgb', 'labels_of', 'read_labels']
+           'remark_infinite', 'to_rgb', 'labels_of', 'read_labels', 'to_values']
 
 # %% ../nbs/00d_pixels.ipynb #a5503474
 import contextlib, contextvars, json, os, re, sys, warnings
@@ -323,7 +323,7 @@ def _palette_numbers(im: Image.Image, path: Path, values: tuple, ignore: int|Non
         raise ScsamError(f'{path} is a palette image whose indices do not agree with its colours ({said}), so that '
                          f'the numbers of the class '
                          f'table could mean either; name the colours in classes.json, such as {_table_line(shown)}')
-    remark('colours', f'{path}: value {int(used[-1])} is {colour[int(used[-1])]}', tuple(colour.items()))
+    if len(values) > 2: remark('colours', f'{path}: indices and colours {tuple(colour.items())}', tuple(colour.items()))
     return indices
 
 # %% ../nbs/00d_pixels.ipynb #2ad52b7e
@@ -382,3 +382,13 @@ def _labels_of_colours(im: Image.Image, path: Path, values: tuple, ignore) -> np
                          f'mask or the table')
     for v, i in known.items(): out[packed == v] = i
     return out
+
+# %% ../nbs/00d_pixels.ipynb #ec27e3bc
+def to_values(labels: np.ndarray,     # uint8, any shape: class numbers 0 … K-1
+              values: tuple = ()      # as a class table has them; () or colours = class numbers stay
+             ) -> np.ndarray:         # same shape, the smallest unsigned type that holds the values
+    "A label map in the numbers of its data set."
+    if not values or not np.isscalar(values[0]): return labels.astype(np.uint8)
+    table = np.zeros(256, np.uint8 if max(values) < 256 else np.uint16)
+    table[:len(values)] = values
+    return table[labels]

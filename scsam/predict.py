@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from .config import ScsamError
-from .data import file_sha256, resize_image, resize_mask
+from .data import class_values, file_sha256, resize_image, resize_mask
 from .evaluate import predict_cases, save_labels
 from .files import file_names, locked, parse_json, sweep, writing
 from .learner import Run
 from .viz import overlay, save
 from .layout import VOLUMES
-from .volumes import read_volume, write_volume
+from .pixels import to_values
+from .volumes import read_volume, volume_suffix, write_volume
 
 # %% ../nbs/31a_predict.ipynb #ef3b8772
 class Made:
@@ -49,7 +50,8 @@ class Made:
         for done in (False, True):
             with writing(self.path), open(self.path, 'a', encoding='utf-8') as f:
                 for name in files:
-                    self.lines[name] = {'file': name, 'of': of, 'sha256': file_sha256(self.folder/name) if done else None}
+                    self.lines[name] = {'file': name, 'of': of,
+                                        'sha256': file_sha256(self.folder/name) if done else None}
                     f.write('\n' + json.dumps(self.lines[name]))
             if not done: yield
 
@@ -61,26 +63,31 @@ class Job:
     files: tuple   # their names; the first is the mask's
     volume: bool
 
-    def write(self, maps: list, out: Path):
+    def write(self, maps: list, out: Path, values: tuple = ()): # of the classes in the data set's own masks
         "Write the files."
         if self.volume:
             path, like = self.cases[0].image, read_volume(self.cases[0].image)
             if [c.index for c in self.cases] != list(range(len(like.array))):
-                raise ScsamError(f'{path} has {len(like.array)} slices, of which {len(self.cases)} were predicted; predict whole volumes')
-            return write_volume(out/self.files[0], np.stack(maps), like)
-        save_labels(maps[0], out/self.files[0])
+                raise ScsamError(f'{path} has {len(like.array)} slices, of which {len(self.cases)} were predicted; '
+                                 f'predict whole volumes')
+            return write_volume(out/self.files[0], to_values(np.stack(maps), values), like)
+        save_labels(maps[0], out/self.files[0], values)
         save(_small_overlay(self.cases[0].read_image(), maps[0]), out/self.files[1])
 
 
-def _small_overlay(image: np.ndarray, mask: np.ndarray, side: int = 4096) -> np.ndarray: # at most `side` pixels high and wide
+def _small_overlay(image: np.ndarray, mask: np.ndarray,
+                   side: int = 4096) -> np.ndarray: # at most `side` pixels high and wide
     "To look at: a large image is shrunk."
     f = side / max(mask.shape)
     if f >= 1: return overlay(image, mask)
     size = tuple(max(1, round(f * n)) for n in mask.shape)
-    return overlay(resize_image(image, size), np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST)))
+    return overlay(resize_image(image, size),
+                   np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST)))
 
 
-def jobs_of(cases) -> list[Job]:
+def jobs_of(cases,
+            form: str|None = None # of the volumes: '.nii.gz', '.nrrd', '.mha' …; None = the one that they came in
+           ) -> list[Job]:
     "Images, then volumes, with the names of their files."
     images = [c for c in cases if c.index is None or c.image is None]
     volumes = {}
@@ -91,7 +98,7 @@ def jobs_of(cases) -> list[Job]:
     ids = {p: s[0].id.rsplit('/', 1)[0] for p, s in volumes.items()}
     stems = file_names(ids.values(), tuple(f'_segmentation{e}' for e in (*VOLUMES, '.raw')))
     for path, slices in volumes.items():
-        ends = [next((e for e in sorted(VOLUMES, key=len, reverse=True) if path.name.lower().endswith(e)), '.nii.gz')]
+        ends = [form or volume_suffix(path, '.nii.gz')]
         if ends == ['.mhd']: ends.append('.raw')
         files = tuple(f'{stems[ids[path]]}_segmentation{e}' for e in ends)
         jobs.append(Job(sorted(slices, key=lambda c: c.index), files, True))
@@ -104,21 +111,26 @@ def predict_files(run: Run,
                   branch: str|None = None,   # None = the one that was chosen in training
                   overwrite: bool = False,   # replace files that other runs or persons have made
                   progress: bool = False,    # show a bar
-                  batch_size: int = 8) -> dict: # {'images': [path], 'volumes': [path], 'kept': how many there were already}
+                  batch_size: int = 8,
+                  form: str|None = None      # of volumes: one of `VOLUMES`; None = the one that each came in
+                 ) -> dict: # {'images': [path], 'volumes': [path], 'kept': how many there were already}
     "Write the masks of all cases; what this run has made of these images before is kept."
     out, cases = Path(out), list(cases)
-    if branch: next(predict_cases(run.method, cases[:1], run.recipe, branch=branch))   # an unknown one is an error before anything is made
+    # an unknown one is an error before anything is made
+    if branch: next(predict_cases(run.method, cases[:1], run.recipe, branch=branch))
     branch = branch or run.training['selected']['branch']
     def busy(): raise ScsamError(f'another process is predicting into {out}; wait for it, or choose another folder')
     with writing(out), locked(out/'.scsam-predict.lock', busy):
         sweep(out)
-        made, jobs, run_sha = Made(out), jobs_of(cases), _run_sha256(run, branch)
-        of = {j.files: hashlib.sha256(f"{run_sha} {[c.sha256()['image'] for c in j.cases]}".encode()).hexdigest() for j in jobs}
+        made, jobs, run_sha = Made(out), jobs_of(cases, form), _run_sha256(run, branch)
+        of = {j.files: hashlib.sha256(f"{run_sha} {[c.sha256()['image'] for c in j.cases]}".encode()).hexdigest()
+              for j in jobs}
         states = {f: made.state(f, of[j.files]) for j in jobs for f in j.files}
         other = [out/f for f, s in states.items() if s == 'other']
         if other and not overwrite:
             more = f' (and {len(other) - 1} more)' if len(other) > 1 else ''
-            raise ScsamError(f'{other[0]}{more} was made by another run, of another image, or by a person; choose another --out, or give --overwrite')
+            raise ScsamError(f'{other[0]}{more} was made by another run, of another image, or by a person; choose '
+                             f'another --out, or give --overwrite')
         todo = {j.files for j in jobs if any(states[f] != 'whole' for f in j.files)}
         for some in _bar(_batches(jobs, batch_size), progress):
             if any(j.files in todo for j in some): _write(run, some, todo, branch, out, made, of, batch_size)
@@ -144,10 +156,10 @@ def _write(run: Run, jobs: list, todo: set, branch: str, out: Path, made: Made, 
     for job in jobs:
         maps = [next(predicted)[1][branch] for _ in job.cases]
         if job.files not in todo: continue
-        with made.making(of[job.files], *job.files): job.write(maps, out)
+        with made.making(of[job.files], *job.files): job.write(maps, out, class_values(run.manifest))
 
 
 def _run_sha256(run: Run, branch: str) -> str:
     "Hash of everything that decides a mask, but for the image."
-    what = [file_sha256(run.dir/'model.safetensors'), run.recipe.to_dict(), branch]
+    what = [file_sha256(run.dir/'model.safetensors'), run.recipe.to_dict(), branch, *class_values(run.manifest)]
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()

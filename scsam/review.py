@@ -350,12 +350,12 @@ def run_subject(run,            # a run directory, or a `Run`
     if isinstance(run, Run): subject.run = run
     return subject
 
-# %% ../nbs/40_review.ipynb #9b09dcac
+# %% ../nbs/40_review.ipynb #eb7414a2
 def folder_subject(data,                    # a folder of images (some may have masks), or a dataset
                    kind: str|None = None,   # its layout; None = guessed
                    sam: str|None = None,    # None = LiteMedSAM
                    weights: str = '',       # a file; '' = the published ones
-                   image_size: int = 256,   # that SAM sees
+                   image_size: int = 128,   # that SAM sees
                    decisions=None           # folder for decisions and masks; None = `NAME-masks` here
                   ) -> Subject:
     "The images that have no mask yet, and a SAM to ask with boxes."

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['resize_positions', 'relative_table', 'by_windows', 'with_positions', 'attend', 'Attention', 'Block', 'PatchEmbed',
-           'ViT', 'TinyAttention', 'TinyViT', 'Sam', 'scale_prompts', 'load_sam']
+           'ChannelNorm', 'ViT', 'TinyAttention', 'TinyViT', 'across', 'two_way', 'fine_logits', 'Sam', 'scale_prompts',
+           'load_sam']
 
 # %% ../nbs/11_sam.ipynb #7dcdb256
-from contextlib import nullcontext
 from functools import partial, wraps
 from pathlib import Path
 import torch
@@ -15,7 +15,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint as recompute
 from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
-from segment_anything.modeling.common import LayerNorm2d, MLPBlock
+from segment_anything.modeling.common import MLPBlock
 from timm.models import tiny_vit
 from .config import ScsamError
 from .weights import SAMS, Checkpoint, checkpoint, find_weights, read_checkpoint
@@ -137,18 +137,28 @@ class PatchEmbed(nn.Module):
     def forward(self, x): return self.proj(x).permute(0, 2, 3, 1) # (B, 3, H, W) → (B, h, w, C)
 
 
+class ChannelNorm(nn.Module):
+    "`segment_anything`'s `LayerNorm2d`: over the channels of each cell, in one pass."
+    def __init__(self, channels: int, eps: float = 1e-6):
+        super().__init__()
+        self.weight, self.bias, self.eps = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels)), eps
+    def forward(self, x): # (B, C, h, w) → same, channels last in memory
+        y = F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, self.eps)
+        return y.permute(0, 3, 1, 2)
+
+
 def _neck(dim: int, out: int) -> nn.Sequential:
     "From the encoder's width to the decoder's."
-    return nn.Sequential(nn.Conv2d(dim, out, 1, bias=False), LayerNorm2d(out),
-                         nn.Conv2d(out, out, 3, padding=1, bias=False), LayerNorm2d(out))
+    return nn.Sequential(nn.Conv2d(dim, out, 1, bias=False), ChannelNorm(out),
+                         nn.Conv2d(out, out, 3, padding=1, bias=False), ChannelNorm(out))
 
 
 def _own_precision(forward):
     "An encoder's forward pass, in bfloat16 where its frozen weights were rounded to it (`scsam.lora.round_frozen`)."
     @wraps(forward)
     def run(self, x, *args, **kwargs):
-        mixed = torch.autocast(x.device.type, torch.bfloat16) if self.rounded else nullcontext()
-        with mixed: return forward(self, x, *args, **kwargs)
+        if not self.rounded or torch.is_autocast_enabled(x.device.type): return forward(self, x, *args, **kwargs)
+        with torch.autocast(x.device.type, torch.bfloat16): return forward(self, x, *args, **kwargs).float()
     return run
 
 # %% ../nbs/11_sam.ipynb #d5e3f4a6
@@ -280,6 +290,55 @@ def _ours(state: dict) -> dict: # of official names
         out[k] = v
     return out
 
+# %% ../nbs/11_sam.ipynb #b2e3f4d5
+def across(att: nn.Module, # an attention of SAM's decoder
+           q, k, v         # (n, M, C), (n, N, C), (n, N, C)
+          ):               # (n, M, C)
+    "The attention's own formula; the longer of tokens and cells is the last axis of the logits."
+    def heads(x): return x.unflatten(-1, (att.num_heads, -1)).transpose(1, 2)
+    q, k, v = heads(att.q_proj(q)), heads(att.k_proj(k)), heads(att.v_proj(v))
+    scale = q.shape[-1]**-.5
+    if q.shape[2] <= k.shape[2]: p = (scale*q@k.transpose(-1, -2)).softmax(-1)
+    else: p = (scale*k@q.transpose(-1, -2)).softmax(-2).transpose(-1, -2)
+    return att.out_proj((p@v).transpose(1, 2).flatten(2))
+
+
+def two_way(transformer: nn.Module,          # SAM's `TwoWayTransformer`
+            tokens: torch.Tensor,            # (n, T, C) prompts
+            cells: torch.Tensor,             # (n, N, C) the image embedding, row by row
+            places: torch.Tensor             # (1, N, C) positions of the cells
+           ) -> tuple:                       # the answers of the tokens, and the cells after them
+    "SAM's two-way transformer: tokens ask themselves and the cells, and cells ask the tokens."
+    x = tokens
+    for layer in transformer.layers:
+        if layer.skip_first_layer_pe: x = layer.self_attn(x, x, x)
+        else: x = x + layer.self_attn(x + tokens, x + tokens, x)
+        x, placed = layer.norm1(x), cells + places
+        x = layer.norm2(x + across(layer.cross_attn_token_to_image, x + tokens, placed, cells))
+        x = layer.norm3(x + layer.mlp(x))
+        cells = layer.norm4(cells + across(layer.cross_attn_image_to_token, placed, x + tokens, x))
+    x = x + across(transformer.final_attn_token_to_image, x + tokens, cells + places, cells)
+    return transformer.norm_final_attn(x), cells
+
+# %% ../nbs/11_sam.ipynb #f6b7c8d9
+def _quarters(conv: nn.ConvTranspose2d, x): # (m, C) → (4m, C'): upper left, upper right, lower left, lower right
+    "A transposed convolution with kernel and stride 2, of cells by themselves."
+    weight = conv.weight.permute(0, 2, 3, 1).flatten(1)
+    return torch.addmm(conv.bias.repeat(4), x, weight).view(-1, conv.out_channels)
+
+
+def fine_logits(decoder: nn.Module, # SAM's `MaskDecoder`
+                cells: torch.Tensor, # (n, h*w, C)
+                mask: torch.Tensor,  # (n, C/8) what the mask's token looks for
+                h: int, w: int
+               ) -> torch.Tensor:    # (n, 4h, 4w)
+    "Upscale the cells by 4, and compare each with the mask's token."
+    first, norm, act, second, last = decoder.output_upscaling
+    x = F.layer_norm(_quarters(first, cells.flatten(0, 1)), (first.out_channels,), norm.weight, norm.bias, norm.eps)
+    x = last(_quarters(second, act(x))).view(len(cells), -1, second.out_channels)
+    y = (x@mask[:, :, None]).view(-1, h, w, 2, 2, 2, 2) # rows, columns, then halves of them, twice
+    return y.permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, 4*h, 4*w)
+
 # %% ../nbs/11_sam.ipynb #0cd7a952
 class Sam(nn.Module):
     "A SAM whose prompts and masks have a batch and a class dimension, differentiable throughout."
@@ -295,8 +354,8 @@ class Sam(nn.Module):
         self.working_size = None       # side of the square to which images of `image_size` are resized before they are encoded
         self.encoder = encoder
         self.prompt_encoder = PromptEncoder(dim, self.embedding_size(image_size), _pair(image_size), 16)
-        self.mask_decoder = MaskDecoder(transformer_dim=dim, transformer=TwoWayTransformer(2, dim, 8 if dim >= 256 else 2, 8*dim),
-                                        iou_head_hidden_dim=dim)
+        two_way = TwoWayTransformer(2, dim, 8 if dim >= 256 else 2, 8*dim)
+        self.mask_decoder = MaskDecoder(transformer_dim=dim, transformer=two_way, iou_head_hidden_dim=dim)
 
     def padded_side(self, image_size: int|tuple) -> int:
         "The side, in pixels, of the square that an image of (H, W) is padded to."
@@ -309,10 +368,12 @@ class Sam(nn.Module):
     def prepare(self, images): # (B, 3, H, W) in [0, 1] → (B, 3, S, S)
         "Normalise as the checkpoint wants, then pad to a square."
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
-            raise ScsamError(f'sam: images are {images.dtype} {tuple(images.shape)}; give floats in [0, 1] of shape (B, 3, H, W)')
+            raise ScsamError(f'sam: images are {images.dtype} {tuple(images.shape)}; '
+                             'give floats in [0, 1] of shape (B, 3, H, W)')
         if self.working_size: images = F.interpolate(images, self._inner(images.shape[-2:]), mode='bilinear', antialias=True)
         if self.normalise == 'sam':
-            mean, std = (images.new_tensor(v).view(3, 1, 1) for v in ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375]))
+            mean = images.new_tensor([123.675, 116.28, 103.53]).view(3, 1, 1)
+            std = images.new_tensor([58.395, 57.12, 57.375]).view(3, 1, 1)
             x = (255*images - mean)/std
         else:
             low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
@@ -347,15 +408,16 @@ class Sam(nn.Module):
     def positions(self, xy): # (..., 2) fractions of the padded square → (..., C)
         "SAM's random Fourier features, always in full precision: bf16 would blur a point over its neighbours."
         with torch.autocast(xy.device.type, enabled=False):
-            angles = 2*torch.pi*((2*xy.float() - 1)@self.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix.float())
+            frequencies = self.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix.float()
+            angles = 2*torch.pi*((2*xy.float() - 1)@frequencies)
             return torch.cat([angles.sin(), angles.cos()], -1)
 
     def decode(self, embeddings, # (B, C, h, w)
-               points=None,      # (xy, labels): xy (B, [K,] N, 2) pixels, x first; labels (B, [K,] N) 1 fore, 0 back, -1 none
+               points=None,      # xy (B, [K,] N, 2) pixels, x first; labels (B, [K,] N): 1 fore, 0 back, -1 none
                boxes=None,       # (B, [K,] 4) pixels: left, top, right, bottom; a row with NaN = no box here
                masks=None,       # (B, [K,] h', w') logits of any resolution that cover the image
                tokens=None,      # (B, [K,] T, C) further sparse prompt embeddings
-               size=None         # (H, W) of the images; by default `image_size` if it gives such embeddings, else their full square
+               size=None         # (H, W) of the images; None = `image_size` if that fits, else the full square
               ):                 # logits (B, K, H, W); K = 1 when no prompt has a class dimension
         "Masks of B images in one call, each image (and class) with its own prompts."
         B, C, h, w = embeddings.shape
@@ -363,16 +425,19 @@ class Sam(nn.Module):
         if self.working_size:
             outer, size = _pair(size or self.image_size), self._inner(size or self.image_size)
             points, boxes = scale_prompts(points, boxes, [b/a for a, b in zip(outer[::-1], size[::-1])])
-        if size is None: size = self.image_size if self.embedding_size(self.image_size) == (h, w) else (h*stride, w*stride)
+        if size is None:
+            size = self.image_size if self.embedding_size(self.image_size) == (h, w) else (h*stride, w*stride)
         size = _pair(size)
-        if self.embedding_size(size) != (h, w): raise ScsamError(f'sam: images of {size} pixels do not have embeddings of {h}×{w} cells')
+        if self.embedding_size(size) != (h, w):
+            raise ScsamError(f'sam: images of {size} pixels do not have embeddings of {h}×{w} cells')
         xy, labels = points if points is not None else (None, None)
         given = {'xy': (xy, 4), 'labels': (labels, 3), 'boxes': (boxes, 3), 'masks': (masks, 4), 'tokens': (tokens, 4)}
         given = {k: v if v.ndim == n else v[:, None] for k, (v, n) in given.items() if v is not None}
         K = max((v.shape[1] for v in given.values()), default=1)
         for k, v in given.items():
             if v.shape[0] != B or v.shape[1] not in (1, K):
-                raise ScsamError(f'sam: {k} are for {v.shape[0]} images and {v.shape[1]} classes, but there are {B} images and {K} classes')
+                raise ScsamError(f'sam: {k} are for {v.shape[0]} images and {v.shape[1]} classes, '
+                                 f'but there are {B} images and {K} classes')
         given = {k: v.expand(B, K, *v.shape[2:]).flatten(0, 1) for k, v in given.items()}
         sparse, dense = self.encode_prompts(B*K, (h, w), size, **given)
         logits = self.decode_masks(embeddings.repeat_interleave(K, 0), sparse, dense, size).unflatten(0, (B, K))
@@ -381,7 +446,8 @@ class Sam(nn.Module):
     def encode_prompts(self, n, grid, size, xy=None, labels=None, boxes=None, masks=None, tokens=None):
         "Sparse (n, T, C) and dense (n or 1, C, h, w or 1, 1) prompt embeddings; SAM's formulas, out of place."
         p = self.prompt_encoder
-        square = p.no_mask_embed.weight.new_tensor([grid[1], grid[0]], dtype=torch.float)*self.encoder.stride # (width, height)
+        grid_wh = p.no_mask_embed.weight.new_tensor([grid[1], grid[0]], dtype=torch.float)
+        square = grid_wh*self.encoder.stride # (width, height)
         sparse = [p.no_mask_embed.weight.new_zeros(n, 0, self.prompt_dim)]
         if xy is not None:
             if boxes is None: # SAM's padding point
@@ -396,21 +462,24 @@ class Sam(nn.Module):
         if tokens is not None: sparse.append(tokens)
         if masks is None: return torch.cat(sparse, 1), p.no_mask_embed.weight.view(1, -1, 1, 1)
         inside = [round(4*s/self.encoder.stride) for s in size] # the image's part of the 4h × 4w that a mask prompt has
-        if tuple(masks.shape[-2:]) != tuple(inside): masks = F.interpolate(masks[:, None], inside, mode='bilinear', antialias=True)[:, 0]
+        if tuple(masks.shape[-2:]) != tuple(inside):
+            masks = F.interpolate(masks[:, None], inside, mode='bilinear', antialias=True)[:, 0]
         masks = F.pad(masks, (0, 4*grid[1] - inside[1], 0, 4*grid[0] - inside[0]))
         return torch.cat(sparse, 1), p.mask_downscaling(masks[:, None])
 
     def decode_masks(self, src, sparse, dense, size):
-        "From n embeddings and their prompts to n mask logits (n, H, W): SAM's first mask token, the one for unambiguous prompts."
+        "n embeddings with their prompts → n mask logits (n, H, W): SAM's first mask token, for unambiguous prompts."
         d, (n, C, h, w) = self.mask_decoder, src.shape
-        centres = torch.stack(torch.meshgrid((torch.arange(w, device=src.device) + 0.5)/w, (torch.arange(h, device=src.device) + 0.5)/h,
-                                             indexing='xy'), -1)
+        x, y = (torch.arange(k, device=src.device) for k in (w, h))
+        centres = torch.stack(torch.meshgrid((x + 0.5)/w, (y + 0.5)/h, indexing='xy'), -1).flatten(0, 1)[None]
         tokens = torch.cat([torch.cat([d.iou_token.weight, d.mask_tokens.weight]).expand(n, -1, -1), sparse], 1)
-        tokens, src = d.transformer(src + dense, self.positions(centres).permute(2, 0, 1)[None], tokens)
-        fine = d.output_upscaling(src.transpose(1, 2).reshape(n, C, h, w))          # (n, C/8, 4h, 4w)
-        logits = torch.einsum('nc,nchw->nhw', d.output_hypernetworks_mlps[0](tokens[:, 1]), fine).float()
+        cells = (src + dense).flatten(2).transpose(1, 2).contiguous()
+        if torch.is_autocast_enabled(src.device.type): cells = cells.to(torch.get_autocast_dtype(src.device.type))
+        tokens, cells = two_way(d.transformer, tokens, cells, self.positions(centres).to(cells.dtype))
+        logits = fine_logits(d, cells, d.output_hypernetworks_mlps[0](tokens[:, 1]), h, w).float()
         square = (h*self.encoder.stride, w*self.encoder.stride)
-        return F.interpolate(logits[:, None], square, mode='bilinear')[:, 0, :size[0], :size[1]]
+        if logits.shape[1:] != square: logits = F.interpolate(logits[:, None], square, mode='bilinear')[:, 0]
+        return logits[:, :size[0], :size[1]]
 
 
 def scale_prompts(points, boxes, factor: list # of x and of y
@@ -446,7 +515,7 @@ def _misfit(sam: nn.Module, state: dict) -> str: # '' when it fits
     say = lambda what, ks: [f'{len(ks)} {what} (first: {ks[0]})'] if ks else []
     return '; '.join(say('keys are missing', missing) + say('keys are unknown', foreign) + say('shapes differ', wrong))
 
-
+# %% ../nbs/11_sam.ipynb #f9a0b1c2
 def load_sam(name: str,                 # a key of `SAMS`
              weights: str|Path|None = None, # None or '' = the official file; a path; or 'random'
              image_size: int|tuple = 256, # side, or (H, W), of the images in pixels
@@ -455,16 +524,20 @@ def load_sam(name: str,                 # a key of `SAMS`
     "A SAM with its checkpoint's weights, found, verified and loaded."
     c = checkpoint(name)
     for s in _pair(image_size):
-        if not 32 <= s <= 4096: raise ScsamError(f'sam: image_size={image_size} is out of range; sides from 64 to 1024 pixels are usual')
-    if str(weights) == 'random' or (c.arch == 'tiny' and not weights): return _build(c, image_size, num_classes).eval()
+        if not 32 <= s <= 4096:
+            raise ScsamError(f'sam: image_size={image_size} is out of range; sides from 64 to 1024 pixels are usual')
+    rows = torch.channels_last # the memory layout in which convolutions are fast
+    if str(weights) == 'random' or (c.arch == 'tiny' and not weights):
+        return _build(c, image_size, num_classes).to(memory_format=rows).eval()
     path, sha256 = find_weights(name, weights)
     state = _ours(read_checkpoint(path))
-    with torch.device('meta' if c.arch in _VITS else 'cpu'): sam = _build(c, image_size, num_classes) # no time spent on random numbers
+    with torch.device('meta' if c.arch in _VITS else 'cpu'): # no time spent on random numbers
+        sam = _build(c, image_size, num_classes)
     if wrong := _misfit(sam, state):
         with torch.device('meta'): fits = [n for n, other in SAMS.items() if not _misfit(_build(other), state)]
-        raise ScsamError(f'{path} does not fit {name!r}: {wrong}. ' + (f'It would fit {" or ".join(map(repr, fits))}.' if fits else
-                         'It fits no SAM that scsam knows.'))
+        remedy = f'It would fit {" or ".join(map(repr, fits))}.' if fits else 'It fits no SAM that scsam knows.'
+        raise ScsamError(f'{path} does not fit {name!r}: {wrong}. {remedy}')
     sam.load_state_dict(state, assign=c.arch in _VITS)
     known = not weights or sha256 == c.sha256 or c.saw_similar_data == 'likely'
     sam.sha256, sam.saw_similar_data = sha256, c.saw_similar_data if known else 'unknown'
-    return sam.eval()
+    return sam.to(memory_format=rows).eval()

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['CLOSE', 'DOUBT', 'volume_suffix', 'is_dicom', 'dicom_files', 'Volume', 'read_volume', 'grid_difference',
-           'write_volume', 'SliceReader', 'volume_cases', 'volume_extent', 'volume_name', 'resample_label']
+           'write_volume', 'SliceReader', 'volume_cases', 'volume_patient', 'volume_extent', 'volume_name',
+           'resample_label']
 
 # %% ../nbs/02b_volumes.ipynb #3e7830eb
 import functools, gzip, hashlib, io, math, os, re, struct, threading, zlib
@@ -489,6 +490,16 @@ def _slices_and_spacing(path: Path) -> tuple: # (number of slices, mm (slice, ro
     except RuntimeError: return whole(read_volume(path)) # says what is wrong
     if len(reader.GetSize()) != 3: return whole(read_volume(path))
     return reader.GetSize()[2], reader.GetSpacing()[::-1]
+
+
+def volume_patient(path: Path) -> str: # '' where the header does not say
+    "The PatientID of a DICOM series."
+    files = dicom_files(path) if path.is_dir() else [path] if is_dicom(path) else []
+    if not files: return ''
+    reader = _sitk().ImageFileReader(); reader.SetFileName(str(files[0]))
+    try: reader.ReadImageInformation()
+    except RuntimeError: return '' # said when it is read
+    return reader.GetMetaData('0010|0020').strip('\0 ') if reader.HasMetaDataKey('0010|0020') else ''
 
 
 def volume_extent(path: Path) -> tuple|None: # (x, y, z) voxels, or (x, y, z, volumes); None = it takes reading to know
