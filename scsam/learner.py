@@ -706,7 +706,9 @@ def load_run(run_dir: str|Path, device='cpu',
     recipe, training = read_recipe(d), read_training(d)
     manifest = read_manifest(d/'manifest.json', force=True)     # its hash is part of the seal
     check_run(d, force)
-    method = make_method(recipe.replace(unet_weights=''))      # all weights of the U-Net are in the run
+    tensors, meta = load_tensors(d/'model.safetensors')         # an exported run may hold a lighter method: `recipe` in `meta`
+    lighter = {'unet_weights': '', **meta.get('recipe', {})}    # all weights of the U-Net are in the run
+    method = make_method(recipe.replace(**lighter))
     method.recipe = method.effective(recipe)
-    load_trained(method, load_tensors(d/'model.safetensors')[0], str(d/'model.safetensors'))
+    load_trained(method, tensors, str(d/'model.safetensors'))
     return Run(d, method.recipe, method.to(device).eval(), manifest, training)

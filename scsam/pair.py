@@ -82,7 +82,7 @@ class Pair(ScSam):
 
     def __init__(self, unet: nn.Module, sam: nn.Module, recipe: Recipe):
         super().__init__(unet, sam, recipe)
-        self.slow = SlowWeights([self.unet, self.sam, self.tokens], recipe.ema)
+        self.slow = SlowWeights([self.unet, self.sam, self.tokens], recipe.ema) if recipe.ema else None
 
     @property
     def needs_unlabeled(self) -> bool: return self.recipe.unlabeled_weight > 0
@@ -92,11 +92,18 @@ class Pair(ScSam):
         "What the slow averages say of images as they are."
         training = self.training
         try:
-            with self.slow.lent():
+            with self.slow.lent() if self.slow else contextlib.nullcontext():
                 self.eval()
                 p = self.unet(images).float().softmax(1)
                 return p, self.ask(images, p, kept, seeds=seeds).float().softmax(1)
         finally: self.train(training)
+
+    def lighten(self) -> dict: # what differs in the recipe of the lighter method
+        "Keep what predicts: the slow averages take the place of the trained weights."
+        if self.slow is None: return {}
+        for live, slow in self.slow._pairs(): live.data = slow.detach().clone()
+        self.slow, self.recipe = None, self.recipe.replace(ema=0.)
+        return {'ema': 0.}
 
     def labels(self, p: Tensor, q: Tensor) -> tuple: # label of the U-Net, label of SAM (B, H, W), weight (B,) in [0, 1]
         "What both learn from the teachers' answers `p` and `q` (B, K, H, W), and how much an image counts."
@@ -126,7 +133,7 @@ class Pair(ScSam):
         here, there = slice(0, n), slice(n, None)
         shared = step - r.pair_wait*r.steps                      # steps of the exchange so far
         free = len(x) > n and self.needs_unlabeled and shared >= 0
-        self.slow.update(step)
+        if self.slow: self.slow.update(step)
         asked = slice(0 if r.prompts else n, len(x) if free else n)          # labelled images are asked about only where answers are prompts
         p = q = x.new_zeros(len(x), r.num_classes, *x.shape[-2:])
         if asked.stop > asked.start:
