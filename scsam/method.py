@@ -122,6 +122,10 @@ class Method(nn.Module):
     def validated(self, scores: dict[str, float]):
         "The learner tells the mean validation Dice of each branch, after every validation."
 
+    def lighten(self) -> dict: # recipe values that the lighter method differs in
+        "Drop what training needs and predictions do not."
+        return {}
+
     def ramp(self, step: int) -> float: # exp(-5) … 1
         "The recipe's ramp-up at `step`."
         return rampup(step, self.recipe.rampup*self.recipe.steps)
