@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 parser = ConfigParser(delimiters=["="], interpolation=None)
 parser.read(Path(__file__).with_name("settings.ini"), encoding="utf-8")
 cfg = parser["DEFAULT"]
-extras = {name: cfg[f"{name}_requirements"].split() for name in ("medical", "litemedsam", "imagenet", "app", "tensorboard", "dev")}
+extras = {name: cfg[f"{name}_requirements"].split() for name in ("medical", "litemedsam", "imagenet", "app", "tensorboard", "export", "dev")}
 
 setup(
     name=cfg["lib_name"],
@@ -30,7 +30,8 @@ setup(
     package_data={cfg["lib_name"]: ["protocols/*.json.gz", "static/*"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
-    extras_require={**extras, "all": extras["medical"] + extras["litemedsam"] + extras["imagenet"] + extras["app"] + extras["tensorboard"]},
+    extras_require={**extras, "all": extras["medical"] + extras["litemedsam"] + extras["imagenet"] + extras["app"] + extras["tensorboard"]
+                    + extras["export"]},
     entry_points={"console_scripts": cfg["console_scripts"].split(), "nbdev": [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"]},
     zip_safe=False,
 )

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FEW', 'FORMATS', 'DEMO_ROWS', 'OPTIONS', 'COMMANDS', 'EXIT', 'ISSUES', 'recipe_from', 'announce', 'train', 'evaluate',
-           'predict', 'table', 'show_table', 'data', 'compare', 'weights', 'inspect', 'annotate', 'experiment', 'demo',
-           'demo_table', 'demo_figure', 'make_parser', 'process_name', 'main']
+           'predict', 'export', 'table', 'show_table', 'data', 'compare', 'weights', 'inspect', 'annotate',
+           'experiment', 'demo', 'demo_table', 'demo_figure', 'make_parser', 'process_name', 'main']
 
 # %% ../nbs/50_cli.ipynb #65d1ca23
 import argparse, errno, os, sys, textwrap, time, traceback
@@ -83,7 +83,7 @@ def evaluate(args: argparse.Namespace):
     from scsam.records import read_record, table, write_record
     run = load_run(args.run, process().device, args.force)
     metrics = tuple(m.strip() for m in args.metrics.split(',') if m.strip())
-    if args.allow_oracle and not hasattr(run.method, 'sam'):
+    if args.allow_oracle and run.method.sam is None:
         raise ScsamError(f'--allow-oracle: {run.recipe.method} has no SAM that could be asked with true boxes')
     data = run_data(run, args.data)
     for name, cases in test_sets(data).items():
@@ -119,6 +119,16 @@ def predict(args: argparse.Namespace):
     if n: print(f'{n} mask{"s" * (n != 1)} {values}; beside each an overlay to look at)')
     for path in done['volumes']: print(f'{path.name} {values}; spacing, origin and direction of the volume)')
     if done['kept']: print(f'{done["kept"]} of them were here already, made by this run of the same input, and were kept')
+
+# %% ../nbs/50_cli.ipynb #56bb492a
+def export(args: argparse.Namespace):
+    "Write a finished run as a folder for others: weights, recipe, model card, and the U-Net as ONNX and TorchScript."
+    from scsam.export import GRAPHS, export_run
+    from scsam.learner import load_run
+    graphs = tuple(GRAPHS) if args.graphs is None else tuple(g.strip() for g in args.graphs.split(',') if g.strip() not in ('', 'none'))
+    said = export_run(load_run(args.run, force=args.force), args.out, args.half, graphs, args.whole, args.data_licence)
+    for file, text in said.items(): print(f'{file}: {text}')
+    print(f'{args.out}: {sum(p.stat().st_size for p in Path(args.out).iterdir())/1e6:.1f} MB; its README.md is the model card')
 
 # %% ../nbs/50_cli.ipynb #55c8040c
 def table(args: argparse.Namespace):
@@ -317,8 +327,8 @@ def _recipe_options(parser: argparse.ArgumentParser):
 
 
 def _methods() -> str:
-    from scsam.learner import METHODS
-    return textwrap.fill(f'methods: {", ".join(METHODS)}. The names for --sam: scsam weights.', 78, break_on_hyphens=False)
+    from scsam.method import methods
+    return textwrap.fill(f'methods: {", ".join(methods())}. The names for --sam: scsam weights.', 78, break_on_hyphens=False)
 
 # %% ../nbs/50_cli.ipynb #3a5b9412
 def _o(*flags, **kw): return flags, kw
@@ -361,6 +371,11 @@ OPTIONS |= dict(
              _o('--format', choices=('.nii.gz', '.nii', '.nrrd', '.mha', '.mhd'), help='of volumes; by default the one that they came in'),
              _o('--branch', help="unet, sam or mean; by default the run's chosen one"),
              _o('--overwrite', action='store_true', help='replace files of other runs, or that somebody has changed'), _QUIET],
+    export=[_RUN, _o('--out', required=True, help='a folder that does not exist'),
+            _o('--half', action='store_true', help='weights in half precision'),
+            _o('--graphs', metavar='A,B', help='of the U-Net branch: onnx, torchscript, none; by default both'),
+            _o('--whole', action='store_true', help="with SAM's frozen weights, so that nothing else is needed"),
+            _o('--data-licence', default='', metavar='TEXT', help='of the data, for the model card'), _FORCE],
     inspect=[_o('run', help='a run directory with snapshots'), _MOVED,
              _o('--decisions', metavar='DIR', help='where decisions are kept; by default decisions/ in the run'), *_PAGE],
     annotate=[_o('folder', help='a folder of images; some may have masks'), _KIND,
@@ -378,7 +393,7 @@ OPTIONS |= dict(
     table=[_o('folder', help='a folder with records'), _o('--metric', default='dice'),
            _o('--branch', default='selected', help='selected, all, or the name of one'), _FORMAT],
     weights=[_o('--fetch', metavar='NAME', help='find or download this checkpoint')])
-COMMANDS = dict(demo=demo, data=data, train=train, evaluate=evaluate, predict=predict, inspect=inspect, annotate=annotate,
+COMMANDS = dict(demo=demo, data=data, train=train, evaluate=evaluate, predict=predict, export=export, inspect=inspect, annotate=annotate,
                 experiment=experiment, table=table, weights=weights)
 EXIT = {0: 'done', 1: 'warnings only (data check), or different (data compare)', 2: 'an error that you can fix: the message says how',
         3: 'stopped before the end: the same command resumes', 70: "a fault of scsam's own", 130: 'interrupted'}
