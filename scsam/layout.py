@@ -53,7 +53,8 @@ def pictures(folder: Path,
         folders[:] = sorted(f for f in folders if not f.startswith('.') and f != '__MACOSX') if deep else []
         for f in folders:
             if (Path(at)/f).is_symlink():
-                fault(f'{Path(at)/f} is a link to a folder, which is not followed; copy the folder here or remove the link')
+                fault(f'{Path(at)/f} is a link to a folder, which is not followed; copy the folder here or remove the '
+                      f'link')
             if f.lower().endswith(SUFFIXES):
                 fault(f'{Path(at)/f} is a folder, though it is named like an image; rename it or move it away')
         for f in sorted(files):
@@ -63,7 +64,8 @@ def pictures(folder: Path,
             if not f.lower().endswith(SUFFIXES):
                 if others is not None: others.append(path)
             elif name in out:
-                fault(f'{out[name]} and {path} have the same name but for the suffix; keep one of them, or tell by a CSV which '
+                fault(f'{out[name]} and {path} have the same name but for the suffix; keep one of them, or tell by a '
+                      f'CSV which '
                        f'is meant')
             else: out[name] = path
     return out
@@ -73,15 +75,20 @@ def listed(paths, n=3):
     return ', '.join(str(p) for p in list(paths)[:n]) + (f' and {len(paths) - n} more' if len(paths) > n else '')
 
 # %% ../nbs/02a_layout.ipynb #8503c9ad
-_HARD = 'mask|masks|seg|segs|segm|segmentation|segmentations|label|labels|labelmap|gt|gts|groundtruth|ground_truth|annotation|manual'
+_HARD = 'mask|masks|seg|segs|segm|segmentation|segmentations|label|labels|labelmap|gt|gts|groundtruth|ground_truth|' \
+        'annotation|manual'
 _SOFT = 'lesion|lesions|roi|contour|truth|target|tumor|tumour'
-MARK = re.compile(rf'[ _.-]({_HARD})([ _.-]?\(?\d+\)?)?$', re.IGNORECASE) # at the end of a mask's name, perhaps with a number
+# at the end of a mask's name, perhaps with a number
+MARK = re.compile(rf'[ _.-]({_HARD})([ _.-]?\(?\d+\)?)?$', re.IGNORECASE)
 _ANY_MARK = re.compile(rf'([ _.-]({_HARD}|{_SOFT}))+([ _.-]?\(?(\d+)\)?)?$', re.IGNORECASE)
 _FIRST = re.compile(rf'(^|/)({_HARD})[ _.-]?(?=[^/]*\d[^/]*$)', re.IGNORECASE)               # mask_001
-MADE = re.compile(r'[ _.-](overlay|superpixels?|pred|prediction|vis|bbox|heatmap|edges?|contours|thumb|preview)$', re.IGNORECASE) # from x.png
+# from x.png
+MADE = re.compile(r'[ _.-](overlay|superpixels?|pred|prediction|vis|bbox|heatmap|edges?|contours|thumb|preview)$',
+                  re.IGNORECASE)
 _IMAGE_MARK = re.compile(r'[ _.-](image|img|im|orig|original|ct|mr|mri|us)$', re.IGNORECASE) # 001_image
 _IMAGE_FIRST = re.compile(r'(^|/)(image|images|img|im)[ _.-]?(?=[^/]*\d[^/]*$)', re.IGNORECASE)
-SEQUENCE = re.compile(r'[ _.-](t1|t1ce|t1c|t1gd|t1n|t1w|t2|t2w|t2f|flair|adc|dwi|pd|pdw|swi|dce|ct|pet|mr|mri|ed|es|b\d+)$', re.IGNORECASE)
+SEQUENCE = re.compile(r'[ _.-](t1|t1ce|t1c|t1gd|t1n|t1w|t2|t2w|t2f|flair|adc|dwi|pd|pdw|swi|dce|ct|pet|mr|mri|ed|es|b\d+)$',
+                      re.IGNORECASE)
 
 
 def _bare(name: str) -> list: # of names
@@ -93,7 +100,7 @@ def _bare(name: str) -> list: # of names
     out += [_FIRST.sub(r'\1', n) for n in list(out) if _FIRST.search(n)]
     return list(dict.fromkeys(out))
 
-
+# %% ../nbs/02a_layout.ipynb #a6b1fb8e
 class _Names:
     "Images by name, by name without what says that they are images, and by name without their sequence."
     def __init__(self, images):
@@ -115,17 +122,19 @@ class _Names:
 def match(images: dict, # name -> Path
           masks: list   # of (name, Path)
          ) -> tuple:    # (name of the image -> tuple of the Paths of its masks, masks without an image)
-    "Masks by the names of their images. Numbered masks of one image belong together; two of different names are an error."
+    "Masks by the names of their images. Numbered masks of one image are joined; two of other names are an error."
     known, found, extra = _Names(images), defaultdict(list), []
     for name, path in masks:
         of = known.of(name)
-        if not of and (m := re.fullmatch(r'(.+?)(?:[ _.-]\(?\d+\)?|\(\d+\))', name)) and m[1] in images: of = [m[1]] # 001_1, 001_2 are of 001
+        # 001_1, 001_2 are of 001
+        if not of and (m := re.fullmatch(r'(.+?)(?:[ _.-]\(?\d+\)?|\(\d+\))', name)) and m[1] in images: of = [m[1]]
         for n in of: found[n].append((name, path))
         if not of: extra.append(path)
     out = {}
     for n, some in found.items():
         if len(some) > 1 and not _numbered(some):
-            fault(f'{some[0][1]} and {some[1][1]} are both masks of {images[n]}; keep one of them, or tell by a CSV which is meant')
+            fault(f'{some[0][1]} and {some[1][1]} are both masks of {images[n]}; keep one of them, or tell by a CSV '
+                  f'which is meant')
             some = some[:1]
         out[n] = tuple(p for _, p in some)
     return out, extra
@@ -147,7 +156,7 @@ def pair(images: dict, # name -> Path, as `pictures` gives them
         if len(paths) > 1: fault(f'{paths[0]} and {paths[1]} are both masks of {images[n]}; remove one of them')
     return {n: paths[0] for n, paths in found.items()}
 
-
+# %% ../nbs/02a_layout.ipynb #a55ebe97
 def no_image(extra: list, of: int, images: dict):
     "Masks without an image are an error, with what may be the reason."
     if not extra: return
@@ -160,7 +169,8 @@ def no_image(extra: list, of: int, images: dict):
         here = [k for k in images if k.rsplit('/', 1)[-1].casefold() == stem.casefold()]
         if stem.casefold() in capitals: like = f' ({capitals[stem.casefold()].name} differs from {p.name} in capitals)'
         elif here: like = f' ({images[here[0]].name} is in another folder: {images[here[0]].parent})'
-        elif (z := zeros.get(_no_zeros(stem))) is not None: like = f' ({z.name} differs from {p.name} in the zeros of its number)'
+        elif (z := zeros.get(_no_zeros(stem))) is not None:
+            like = f' ({z.name} differs from {p.name} in the zeros of its number)'
         if like: break
     fault(f'{len(extra)} of {of} masks have no image of the same name: {listed(extra)}{like}; {remedy}',
           [f'the mask {p} has no image of the same name; {remedy}' for p in extra])
@@ -170,17 +180,23 @@ def _no_zeros(name: str) -> str: return re.sub(r'(?<!\d)0+(?=\d)', '', name.case
 
 # %% ../nbs/02a_layout.ipynb #bbd6b69b
 ROLE_WORDS = {'train': 'train training trn labeled labelled', 'val': 'val valid validation validate vali dev',
-              'test': 'test tests testing tst eval evaluation holdout heldout', 'unlabeled': 'unlabeled unlabelled unlabel unannotated'}
+              'test': 'test tests testing tst eval evaluation holdout heldout',
+              'unlabeled': 'unlabeled unlabelled unlabel unannotated'}
 THING_WORDS = {
     'image': 'image images img imgs picture pictures photo photos input inputs original originals',
-    'mask': 'mask masks label labels labelmap labelmaps seg segs segm segmentation segmentations annotation annotations annot anno annos '
+    'mask': 'mask masks label labels labelmap labelmaps seg segs segm segmentation segmentations annotation '
+            'annotations annot anno annos '
             'gt gts groundtruth groundtruths truth truths manual target targets roi rois',
-    'other': 'overlay overlays prediction predictions pred preds result results output outputs preview previews thumbnail thumbnails '
-             'thumbs visualization visualizations visualisation visualisations edge edges heatmap heatmaps backup old superpixels '
+    'other': 'overlay overlays prediction predictions pred preds result results output outputs preview previews '
+             'thumbnail thumbnails '
+             'thumbs visualization visualizations visualisation visualisations edge edges heatmap heatmaps backup old '
+             'superpixels '
              'bbox bboxes boxes'}
-PLAIN_WORDS = 'data dataset datasets set sets folder split splits all and part parts jpeg jpg png nii nifti tif tiff ground ' \
+PLAIN_WORDS = 'data dataset datasets set sets folder split splits all and part parts jpeg jpg png nii nifti tif tiff ' \
+              'ground ' \
               'frame frames scan scans volume volumes slice slices'
-_MEANS = {w: k for table in (ROLE_WORDS, THING_WORDS, {'': PLAIN_WORDS}) for k, words in table.items() for w in words.split()}
+_MEANS = {w: k for table in (ROLE_WORDS, THING_WORDS, {'': PLAIN_WORDS}) for k,
+          words in table.items() for w in words.split()}
 _SHORT = {'tr': 'train', 'va': 'val', 'ts': 'test'} # in imagesTr, or as the whole name
 
 
@@ -190,11 +206,12 @@ def _spell(run: str) -> list|None: # of known words
     for n in range(len(run) - 1, 1, -1):
         if run[:n] in _MEANS and (rest := _spell(run[n:])) is not None: return [run[:n], *rest]
 
-
+# %% ../nbs/02a_layout.ipynb #bab2c13f
 def _words(name: str) -> list: # of (word, known?)
     out, name = [], re.sub(r'(hold|held)[ _-]out', 'holdout', unicodedata.normalize('NFC', name), flags=re.I)
     runs = re.findall(r'[^\W\d_]+|\d+', re.sub(r'un[ _-](?=label|annot)', 'un', name, flags=re.I))
-    short = len(runs) == 1 or len(letters := [r for r in runs if not r.isdigit()]) > 1 and all(_spell(r.lower()) for r in letters)
+    short = len(runs) == 1 or len(letters := [r for r in runs if not r.isdigit()]) > 1 and all(_spell(r.lower())
+                                                            for r in letters)
     for run in runs:
         known = _spell(run.lower())
         pieces = [run] if known else re.findall(r'[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|.', run) # TrainDataset
@@ -229,9 +246,11 @@ def folder_means(name: str) -> Means:
     role = roles.pop() if len(roles) == 1 else '' # train_val_test is none
     thing = next((t for t in ('mask', 'image', 'other') if t in said), '')
     plural = any(w.endswith('s') for w, known in words if known and _MEANS.get(w) == 'image')
-    if thing == 'image' and not role and not plural and words[-1][0].isdigit(): thing = '' # image_001 is a folder of one case
+    # image_001 is a folder of one case
+    if thing == 'image' and not role and not plural and words[-1][0].isdigit(): thing = ''
     if thing == 'other' and (role or rest): thing = ''
-    if not thing and not role and len(words) == 1 and words[0][0] in ('frames', 'scans', 'volumes', 'slices'): thing = 'image'
+    if not thing and not role and len(words) == 1 and words[0][0] in ('frames', 'scans', 'volumes', 'slices'):
+        thing = 'image'
     return Means(role, thing, rest)
 
 # %% ../nbs/02a_layout.ipynb #1d2d29b0
@@ -253,35 +272,44 @@ class Found:
     @property
     def long(self) -> str: return '/'.join((*self.above, *self.words, *self.below, self.name))
 
-
+# %% ../nbs/02a_layout.ipynb #036da458
 def place(name: str,    # of a file, relative to the dataset, with '/'
           path: Path,
          ) -> Found:
     "What the folders of a file say about it."
     *folders, last = name.split('/')
     means = [folder_means(f) for f in folders]
-    if path.is_dir(): folders, means = [*folders, ''], [*means, Means(folder_means(last).role)] # a DICOM series is a folder
+    # a DICOM series is a folder
+    if path.is_dir(): folders, means = [*folders, ''], [*means, Means(folder_means(last).role)]
     said = [i for i, m in enumerate(means) if m.named]
     roles = {m.role for m in means if m.role}
     if len(roles) > 1:
-        fault(f'{path} lies in folders of two splits ({" and ".join(sorted(roles))}); rename one of them, or tell by a CSV')
+        fault(f'{path} lies in folders of two splits ({" and ".join(sorted(roles))}); rename one of them, or tell by '
+              f'a CSV')
         roles = {'test'} if 'test' in roles else {'val'}
     things = [(i, m.thing) for i, m in enumerate(means) if m.thing]
     at = next((i for i, m in enumerate(means) if m.role), None)
-    between = [f for i, f in enumerate(folders) if at is not None and things and at < i < things[-1][0] and not means[i].named]
+    between = [f for i, f in enumerate(folders) if at is not None and things and at < i < things[-1][0]
+               and not means[i].named]
     above = [f for i, f in enumerate(folders) if said and i < said[-1] and not means[i].named and f not in between]
     below = [f for i, f in enumerate(folders) if f and not means[i].named and (not said or i > said[-1])]
     role = next(iter(roles), '')
     if role != 'test': above, between = above + between, []
     words = tuple('-'.join(m.rest) for m in means if m.named and m.rest)
-    return Found(path, last, role, things[-1][1] if things else '', tuple(above), tuple(below), '-'.join(between), words)
+    return Found(path, last, role, things[-1][1] if things else '', tuple(above), tuple(below), '-'.join(between),
+                 words)
 
 # %% ../nbs/02a_layout.ipynb #0e6ea96f
-GROUP_WORDS = set('part fold batch group set subset site centre center hospital class grade stage level type category visit session ses day '
-                  'week month year time timepoint tp phase dataset collection plane axis block chunk birads score scale x d'.split())
-CLASS_WORDS = set('benign malignant normal abnormal healthy diseased disease positive negative pos neg polyp polyps adenoma hyperplastic '
-                  'serrated cancer tumor tumour tumors lesion lesions glaucoma melanoma nevus covid pneumonia hgg lgg yes no non'.split())
-MOMENT = re.compile(r'^(.*[^\W_].*?)[ _.-]*(frame|slice|slc|timepoint|time|tp|phase|visit|ses|session|series|scan|seq|echo|(?<=[ _.-])[zt])[ _.-]?\d+'
+GROUP_WORDS = set('part fold batch group set subset site centre center hospital class grade stage level type category '
+                  'visit session ses day '
+                  'week month year time timepoint tp phase dataset collection plane axis block chunk birads score '
+                  'scale x d'.split())
+CLASS_WORDS = set('benign malignant normal abnormal healthy diseased disease positive negative pos neg polyp polyps '
+                  'adenoma hyperplastic '
+                  'serrated cancer tumor tumour tumors lesion lesions glaucoma melanoma nevus covid pneumonia hgg lgg '
+                  'yes no non'.split())
+MOMENT = re.compile(r'^(.*[^\W_].*?)[ _.-]*(frame|slice|slc|timepoint|time|tp|phase|visit|ses|session|series|scan|seq|echo|'
+                    r'(?<=[ _.-])[zt])[ _.-]?\d+'
                     r'([ _.-].*)?$', re.IGNORECASE)
 
 
@@ -291,28 +319,29 @@ def _is_group(folder: str) -> bool: # a class, a part, a hospital, a sequence, a
     if SEQUENCE.fullmatch('_' + folder): return True
     if not words: return False
     if not re.search(r'\d', folder): return all(w in CLASS_WORDS | GROUP_WORDS for w in words)
-    return any(w in GROUP_WORDS for w in words) and all(w in GROUP_WORDS | CLASS_WORDS or w in _MEANS or len(w) == 1 for w in words)
+    return any(w in GROUP_WORDS for w in words) and all(w in GROUP_WORDS | CLASS_WORDS or w in _MEANS or len(w) == 1
+                                                        for w in words)
 
-
+# %% ../nbs/02a_layout.ipynb #d61616ef
 def patient_folders(found: list, # of `Found`, the images
-                   ) -> dict:    # tuple of folders -> how many of them are needed to name a patient; 0 = none of them does
-    "Which folders are a patient's: one with a number in its name that is not a part, or one of several that hold files of the same names."
+                   ) -> dict:    # tuple of folders -> how many of them name a patient; 0 = none
+    "A patient's folder has a number in its name and is no part, or is one of several with files of the same names."
     names, like, out = defaultdict(set), defaultdict(set), {}
     for f in found:
         for i in range(len(f.above + f.below)): names[(f.above + f.below)[:i + 1]].add(f.key)
     for p in names: like[p[:-1], re.sub(r'\d+', '#', p[-1])].add(p[-1])
     inside = {p: {k.split('/', len(p))[-1] for k in keys} for p, keys in names.items()}
-    twins = set()
-    for p in names:
-        others = [q for q in names if q != p and q[:-1] == p[:-1]]
-        if not re.search(r'\d', p[-1]) and not _is_group(p[-1]) and any(len(inside[p] & inside[q]) * 2 > min(len(inside[p]), len(inside[q])) for q in others):
-            twins.add(p)
+    often = defaultdict(Counter) # folder -> how many of the folders in it hold a file of this name
+    for p, files in inside.items(): often[p[:-1]].update(files)
+    shared = lambda p: sum(often[p[:-1]][f] > 1 for f in inside[p]) * 2 >= len(inside[p])
+    twins = {p for p in names if not re.search(r'\d', p[-1]) and not _is_group(p[-1]) and shared(p)}
     for f in found:
         path = f.above + f.below
         def is_patient(i):
             if _is_group(path[i]): return False
             if not re.search(r'\d', path[i]): return path[:i + 1] in twins
-            return i >= len(f.above) or len(like[path[:i], re.sub(r'\d+', '#', path[i])]) > 1 # side by side with others like it
+            # side by side with others like it
+            return i >= len(f.above) or len(like[path[:i], re.sub(r'\d+', '#', path[i])]) > 1
         if path not in out: out[path] = next((i + 1 for i in range(len(path)) if is_patient(i)), 0)
     return out
 
@@ -344,7 +373,7 @@ class Sorted:
     notes: list = field(default_factory=list) # sentences
     left: dict = field(default_factory=dict)  # Path of a file that is not used -> the reason
 
-
+# %% ../nbs/02a_layout.ipynb #b743cafa
 def sort_files(units: dict,  # name relative to the folder -> Path, of images and masks
                root: Path) -> Sorted:
     "Images and masks of a folder tree, each with its split, patient and source."
@@ -360,7 +389,8 @@ def sort_files(units: dict,  # name relative to the folder -> Path, of images an
         else: kept.append(f)
     images, masks = _beside([f for f in kept if f.thing != 'mask'], [f for f in kept if f.thing == 'mask'], root)
     if not images and masks:
-        fault(f'{root} has masks ({listed([f.path for f in masks])}), but no image that scsam can find; put the images into {root/IMAGE_DIRS[0]}')
+        fault(f'{root} has masks ({listed([f.path for f in masks])}), but no image that scsam can find; put the '
+              f'images into {root/IMAGE_DIRS[0]}')
         return out
     _same_splits(images, masks)
     _two_trees(images, masks, root, out)
@@ -377,13 +407,14 @@ def _name_tests(found: list):
     tests = [f for f in found if f.role == 'test']
     alike = Counter(re.sub(r'\d+', '#', t) for t in {f.test for f in tests if re.search(r'\d', f.test)})
     for f in tests:
-        if f.test and alike[re.sub(r'\d+', '#', f.test)] > 2: f.above, f.test = (*f.above, f.test), '' # patients, not sets
+        # patients, not sets
+        if f.test and alike[re.sub(r'\d+', '#', f.test)] > 2: f.above, f.test = (*f.above, f.test), ''
     several = len({f.words for f in tests if f.thing != 'mask' and not f.test}) > 1
     for f in tests:
         words = '-'.join(f.words) if several else ''
         f.test = f.test or (words if len(words) > 1 and not words.isdigit() else f'test{words}')
 
-
+# %% ../nbs/02a_layout.ipynb #2a9b0e0d
 def _beside(images: list, masks: list, root: Path) -> tuple: # (images, masks), of `Found`
     "Masks that lie beside their images, known by their names."
     names, beside = defaultdict(set), []
@@ -392,17 +423,24 @@ def _beside(images: list, masks: list, root: Path) -> tuple: # (images, masks), 
     for f in images:
         here, bare = names[f.path.parent], _bare(f.name)[1:]
         if f.key in in_masks: continue                                           # both are called x_seg
-        if MARK.search(f.name) and (not masks or any(b in here for b in bare)): beside.append(f) # even if its image is nowhere
+        # even if its image is nowhere
+        if MARK.search(f.name) and (not masks or any(b in here for b in bare)): beside.append(f)
         elif _ANY_MARK.search(f.name) and any(b in here for b in bare): beside.append(f)       # x_lesion beside x
-        elif _FIRST.match(f.name) and (bare[-1] in here or any(_IMAGE_FIRST.sub('', n) == bare[-1] for n in here - {f.name})): beside.append(f)
+        elif _FIRST.match(f.name) and (bare[-1] in here
+                                       or any(_IMAGE_FIRST.sub('', n) == bare[-1]
+                                              for n in here - {f.name})): beside.append(f)
     gone = set(map(id, beside))
     images = [f for f in images if id(f) not in gone]
     of = {(f.path.parent, b) for f in beside for b in _bare(f.name)[1:]}
-    like = lambda f: next((n for n in names[f.path.parent] if (f.path.parent, n) in of and re.match(re.escape(n) + r'[ _.-]+[^\W\d_]', f.name)), None)
+    def like(f): # the image with a mask that a file is named after
+        ends = [m.start() for m in re.finditer(r'[ _.-]+[^\W\d_]', f.name)]
+        return next((f.name[:i] for i in ends if f.name[:i] in names[f.path.parent]
+                     and (f.path.parent, f.name[:i]) in of), None)
     odd = [f for f in images if beside and not MADE.search(f.name) and (f.path.parent, f.name) not in of and like(f)]
     if odd:
-        remedy = 'if it is a mask, name it _mask_1, _mask_2 ...; if it is no image either, move it away; or tell by a CSV'
-        fault(f'{len(odd)} files without a mask are named after an image that has one: {listed([f.path for f in odd])}; {remedy}',
+        remedy = 'if it is a mask, name it _mask_1, _mask_2 ...; if it is no image, move it away; or tell by a CSV'
+        fault(f'{len(odd)} files without a mask are named after an image that has one: '
+              f'{listed([f.path for f in odd])}; {remedy}',
               [f'{f.path} is named after {like(f)}, which has a mask; {remedy}' for f in odd])
     return images, masks + beside
 
@@ -414,7 +452,8 @@ def _two_trees(images: list, masks: list, root: Path, out: Sorted):
     masked = {b for f in masks if not f.role for b in _bare(f.key)}
     real = [f for f in loose if f.thing or f.key in masked]
     if real:
-        fault(f'{root} holds two trees side by side: {train[0].path.parent} is a training part, and {real[0].path.parent} belongs to no split '
+        fault(f'{root} holds two trees side by side: {train[0].path.parent} is a training part, and '
+              f'{real[0].path.parent} belongs to no split '
               f'({len(train)} and {len(real)} images); move one of them away, or tell by a CSV')
     for f in loose: out.left[f.path] = f'outside the training part in {train[0].path.parent}'
     images[:] = [f for f in images if f.role]
@@ -432,12 +471,15 @@ def _same_splits(images: list, masks: list):
         at = [k for k, names in homes.items() if names.of(f.key)] if not f.role else []
         if not at or ('', '') in at: continue # an image without a split is nearest
         if len(at) > 1:
-            fault(f'{f.path} could be the mask of images in {" and of one in ".join(sorted(k[0] for k in at))}; put masks into the same splits as images')
+            fault(f'{f.path} could be the mask of images in {" and of one in ".join(sorted(k[0] for k in at))}; put '
+                  f'masks into the same splits as images')
         f.role, f.test = at[0]
     names = {k: {b for m in some for b in _bare(m.key)} for k, some in _by_part(masks).items()}
     for f in [f for f in images if not f.role and f.key not in names.get(('', ''), ())]:
         at = [k for k in names if k[0] and f.key in names[k] and f.key not in homes.get(k, _Names({})).images]
-        if len(at) > 1: fault(f'{f.path} has masks in {" and ".join(sorted(k[0] for k in at))}; put images into the same splits as masks')
+        if len(at) > 1:
+            fault(f'{f.path} has masks in {" and ".join(sorted(k[0] for k in at))}; put images into the same splits '
+                  f'as masks')
         if at: f.role, f.test = at[0]
 
 # %% ../nbs/02a_layout.ipynb #10afefd7
@@ -455,7 +497,9 @@ def _match_parts(images: list, masks: list) -> dict: # id of a `Found` -> tuple 
             for f in part + mine: f.above, f.below = tuple(f.long.split('/')[:-1]), ()
         names = {f.key: f.path for f in part}
         for f in part if len(names) < len(part) else ():
-            if names[f.key] != f.path: fault(f'{names[f.key]} and {f.path} have the same name in one split; rename one of them, or tell by a CSV')
+            if names[f.key] != f.path:
+                fault(f'{names[f.key]} and {f.path} have the same name in one split; rename one of them, or tell by a '
+                      f'CSV')
         _flat(part, mine)
         found, extra = match(names, [(f.key, f.path) for f in mine])
         no_image(extra, len(mine), names)
@@ -475,7 +519,7 @@ def _flat(images: list, masks: list):
     for m in masks:
         if of := next((at[b][0] for b in _bare(m.name) if b in at), None): m.above, m.below = of.above, of.below
 
-
+# %% ../nbs/02a_layout.ipynb #1e7b270f
 def _describe(images: list, mask_of: dict, out: Sorted):
     "The items, and sentences about what was decided."
     depth, sources = patient_folders(images), {}
@@ -497,7 +541,9 @@ def _describe(images: list, mask_of: dict, out: Sorted):
         for i in out.items: i.source = ''
     people = lambda names: len({i.patient for i in out.items if i.patient in names})
     if told: out.notes.append(f'patients are told by folders ({listed(dict.fromkeys(told))})')
-    if groups: out.notes.append(f'names of folders ({listed(dict.fromkeys(groups))}) are taken for classes or parts, not for patients; a CSV with a column patient tells otherwise')
+    if groups:
+        out.notes.append(f'names of folders ({listed(dict.fromkeys(groups))}) are taken for classes or parts, not for '
+                         f'patients; a CSV with a column patient tells otherwise')
     if moments: out.notes.append(f'patients are told by file names ({listed(dict.fromkeys(moments.values()))})')
     if more: out.notes.append(f'{len(more)} images have several masks, which are joined: {listed(more)}')
 
@@ -544,7 +590,8 @@ MASK_DIRS = ('masks', 'mask', 'labels', 'label', 'segmentations', 'annotations',
 def subfolder(folder: Path, names) -> Path|None:
     "The one folder inside that has one of these names, in any case."
     found = sorted(f for f in folder.iterdir() if f.name.lower() in names and f.is_dir())
-    if len(found) > 1: raise ScsamError(f'{found[0]} and {found[1]} could both be meant; rename one of them, or tell by a CSV')
+    if len(found) > 1:
+        raise ScsamError(f'{found[0]} and {found[1]} could both be meant; rename one of them, or tell by a CSV')
     return found[0] if found else None
 
 
@@ -557,14 +604,16 @@ def one_channel(units: dict) -> dict: # name -> Path
         if nnunet: folders[p.parent][k] = p
         else: out[k] = p
     for images in folders.values():
-        more = [p for k, p in images.items() if re.search(r'_\d{4}$', k) and f'{k[:-5]}_0000' in images and not k.endswith('_0000')]
+        more = [p for k, p in images.items() if re.search(r'_\d{4}$', k) and f'{k[:-5]}_0000' in images
+                and not k.endswith('_0000')]
         if more:
-            raise ScsamError(f'{more[0]} is another channel of its case; scsam reads one: keep the files that end in _0000, or merge the channels '
+            raise ScsamError(f'{more[0]} is another channel of its case; scsam reads one: keep the files that end in '
+                             f'_0000, or merge the channels '
                              f'into RGB')
         out |= {k[:-5]: p for k, p in images.items()} if all(k.endswith('_0000') for k in images) else images
     return out
 
-
+# %% ../nbs/02a_layout.ipynb #8934c511
 @dataclass(frozen=True)
 class JoinedReader(FileReader):
     "Reads a case whose mask is several files: foreground is where any of them has it."
@@ -583,7 +632,8 @@ def joined(reader: FileReader, masks: tuple, classes: int) -> FileReader:
     "A reader for a case with these masks."
     if len(masks) < 2: return reader
     if classes > 2:
-        fault(f'{masks[0]} and {masks[1]} are masks of one image, and there are {classes} classes; draw them into one label map, or tell by a CSV '
+        fault(f'{masks[0]} and {masks[1]} are masks of one image, and there are {classes} classes; draw them into one '
+              f'label map, or tell by a CSV '
               f'which is meant')
     return JoinedReader(**{f.name: getattr(reader, f.name) for f in fields(FileReader)}, others=tuple(masks[1:]))
 
@@ -601,12 +651,16 @@ def folder(root: str|Path,      # a folder as above, or one image
     found = sort_files(one_channel(pictures(root, others=others)), root)
     _unread(others, found, root)
     leave_unmasked(found, whole)
-    cases = [Case(i.id, i.path, i.masks[0] if i.masks else None, i.patient, i.source, i.role, reader=joined(reader, i.masks, len(names)))
+    cases = [Case(i.id, i.path, i.masks[0] if i.masks else None, i.patient, i.source, i.role,
+                  reader=joined(reader, i.masks, len(names)))
              for i in found.items]
     if not cases:
-        raise ScsamError(f'{root} has no images that scsam can find; it looks for {", ".join(SUFFIXES)} in {root.name}/ or '
-                         f'{root.name}/images, masks in {root.name}/masks or beside them as NAME_mask.png; anything else can be said in a CSV '
-                         'with the columns image, mask, patient, role, source' + (f'; it leaves out {left_out(found.left)[0]}' if found.left else ''))
+        raise ScsamError(f'{root} has no images that scsam can find; it looks for {", ".join(SUFFIXES)} in '
+                         f'{root.name}/ or '
+                         f'{root.name}/images, masks in {root.name}/masks or beside them as NAME_mask.png; anything '
+                         f'else can be said in a CSV '
+                         'with the columns image, mask, patient, role, source'
+                         + (f'; it leaves out {left_out(found.left)[0]}' if found.left else ''))
     return Dataset(root.name, cases, names, root, notes=found.notes, left=found.left)
 
 
@@ -615,10 +669,11 @@ def leave_unmasked(found: Sorted, whole: bool):
     masked = {i.role for i in found.items if i.masks}
     if whole or not masked: return
     for i in found.items:
-        if i.role.startswith('test:') and i.role not in masked: found.left[i.path] = f'{i.role[5:]}: a test part without masks, for scsam predict'
+        if i.role.startswith('test:') and i.role not in masked:
+            found.left[i.path] = f'{i.role[5:]}: a test part without masks, for scsam predict'
     found.items = [i for i in found.items if i.path not in found.left]
 
-
+# %% ../nbs/02a_layout.ipynb #e3d71570
 def _unread(others: list, found: Sorted, root: Path):
     "Files that are no images: an error where an image or a mask is expected, else left, with the reason."
     unmasked = {i.path.parent: set() for i in found.items}
@@ -630,17 +685,23 @@ def _unread(others: list, found: Sorted, root: Path):
         at, stem = place(p.relative_to(root).as_posix(), p), name_key(p.name[:len(p.name) - len(suffix_of(p))])
         if p.parent == root and p.name in TABLES: continue
         unread = p.name.lower().endswith(UNREAD)
-        if at.thing == 'mask' and any(b in lacking for b in _bare(stem)) or unread and any(b in unmasked.get(p.parent, ()) for b in _bare(stem)[1:]):
+        if at.thing == 'mask' and any(b in lacking
+                                      for b in _bare(stem)) or unread and any(b in unmasked.get(p.parent, ())
+                                                            for b in _bare(stem)[1:]):
             strange.append(p)
         elif at.thing == 'image' and unread and at.role != 'unlabeled': images.append(p)
-        else: found.left[p] = 'a class table is read from the folder itself only' if p.name in TABLES else no_image_file(p)
+        else:
+            table = 'a class table is read from the folder itself only'
+            found.left[p] = table if p.name in TABLES else no_image_file(p)
     remedy = f'scsam reads masks of images from {", ".join(SUFFIXES)}: save it as PNG, or move it away'
     if strange:
-        fault(f'{len(strange)} files are named like masks, but are no images: {listed(strange)}; {remedy}', [f'{p} is no image; {remedy}' for p in strange])
+        fault(f'{len(strange)} files are named like masks, but are no images: {listed(strange)}; {remedy}',
+              [f'{p} is no image; {remedy}' for p in strange])
     remedy = remedy.replace('masks of images', 'images')
     if images:
         at = images[0].parent
-        fault(f'{len(images)} of the files in {at} cannot be read as images: {listed(images)}; {remedy}', [f'{p} is no image; {remedy}' for p in images])
+        fault(f'{len(images)} of the files in {at} cannot be read as images: {listed(images)}; {remedy}',
+              [f'{p} is no image; {remedy}' for p in images])
 
 
 def no_image_file(path: Path) -> str:

@@ -63,7 +63,8 @@ def _colour(r,              # numpy generator
         y, x, radius = r.uniform(.12*h, .88*h), r.uniform(.12*w, .88*w), np.exp(r.uniform(np.log(12), np.log(42)))
         win, depth, rel, v, u = _outline(r, size, y, x, radius)
         soft, rim = _sigmoid(depth / r.uniform(.8, 3)), np.exp(-(depth / (.12*radius + 1.5))**2)
-        tint, dome = np.array([r.uniform(-12, 25), r.uniform(-28, 22), r.uniform(-22, 22)]), np.sqrt((1 - rel**2).clip(0, 1))
+        tint, dome = np.array([r.uniform(-12, 25), r.uniform(-28, 22),
+                               r.uniform(-22, 22)]), np.sqrt((1 - rel**2).clip(0, 1))
         a = r.uniform(0, 6.3); tilt = (u*np.cos(a) + v*np.sin(a)).clip(-1, 1)
         spots.append((y, x, radius))
         if kind == 'polyp':
@@ -105,7 +106,8 @@ def _grey(p, r,             # numpy generators of the patient and of the slice
     cy, cx = h/2 + p.normal(0, .04*s), w/2 + p.normal(0, .04*s)
     im = p.uniform(60, 100) + 14*_field(r, size, 7)
     # fat
-    im += p.uniform(70, 110) * _sigmoid((np.hypot((yy - cy) / (.42*h), (xx - cx) / (.44*w)) - 1 + .08*_field(r, size, 5)) / .04)
+    im += p.uniform(70, 110) * _sigmoid((np.hypot((yy - cy) / (.42*h), (xx - cx) / (.44*w)) - 1
+                                         + .08*_field(r, size, 5)) / .04)
 
     def organ(who, y, x, radius, level, lobes=.15):
         win, depth, *_ = _outline(who, size, y, x, radius, lobes)
@@ -116,7 +118,7 @@ def _grey(p, r,             # numpy generators of the patient and of the slice
         organ(p, cy - .32*s, cx + side*.27*s, .10*s, p.uniform(-45, 20))
     # bladder
     organ(r, cy - .33*s + 4*z, cx + r.normal(0, 4), .13*s * p.uniform(.5, 1.2) * (.8 + .5*z), p.uniform(10, 90))
-    organ(r, cy + .34*s + r.normal(0, 3), cx + r.normal(0, 4), .12*s * r.uniform(.7, 1.2), p.uniform(-60, 40))            # rectum
+    organ(r, cy + .34*s + r.normal(0, 3), cx + r.normal(0, 4), .12*s * r.uniform(.7, 1.2), p.uniform(-60, 40)) # rectum
     # the gland
     t, breadth, radius = p.normal(0, .12), p.uniform(1.02, 1.18), s * p.uniform(.13, .24) * max(.12, 1 - .75*z*z)**.5
     v, u = yy - cy - r.normal(0, 1.5), xx - cx - r.normal(0, 1.5)
@@ -132,7 +134,8 @@ def _grey(p, r,             # numpy generators of the patient and of the slice
     im *= body * p.uniform(.8, 1.25) * (1 + .25*_field(p, size, 2))
     sigma = p.uniform(5, 12); grain = r.normal(0, .6, size); grain[1:] += grain[:-1]
     im = np.hypot(im + sigma * grain, sigma * r.normal(0, .7, size))
-    return np.rint(im.clip(0, 255)).astype(np.uint8), np.where(depth > 0, np.where(inner > .5, 1, 2), 0).astype(np.uint8)
+    return np.rint(im.clip(0, 255)).astype(np.uint8), np.where(depth > 0, np.where(inner > .5, 1, 2),
+                                                            0).astype(np.uint8)
 
 # %% ../nbs/02_phantom.ipynb #d0b20101
 SLICES = 4 # of each grey patient
@@ -163,7 +166,7 @@ class PhantomReader:
         return m if self.zones else (m > 0).astype(np.uint8)
     def sha256(self, case): return {k: hashlib.sha256(f'{k} {self!r}'.encode()).hexdigest() for k in ('image', 'mask')}
 
-
+# %% ../nbs/02_phantom.ipynb #41794e03
 def phantom(n: int = 200,                # training cases
             test: int = 40,              # cases of the test set 'phantom'
             seed: int = 0,
@@ -178,13 +181,15 @@ def phantom(n: int = 200,                # training cases
         raise ScsamError(f"phantom: num_classes={num_classes} is not offered; 2, or 3 with source='grey'")
     whole = len(size) == 2 and all(type(x) is int for x in (n, test, seed, *size))
     if not whole or n < 1 or test < 0 or n + test > 1_000_000 or min(size) < 16 or max(size) > 4096:
-        raise ScsamError(f'phantom: n={n}, test={test} and size={size} are numbers of images and of pixels; n must be at least 1, a side 16')
+        raise ScsamError(f'phantom: n={n}, test={test} and size={size} are numbers of images and of pixels; n must be '
+                         f'at least 1, a side 16')
     cases = []
     for part, total in (('train', n), ('test', test)):
         for s in ('colour', 'grey'):
             count = {'both': total // 2 if s == 'colour' else total - total // 2}.get(source, total * (source == s))
             for i in range(count):
-                where = dict(id=f'{s}/{part}-{i:04d}') if s == 'colour' else dict(id=f'{s}/{part}-p{i // SLICES:03d}-{i % SLICES}',
+                patient = f'{s}/{part}-p{i // SLICES:03d}'
+                where = dict(id=f'{s}/{part}-{i:04d}') if s == 'colour' else dict(id=f'{patient}-{i % SLICES}',
                     patient=f'{s}/{part}-p{i // SLICES:03d}', index=i % SLICES, spacing=(3.0, 0.6, 0.6))
                 cases.append(Case(source=s, role='train' if part == 'train' else 'test:phantom', **where,
                                   reader=PhantomReader(seed, part, s, i, tuple(size), num_classes == 3)))

@@ -17,7 +17,8 @@ from .layout import tolerate
 
 # %% ../nbs/02d_protocols.ipynb #acea5a75
 def _protocol_files() -> dict: # name of a protocol -> the file that holds it
-    found = sorted((f for f in (files('scsam')/'protocols').iterdir() if f.name.endswith('.json.gz')), key=lambda f: f.name)
+    found = sorted((f for f in (files('scsam')/'protocols').iterdir() if f.name.endswith('.json.gz')),
+                   key=lambda f: f.name)
     return {name: f for f in found for name in json.loads(gzip.decompress(f.read_bytes()))['protocols']}
 
 
@@ -27,31 +28,38 @@ def protocols() -> dict: # name -> what it is, in a sentence or two
 
 
 COLUMNS = ('id', 'role', 'labeled', 'source', 'patient', 'image', 'mask', 'image_sha256', 'mask_sha256', 'whole')
-PACKED = {'protocols': [str], 'about': str, 'name': str, 'class_names': [str], 'columns': [set(COLUMNS)], 'cases': [[(str, int, None)]]}
+PACKED = {'protocols': [str], 'about': str, 'name': str, 'class_names': [str], 'columns': [set(COLUMNS)],
+          'cases': [[(str, int, None)]]}
 
 def write_protocols(path: str|Path, # .json.gz
-                    manifests: dict, # name -> manifest of the same cases; each one's labelled cases are among the next one's
+                    manifests: dict, # name -> manifest; each one's labelled cases are among the next one's
                     about: str):
     "Several nested budgets of one data set in one compressed file."
     first, rows = next(iter(manifests.values())), []
     used = [{c['id'] for c in m['cases'] if c['labeled']} for m in manifests.values()]
-    if any(not a <= b for a, b in zip(used, used[1:])): raise ScsamError(f'{path}: budgets are not nested; write them into files of their own')
+    if any(not a <= b for a, b in zip(used, used[1:])):
+        raise ScsamError(f'{path}: budgets are not nested; write them into files of their own')
     for c in first['cases']:
         since = next((n for n, ids in enumerate(used) if c['id'] in ids), None) # labelled from this protocol on
-        rows.append([c['id'], c['role'], since, c['source'], None if c['patient'] == c['id'] else c['patient'], c['image'], c['mask'],
+        rows.append([c['id'], c['role'], since, c['source'], None if c['patient'] == c['id'] else c['patient'],
+                     c['image'], c['mask'],
                      *(c['sha256'].get(k, '') for k in ('image', 'mask')), int(bool(c.get('whole')))])
-    packed = {'format': 1, 'protocols': list(manifests), 'about': about, 'name': first['name'], 'class_names': first['class_names'],
+    packed = {'format': 1, 'protocols': list(manifests), 'about': about, 'name': first['name'],
+              'class_names': first['class_names'],
               'columns': COLUMNS, 'cases': rows}
-    with atomic(path) as tmp: tmp.write_bytes(gzip.compress(json.dumps(packed, ensure_ascii=False).encode(), 9, mtime=0))
+    with atomic(path) as tmp:
+        tmp.write_bytes(gzip.compress(json.dumps(packed, ensure_ascii=False).encode(), 9, mtime=0))
 
-
-def read_protocol(name: str|Path # of `protocols()`, or the path of a manifest, of a run, or of a file of protocols with one in it
+# %% ../nbs/02d_protocols.ipynb #a227eb94
+def read_protocol(name: str|Path # of `protocols()`, or the path of a manifest, a run, or a file of one protocol
                  ) -> dict:      # a manifest
     "A manifest by its name, or from a file."
     known, path = _protocol_files(), Path(name)
     if str(name) not in known:
         path = path/'manifest.json' if path.is_dir() else path
-        if not path.is_file(): raise ScsamError(f'{name} is neither a manifest file nor one of {", ".join(known)}{nearest(str(name), known)}')
+        if not path.is_file():
+            raise ScsamError(f'{name} is neither a manifest file nor one of '
+                             f'{", ".join(known)}{nearest(str(name), known)}')
         if not path.name.endswith('.gz'):
             return read_manifest(path)
     try: text = gzip.decompress((known.get(str(name)) or path).read_bytes())
@@ -59,7 +67,8 @@ def read_protocol(name: str|Path # of `protocols()`, or the path of a manifest, 
         raise ScsamError(f'{path} is not a file of protocols, or is damaged: {e}') from None
     packed = parse_json(text, path, PACKED)
     names = packed['protocols']
-    if str(name) not in names and len(names) > 1: raise ScsamError(f'{path} holds {", ".join(names)}; say which by its name')
+    if str(name) not in names and len(names) > 1:
+        raise ScsamError(f'{path} holds {", ".join(names)}; say which by its name')
     at, cases = names.index(str(name)) if str(name) in names else 0, []
     for values in packed['cases']:
         c = dict(zip(packed['columns'], values))
@@ -72,7 +81,7 @@ def read_protocol(name: str|Path # of `protocols()`, or the path of a manifest, 
     return {'format': 1, 'name': packed['name'], 'class_names': packed['class_names'], 'cases': cases,
             'sha256': manifest_sha256(cases)}
 
-
+# %% ../nbs/02d_protocols.ipynb #986e0f10
 def compare_protocol(data: Dataset|str|Path, # or a path to open
                      protocol: dict|str|Path, # a manifest, or what `read_protocol` takes
                      kind: str|None = None   # of dataset, when a path is given; None = guessed
@@ -85,6 +94,9 @@ def compare_protocol(data: Dataset|str|Path, # or a path to open
     unknown = sum(v is None for c in manifest['cases'] for v in c['sha256'].values())
     known = sum(len(c['sha256']) for c in manifest['cases']) - unknown
     name = protocol if isinstance(protocol, (str, Path)) else manifest['name']
-    said = f'{data.name}: {len(found)} differences from {name}' if found else f'{data.name} is the data of {name}: {known} images and masks have the same content' if not unknown \
-        else f'{data.name} has the files of {name} by name; the content of {unknown} of {known + unknown} cannot be compared, since the protocol has no hash of it'
+    if found: said = f'{data.name}: {len(found)} differences from {name}'
+    elif not unknown: said = f'{data.name} is the data of {name}: {known} images and masks have the same content'
+    else:
+        said = f'{data.name} has the files of {name} by name; the content of {unknown} of {known + unknown} cannot be ' \
+               f'compared, since the protocol has no hash of it'
     return found, said

@@ -16,7 +16,7 @@ from .config import ScsamError, mix
 from .files import atomic, read_json, write_json
 from .data import IGNORE, resize_image, resize_mask, to_float
 from .metrics import dice
-from .evaluate import evaluating
+from .method import evaluating
 from .learner import Run
 
 # %% ../nbs/43_trust.ipynb #cc606b48
