@@ -696,6 +696,20 @@ class Run:
     manifest: dict
     training: dict
 
+    def __repr__(self):
+        b, s = self.training['budget'], self.training['selected']
+        dice = '' if s['dice'] is None else f', validation Dice {s["dice"]:.3f}'
+        return (f'Run({self.dir.name}: {self.recipe.method} on {self.manifest["name"]}, {b["labeled"]} masks and '
+                f'{b["unlabeled"]} images without; branch {s["branch"]}{dice})')
+
+    def predict(self, image,               # a path, a PIL image, or an array (H, W) or (H, W, 3)
+                branch: str|None = None,   # None = the one that was chosen in training
+                probs: bool = False        # also class probabilities (K, H, W)
+               ):                          # label map (H, W), uint8; with `probs` a pair
+        "The mask of one image, at its own size."
+        from scsam.evaluate import predict_image
+        return predict_image(self.method, image, self.recipe, branch or self.training['selected']['branch'], probs)
+
 
 def load_run(run_dir: str|Path, device='cpu',
              force: bool = False    # though its files were changed after training
