@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FEW', 'FORMATS', 'DEMO_ROWS', 'OPTIONS', 'COMMANDS', 'EXIT', 'ISSUES', 'recipe_from', 'announce', 'train', 'evaluate',
-           'predict', 'export', 'table', 'show_table', 'data', 'compare', 'weights', 'inspect', 'annotate',
-           'experiment', 'demo', 'demo_table', 'demo_figure', 'make_parser', 'process_name', 'main']
+           'predict', 'export', 'report', 'auto', 'table', 'show_table', 'data', 'compare', 'weights', 'inspect',
+           'annotate', 'experiment', 'demo', 'demo_table', 'demo_figure', 'make_parser', 'process_name', 'main']
 
 # %% ../nbs/50_cli.ipynb #65d1ca23
 import argparse, errno, os, sys, textwrap, time, traceback
@@ -118,7 +118,19 @@ def predict(args: argparse.Namespace):
     n = len(done['images'])
     if n: print(f'{n} mask{"s" * (n != 1)} {values}; beside each an overlay to look at)')
     for path in done['volumes']: print(f'{path.name} {values}; spacing, origin and direction of the volume)')
+    if args.csv: _write_csv(run, cases, args)
     if done['kept']: print(f'{done["kept"]} of them were here already, made by this run of the same input, and were kept')
+
+
+def _write_csv(run, cases: list, args: argparse.Namespace):
+    "A row for every image, those to look at first at the top."
+    from scsam.experiment import run_data
+    from scsam.trust import expected_dice, look_first, write_csv
+    announce(args, 'measuring agreement and consistency of every image')
+    expected = None
+    try: expected = expected_dice(run, None if (run.dir/'expected.json').exists() else run_data(run))
+    except ScsamError as e: print(f'note: no expected Dice: {e}')
+    print(f'{write_csv(look_first(run, cases, expected, args.branch), Path(args.out)/"masks.csv")}: the images to look at first stand at the top')
 
 # %% ../nbs/50_cli.ipynb #56bb492a
 def export(args: argparse.Namespace):
@@ -129,6 +141,37 @@ def export(args: argparse.Namespace):
     said = export_run(load_run(args.run, force=args.force), args.out, args.half, graphs, args.whole, args.data_licence)
     for file, text in said.items(): print(f'{file}: {text}')
     print(f'{args.out}: {sum(p.stat().st_size for p in Path(args.out).iterdir())/1e6:.1f} MB; its README.md is the model card')
+
+# %% ../nbs/50_cli.ipynb #b487073d
+def report(args: argparse.Namespace):
+    "Write one HTML page about a run: what was trained on what, curves, scores, failures, the record."
+    from scsam.experiment import run_data, test_sets
+    from scsam.learner import load_run
+    from scsam.report import report as write
+    from scsam.trust import expected_dice
+    run, sets = load_run(args.run, force=args.force), None
+    try:
+        data = run_data(run, args.data)
+        sets = test_sets(data)
+        if not args.quick: expected_dice(run, data)
+    except ScsamError as e: print(f'note: {e}')
+    announce(args, 'predicting the cases that the page shows')
+    print(write(run, None if args.quick else sets, args.out))
+
+
+def auto(args: argparse.Namespace):
+    "From a folder to masks: look, choose, compare by cross-validation, train the best on all masks, predict the rest."
+    from scsam.auto import auto as run_auto, make_plan
+    from scsam.check import check
+    from scsam.datasets import load_dataset
+    data = load_dataset(args.data, args.kind)
+    check(data, errors_only=True, progress=not args.quiet).raise_errors()
+    given = {k: v for k in ('preset', 'steps', 'image_size', 'precision', 'seed') if (v := getattr(args, k)) is not None}
+    methods = tuple(m.strip() for m in args.methods.split(',') if m.strip())
+    announce(args, 'measuring how long a step takes')
+    plan = make_plan(data, args.folds, methods, args.hours, **given)
+    print(plan.text(), flush=True)
+    if not args.dry_run: run_auto(data, plan, args.out, not args.quiet)
 
 # %% ../nbs/50_cli.ipynb #55c8040c
 def table(args: argparse.Namespace):
@@ -370,12 +413,23 @@ OPTIONS |= dict(
              _o('--out', required=True, help='folder for masks and overlays'), _KIND, _FORCE,
              _o('--format', choices=('.nii.gz', '.nii', '.nrrd', '.mha', '.mhd'), help='of volumes; by default the one that they came in'),
              _o('--branch', help="unet, sam or mean; by default the run's chosen one"),
+             _o('--csv', action='store_true', help='also masks.csv: area, confidence, expected Dice; takes twice the time'),
              _o('--overwrite', action='store_true', help='replace files of other runs, or that somebody has changed'), _QUIET],
     export=[_RUN, _o('--out', required=True, help='a folder that does not exist'),
             _o('--half', action='store_true', help='weights in half precision'),
             _o('--graphs', metavar='A,B', help='of the U-Net branch: onnx, torchscript, none; by default both'),
             _o('--whole', action='store_true', help="with SAM's frozen weights, so that nothing else is needed"),
             _o('--data-licence', default='', metavar='TEXT', help='of the data, for the model card'), _FORCE],
+    report=[_RUN, _o('--out', help='the page; by default report.html in the run'), _MOVED, _FORCE,
+            _o('--quick', action='store_true', help='tables and curves only, nothing is predicted'), _QUIET],
+    auto=[_o('data', help='a folder of images, some of them with masks'), _KIND,
+          _o('--out', required=True, help='folder for trainings, masks and the page'),
+          _o('--hours', type=float, help='steps are shortened so that all of it takes no longer'),
+          _o('--folds', type=int, default=5, help='of the cross-validation, by patient'),
+          _o('--methods', default='', metavar='A,B', help='to compare; by default unet and scsam-pair'),
+          _o('--preset', help=f'starting values: {", ".join(PRESETS)}'), _o('--steps', type=int), _o('--image-size', type=int),
+          _o('--precision', help='fp32, bf16 or fp16'), _o('--seed', type=int),
+          _o('--dry-run', action='store_true', help='print the plan with its time, and stop'), _QUIET],
     inspect=[_o('run', help='a run directory with snapshots'), _MOVED,
              _o('--decisions', metavar='DIR', help='where decisions are kept; by default decisions/ in the run'), *_PAGE],
     annotate=[_o('folder', help='a folder of images; some may have masks'), _KIND,
@@ -393,7 +447,7 @@ OPTIONS |= dict(
     table=[_o('folder', help='a folder with records'), _o('--metric', default='dice'),
            _o('--branch', default='selected', help='selected, all, or the name of one'), _FORMAT],
     weights=[_o('--fetch', metavar='NAME', help='find or download this checkpoint')])
-COMMANDS = dict(demo=demo, data=data, train=train, evaluate=evaluate, predict=predict, export=export, inspect=inspect, annotate=annotate,
+COMMANDS = dict(demo=demo, data=data, train=train, evaluate=evaluate, predict=predict, export=export, report=report, auto=auto, inspect=inspect, annotate=annotate,
                 experiment=experiment, table=table, weights=weights)
 EXIT = {0: 'done', 1: 'warnings only (data check), or different (data compare)', 2: 'an error that you can fix: the message says how',
         3: 'stopped before the end: the same command resumes', 70: "a fault of scsam's own", 130: 'interrupted'}

@@ -21,7 +21,7 @@ from .data import load_arrays
 from .phantom import phantom
 from .weights import ENCODERS, SAMS
 from .unet import SegmentationNet
-from .evaluate import evaluating
+from .method import evaluating
 from .learner import Run, load_run, load_tensors, save_tensors, trained_state
 from .records import read_record
 

@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from .config import Recipe, ScsamError, cache_dir, generator, mix, nearest, seed_step
 from .files import atomic, locked, read_json, sweep, write_json
 from .rundir import HISTORY, check_run, read_recipe, read_training, write_training
-from .data import IGNORE, Arrays, Batch, Dataset, TwoStream, load_arrays, read_manifest, to_float
+from .data import Arrays, Batch, Dataset, IGNORE, Joined, TwoStream, load_arrays, read_manifest, read_sealed, to_float, write_sealed
 from .decisions import Decisions, read_decisions
 from .augment import augment, draw, flip
 from .sam import Sam
@@ -84,14 +84,13 @@ class Embeddings:
 
     def _path(self, key) -> Path: return self.folder/f'{key}.npy'
 
-    def _there(self, key) -> bool: # a file of another size was damaged from outside, and is made anew
+    def _there(self, key) -> bool: # a file whose content is not what was written was damaged from outside, and is made anew
         if self.memory is not None: return key in self.memory
-        try: return self._path(key).stat().st_size == 128 + 2 * math.prod(self.shape)
-        except OSError: return False
+        return read_sealed(self._path(key), self.shape, np.float16) is not None
 
     def _put(self, key, x):
         if self.memory is not None: self.memory[key] = x; return
-        with atomic(self._path(key)) as tmp, open(tmp, 'wb') as f: np.save(f, x)
+        write_sealed(self._path(key), self.shape, np.float16, [x])
 
     def __getitem__(self, rows) -> np.ndarray: # rows: a slice, or a sequence of ints
         keys = self.keys[rows] if isinstance(rows, slice) else [self.keys[i] for i in rows]
@@ -114,7 +113,7 @@ class Feed:
         self.images, self.masks, self.ids = one.images, one.masks, list(one.ids)
         if unlabeled:
             two = load_arrays(unlabeled, size, masks=False, cache=cache, progress=progress)
-            self.images, self.ids = np.concatenate([one.images, two.images]), self.ids + list(two.ids)
+            self.images, self.ids = Joined(one.images, two.images), self.ids + list(two.ids) # no second copy of all images
         self.embeddings = None
         if recipe.cache_embeddings and sam is not None:
             self.embeddings = Embeddings(sam, self.images, device=device, precision=recipe.precision, progress=progress)
@@ -696,6 +695,20 @@ class Run:
     method: nn.Module
     manifest: dict
     training: dict
+
+    def __repr__(self):
+        b, s = self.training['budget'], self.training['selected']
+        dice = '' if s['dice'] is None else f', validation Dice {s["dice"]:.3f}'
+        return (f'Run({self.dir.name}: {self.recipe.method} on {self.manifest["name"]}, {b["labeled"]} masks and '
+                f'{b["unlabeled"]} images without; branch {s["branch"]}{dice})')
+
+    def predict(self, image,               # a path, a PIL image, or an array (H, W) or (H, W, 3)
+                branch: str|None = None,   # None = the one that was chosen in training
+                probs: bool = False        # also class probabilities (K, H, W)
+               ):                          # label map (H, W), uint8; with `probs` a pair
+        "The mask of one image, at its own size."
+        from scsam.evaluate import predict_image
+        return predict_image(self.method, image, self.recipe, branch or self.training['selected']['branch'], probs)
 
 
 def load_run(run_dir: str|Path, device='cpu',

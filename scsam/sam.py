@@ -18,7 +18,7 @@ from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransfor
 from segment_anything.modeling.common import MLPBlock
 from timm.models import tiny_vit
 from .config import ScsamError
-from .weights import SAMS, Checkpoint, checkpoint, find_weights, read_checkpoint
+from .weights import SAMS, Checkpoint, checkpoint, describe_checkpoint, find_weights, read_checkpoint
 
 # %% ../nbs/11_sam.ipynb #99d9c28e
 def resize_positions(table: torch.Tensor, # (1, h, w, C) absolute position embedding
@@ -528,14 +528,16 @@ def load_sam(name: str,                 # a key of `SAMS`
             raise ScsamError(f'sam: image_size={image_size} is out of range; sides from 64 to 1024 pixels are usual')
     rows = torch.channels_last # the memory layout in which convolutions are fast
     if str(weights) == 'random' or (c.arch == 'tiny' and not weights):
-        return _build(c, image_size, num_classes).to(memory_format=rows).eval()
+        sam = _build(c, image_size, num_classes)
+        return (sam if c.arch == 'tiny' else sam.to(memory_format=rows)).eval() # the tiny one's state can be saved as it is
     path, sha256 = find_weights(name, weights)
     state = _ours(read_checkpoint(path))
     with torch.device('meta' if c.arch in _VITS else 'cpu'): # no time spent on random numbers
         sam = _build(c, image_size, num_classes)
     if wrong := _misfit(sam, state):
         with torch.device('meta'): fits = [n for n, other in SAMS.items() if not _misfit(_build(other), state)]
-        remedy = f'It would fit {" or ".join(map(repr, fits))}.' if fits else 'It fits no SAM that scsam knows.'
+        remedy = f'It would fit {" or ".join(map(repr, fits))}.' if fits else \
+                 f'It fits no SAM that scsam knows; it holds {describe_checkpoint(state)}.'
         raise ScsamError(f'{path} does not fit {name!r}: {wrong}. {remedy}')
     sam.load_state_dict(state, assign=c.arch in _VITS)
     known = not weights or sha256 == c.sha256 or c.saw_similar_data == 'likely'

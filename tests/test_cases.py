@@ -154,6 +154,110 @@ def _(data, run):
     assert any(p.name == "AAA_readme.txt" for p in found.left)
 
 
+@right("01")
+@right("04")
+def _(data, run):
+    d = load_dataset(data)
+    assert not error_of(data) and {c.read_image().shape for c in d} == {(64, 48, 3)}
+    assert all(inside > outside + 60 for inside, outside in map(contrast, d))
+
+
+@right("10")
+def _(data, run):
+    assert "do not survive a JPEG" in error_of(data)
+
+
+@right("11")
+def _(data, run):
+    assert not error_of(data)
+    assert all(0.01 < c.read_mask().mean() < 0.3 and contrast(c)[0] > contrast(c)[1] + 60 for c in load_dataset(data))
+
+
+@right("14")
+def _(data, run):
+    d = load_dataset(data)
+    assert all(c.read_image().max() > 240 for c in d) and all(contrast(c)[0] > contrast(c)[1] + 60 for c in d)
+
+
+@right("30")
+def _(data, run):
+    said = error_of(data)
+    assert "direction" in said and "images/c0.nii.gz" in said and "labels/c0.nii.gz" in said
+    assert all(contrast(c)[0] > contrast(c)[1] + 60 for c in load_dataset(data, labels="resample") if c.read_mask().any())
+
+
+@right("33")
+def _(data, run):
+    from scsam.volumes import read_volume
+
+    mine = train(data, "--labeled", "2")
+    code, said = scsam("predict", mine, data / "images", "--out", data.parent / "out", "--quiet")
+    assert code == 0 and "values 0, 2, 5" in said, said
+    for p in (data.parent / "out").glob("*.nii.gz"):
+        assert set(np.unique(read_volume(p).array).tolist()) <= {0, 2, 5}
+
+
+@right("39")
+def _(data, run):
+    assert scsam("predict", run, data / "UP.NII.GZ", "--out", data.parent / "out", "--quiet")[0] == 0
+    code, said = scsam("predict", run, data / "plain.nii.gz", "--out", data.parent / "two", "--quiet")
+    assert code == 2 and "rename it to end in .nii" in said
+
+
+@right("42")
+def _(data, run):
+    for name, remedy in (("slice2d", "a single image"), ("cine4d", "volumes of")):
+        code, said = scsam("predict", run, data / f"{name}.nii.gz", "--out", data.parent / name, "--quiet")
+        assert code == 2 and remedy in said and "copy it again" not in said, said
+    assert scsam("predict", run, data / "one4d.nii.gz", "--out", data.parent / "one", "--quiet")[0] == 0
+
+
+@right("43")
+def _(data, run):
+    from scsam.volumes import grid_difference, read_volume
+
+    code, said = scsam("predict", run, data, "--out", data.parent / "out", "--quiet")
+    assert code == 0, said
+    images = sorted({c.image for c in inputs(data).cases})
+    masks = sorted(p for p in (data.parent / "out").glob("*_segmentation.*"))
+    assert len(images) == len(masks) > 0
+    assert not any(grid_difference(read_volume(a), read_volume(b)) for a, b in zip(images, masks))
+
+
+@right("51")
+def _(data, run):
+    with pytest.raises(ScsamError, match="at the same place"):
+        load_dataset(data / "s")
+
+
+@right("53")
+def _(data, run):
+    "The files of this case say MONOCHROME2 (GDCM writes nothing else), so that the truth is put into them here."
+    for p in (data / "m1").iterdir():
+        p.write_bytes(p.read_bytes().replace(b"MONOCHROME2", b"MONOCHROME1"))
+    one, two = (np.stack([c.read_image() for c in load_dataset(data / m)]) for m in ("m1", "m2"))
+    assert (one == two).all()
+
+
+@right("59")
+def _(data, run):
+    d = load_dataset(data)
+    assert not error_of(data) and any(f.kind == "infinite" for f in check(data).findings)
+    assert all(c.read_image()[:, :6].max() == 0 for c in d) and np.mean([contrast(c)[0] - contrast(c)[1] for c in d if c.read_mask().any()]) > 60
+
+
+@right("60")
+def _(data, run):
+    from scsam.sam import load_sam
+
+    for p in data.iterdir():
+        if p.name not in ("html.pth", "cut.pth"):
+            assert load_sam("tiny", p, 64).sha256
+    for name, why in (("html.pth", "web page"), ("cut.pth", "cut short")):
+        with pytest.raises(ScsamError, match=why):
+            load_sam("tiny", data / name, 64)
+
+
 @pytest.mark.parametrize("number", sorted({*FOLDERS, *RIGHT}) if FOLDERS else ["none"])
 def test_case(number, tmp_path, any_run):
     if not FOLDERS:
