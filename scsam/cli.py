@@ -17,8 +17,10 @@ from .config import PRESETS, Recipe, ScsamError, cache_dir, nearest
 # %% ../nbs/50_cli.ipynb #ff5ea9d5
 def recipe_from(args: argparse.Namespace, num_classes: int) -> Recipe: # the preset with the options that were given
     "The recipe that the options describe."
+    from scsam.method import refuse_unread
     given = {f.name: v for f in fields(Recipe) if (v := getattr(args, f.name, None)) is not None}
     recipe = Recipe.preset(args.preset, **{'num_classes': num_classes, **given})
+    refuse_unread(recipe.method, given)
     if recipe.num_classes != num_classes: raise ScsamError(f'--num-classes {recipe.num_classes}, but the dataset has {num_classes} classes, background included')
     return recipe
 
@@ -37,6 +39,9 @@ def train(args: argparse.Namespace):
     from scsam.experiment import remember_data
     from scsam.learner import fit, main_process
     from scsam.rundir import read_training
+    if args.plugin:
+        from scsam.method import load_plugin
+        load_plugin(args.plugin)
     options = {'labels': 'resample'} if args.resample_labels else {}
     data = load_dataset(args.data, args.kind, **options)
     recipe, out = recipe_from(args, data.num_classes), Path(args.out)
@@ -397,6 +402,7 @@ OPTIONS = dict(
            _o('--resume', choices=('auto', 'never'), default='auto', help='resume the run that is there, or refuse'), _MINUTES,
            _o('--snapshots', type=int, default=0, help='how many times to keep the pseudo-labels of all unlabelled images'),
            _o('--decisions', metavar='DIR', help='decisions about unlabelled images, as the inspector writes them'),
+           _o('--plugin', metavar='FILE', help='a Python file that registers the method; the run keeps a copy'),
            _o('--tensorboard', action='store_true', help='also write files for TensorBoard into the run directory'), _QUIET],
     evaluate=[_RUN, _MOVED, _FORCE, _o('--metrics', default='dice,iou', help='any of dice, iou, hd95, assd'),
               _o('--save', action='store_true', help='keep the predicted masks in the run'),

@@ -24,7 +24,7 @@ from .rundir import HISTORY, read_data
 from .data import Dataset, load_arrays
 from .datasets import load_dataset
 from .evaluate import evaluate
-from .method import build, find_method
+from .method import COMMON, build, find_method
 from .learner import Embeddings, Run, fit, load_run
 from .records import Record, find_records, new_record, read_record, write_record
 
@@ -72,7 +72,7 @@ def make_record(run: Run, data: Dataset, experiment: str, metrics=('dice', 'iou'
     scores = evaluate(run.method, sets, run.recipe, metrics, embeddings=cached_embeddings(run, sets, progress), progress=progress, save=save, oracle=run.method.sam if oracle else None)['scores']
     budget = {**t['budget'], 'total': sum(c.role in ('train', 'val') for c in data)}
     return new_record(experiment, name or run.dir.name, run.recipe, data.name, run.manifest['sha256'], budget, t['selected'], scores, t['weights'],
-                      t['steps'], t['seconds'], t['images_per_second'], t['peak_memory_mb'])
+                      t['steps'], t['seconds'], t['images_per_second'], t['peak_memory_mb'], uses=sorted(COMMON | run.method.uses))
 
 # %% ../nbs/32_experiment.ipynb #cbba215a
 def process() -> PartialState:

@@ -65,7 +65,7 @@ def probe(size: int, n: int = 3) -> Tensor: # (n, 3, size, size) in [0, 1]
 def specialist(method: nn.Module, size: int # of images, in pixels
               ) -> Specialist|None:         # None: the method has no such branch, or it is more than one network
     "The U-Net of a method, in evaluation mode."
-    unet, x = getattr(method, 'unet', None), probe(size)
+    unet, x = method.unet, probe(size)
     if not isinstance(unet, SegmentationNet): return None
     unet = copy.deepcopy(unet).cpu().eval().to(memory_format=torch.contiguous_format)
     out = Specialist(unet).eval()

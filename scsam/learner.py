@@ -30,7 +30,7 @@ from .decisions import Decisions, read_decisions
 from .augment import augment, draw, flip
 from .sam import Sam
 from .losses import foreground_dice
-from .method import Method, average_in, build as make_method, evaluating, predict_arrays
+from .method import PLUGINS, Method, average_in, build as make_method, evaluating, load_plugin, predict_arrays
 
 # %% ../nbs/30_learner.ipynb #a15c31f8
 @dataclass
@@ -660,10 +660,17 @@ def _claimed(out: Path, recipe: Recipe, manifest: dict, decided: dict, main: boo
             if decided: write_json(out/'decided.json', decided)
             write_json(out/'recipe.json', recipe.to_dict())         # then the directory is a run's, wherever the process is killed
             write_json(out/'manifest.json', manifest)
+            if recipe.method in PLUGINS: _keep_plugin(PLUGINS[recipe.method], out/'plugin.py')
             sweep(out)                                              # what a killed process has left half-written
             yield
     except OSError as e:
         raise ScsamError(f'{e.filename or out}: {e.strerror or e}. When that is mended (room on the disk, a file put back), the same command goes on from the last checkpoint') from e
+
+
+def _keep_plugin(path: Path, kept: Path):
+    "The run keeps the file that its method came from."
+    code = path.read_bytes()
+    with atomic(kept) as tmp: tmp.write_bytes(code)
 
 
 class _Interrupt:
@@ -719,6 +726,7 @@ def load_run(run_dir: str|Path, device='cpu',
     recipe, training = read_recipe(d), read_training(d)
     manifest = read_manifest(d/'manifest.json', force=True)     # its hash is part of the seal
     check_run(d, force)
+    if (d/'plugin.py').exists(): load_plugin(d/'plugin.py')     # the method came from a file of the user's own
     tensors, meta = load_tensors(d/'model.safetensors')         # an exported run may hold a lighter method: `recipe` in `meta`
     lighter = {'unet_weights': '', **meta.get('recipe', {})}    # all weights of the U-Net are in the run
     method = make_method(recipe.replace(**lighter))
