@@ -83,7 +83,7 @@ def evaluate(args: argparse.Namespace):
     from scsam.records import read_record, table, write_record
     run = load_run(args.run, process().device, args.force)
     metrics = tuple(m.strip() for m in args.metrics.split(',') if m.strip())
-    if args.allow_oracle and not hasattr(run.method, 'sam'):
+    if args.allow_oracle and run.method.sam is None:
         raise ScsamError(f'--allow-oracle: {run.recipe.method} has no SAM that could be asked with true boxes')
     data = run_data(run, args.data)
     for name, cases in test_sets(data).items():
@@ -327,8 +327,8 @@ def _recipe_options(parser: argparse.ArgumentParser):
 
 
 def _methods() -> str:
-    from scsam.learner import METHODS
-    return textwrap.fill(f'methods: {", ".join(METHODS)}. The names for --sam: scsam weights.', 78, break_on_hyphens=False)
+    from scsam.method import methods
+    return textwrap.fill(f'methods: {", ".join(methods())}. The names for --sam: scsam weights.', 78, break_on_hyphens=False)
 
 # %% ../nbs/50_cli.ipynb #3a5b9412
 def _o(*flags, **kw): return flags, kw

@@ -199,6 +199,13 @@ class Recipe(Settings):
     gate_confidence: float = _adaptive(.95, "smallest probability of a pixel's label that passes (weaker='agreed')", at_least=0, was='sure')
     consistency: float = _other(10., 'weight of a mean squared difference of probabilities (mean-teacher, ua-mt, semisam)', at_least=0)
     temperature: float = _other(10., 'of knowledge distillation (knowsam)', above=0)
+    teacher_noise: float = _other(.1, "standard deviation of the noise on the teacher's images (mean-teacher, ua-mt, semisam)", at_least=0)
+    teacher_passes: int = _other(8, 'how often the teacher is asked for its uncertainty (ua-mt)', at_least=1)
+    max_uncertainty: float = _other(.75, 'entropy, divided by its largest value, up to which the teacher counts at step 0 (ua-mt)',
+                                    above=0, at_most=1)
+    cps_weight: float = _other(1.5, "weight of the other network's label (cps)", at_least=0)
+    bcp_weight: float = _other(.5, "weight of pixels with the teacher's label (bcp)", at_least=0)
+    feature_drop: float = _other(.5, 'part of the channels dropped in the third stream (unimatch)', at_least=0, below=1)
 
     def __post_init__(self):
         super().__post_init__()

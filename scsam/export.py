@@ -38,7 +38,7 @@ def portable(run: Run,
     "A copy of the run's method with what predicts, and nothing else."
     method = copy.deepcopy(run.method).cpu()
     differs = load_tensors(run.dir/'model.safetensors')[1].get('recipe', {})      # of an exported run
-    differs = {**differs, **getattr(method, 'lighten', dict)()}
+    differs = {**differs, **method.lighten()}
     if whole or _is_path(run.recipe.weights):
         return method, {k: v.detach() for k, v in method.state_dict().items()}, {**differs, 'weights': 'random'}
     return method, trained_state(method), differs

@@ -135,8 +135,9 @@ def clusters(name: str,               # of a test set
 # %% ../nbs/05_records.ipynb #3e99a308
 FORMAT = 1
 BUDGET = ('labeled', 'unlabeled', 'total')
-SHAPE = {'format': int, 'experiment': str, 'run': str, 'method': str, 'recipe': dict, 'seed': int, 'dataset': str,
-         'manifest_sha256': str, 'versions': {...: str}, 'machine': dict, 'commit?': (str, None),
+SHAPE = {'format': int, 'experiment': str, 'run': str, 'method': str, 'recipe': {'method?': str, 'steps?': int},
+         'seed': int, 'dataset': str, 'manifest_sha256': str, 'versions': {...: str}, 'machine': dict,
+         'commit?': (str, None),
          'weights': {'name': str, 'sha256': str, 'saw_similar_data': {'likely', 'no', 'unknown'}},
          'budget': {k: int for k in BUDGET}, 'steps': int, 'seconds': float,
          'selected': {'step': (int, None), 'by': {'validation', 'last step'}, 'branch': str},

@@ -326,7 +326,7 @@ class RunSubject(Subject):
 
     @functools.cached_property
     def sam(self) -> tuple:
-        return getattr(self.run.method, 'sam', None), getattr(self.run.method, 'tokens', None)
+        return self.run.method.sam, self.run.method.own_tokens
 
     @property
     def answerer(self) -> str: return f'{self.recipe.sam} of run {self.name}'
@@ -445,7 +445,7 @@ class _Asked(_Images):
         "SAM's answer to the prompts of class `c`, at the view's size: the union of its objects."
         (h, w), seen, (sam, tokens) = self.image(id)[0].shape[:2], self.embedding(id), self.subject.sam
         learned, answer = {}, np.zeros((h, w), bool)
-        if tokens is not None: learned['tokens'] = tokens(seen)[:, 1 - self.classes:][:, c - 1:c]
+        if tokens is not None and (mine := tokens(seen)) is not None: learned['tokens'] = mine[:, c - 1:c]
         for o in prompt_objects(prompts, c):
             xy = torch.tensor([[p['xy'] for p in o if 'xy' in p]]) * self.size - .5
             labels = torch.tensor([[p['label'] for p in o if 'xy' in p]])
