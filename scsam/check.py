@@ -27,14 +27,15 @@ def fingerprint(image: np.ndarray,  # uint8 (H, W, 3) or grey (H, W)
                 size: int = 32,     # side of the small picture
                ) -> np.ndarray:     # float32 (size * size,), of length 1 (0 for a blank picture)
     "A vector that re-saving, resizing and brightening hardly change."
-    small = np.asarray(Image.fromarray(image).convert('L').resize((size, size), Image.Resampling.BILINEAR), dtype=np.float32)
+    small = np.asarray(Image.fromarray(image).convert('L').resize((size, size), Image.Resampling.BILINEAR),
+                       dtype=np.float32)
     edges = (small - gaussian_filter(small, size / 8)).ravel()
     edges -= edges.mean()
     return edges / max(np.linalg.norm(edges), 1e-6)
 
 # %% ../nbs/02e_check.ipynb #7027b631
 ALIKE, ALIKE_FINE = 0.96, 0.9 # likeness at 32 and at 64 pixels from which two pictures are called twins
-NEIGHBOUR = 0.85              # likeness at 32 pixels from which frames with near numbers are called neighbours in a video
+NEIGHBOUR = 0.85 # likeness at 32 pixels from which frames with near numbers are called neighbours in a video
 FRAMES = 25                   # largest distance of the numbers of such frames: a second of video
 
 # %% ../nbs/02e_check.ipynb #dcd02f51
@@ -74,7 +75,7 @@ def _look(case: Case, fingerprints: bool = True) -> _Look:
     out.remarks = tuple(heard)
     return out
 
-
+# %% ../nbs/02e_check.ipynb #78c5e200
 def _read(case: Case, fingerprints: bool) -> _Look:
     out = _Look()
     try:
@@ -89,7 +90,8 @@ def _read(case: Case, fingerprints: bool) -> _Look:
             mask = case.read_mask()
             counts = np.bincount(mask.ravel(), minlength=256)
             labelled = counts.sum() - counts[IGNORE]
-            out.labels, out.classes = hashlib.blake2b(mask.tobytes(), digest_size=16).hexdigest(), tuple(np.flatnonzero(counts))
+            out.labels, out.classes = hashlib.blake2b(mask.tobytes(),
+                                                      digest_size=16).hexdigest(), tuple(np.flatnonzero(counts))
             out.area = float((labelled - counts[0]) / labelled) if labelled else None
         except ScsamError as e:
             if str(e) not in out.faults: out.faults.append(str(e))
@@ -98,19 +100,26 @@ def _read(case: Case, fingerprints: bool) -> _Look:
 # %% ../nbs/02e_check.ipynb #d11112f0
 FINDINGS = { # kind: (level, what it means and what to do)
     'layout': ('error', 'files that do not belong together'),
-    'unreadable': ('error', 'images or masks that cannot be read, do not fit each other, or hold values that are no labels'),
+    'unreadable': ('error', 'images or masks that cannot be read, do not fit each other, or hold values that are no '
+                            'labels'),
     'patient': ('error', 'patients in two splits: a score would measure memory; give all their images one role'),
     'copy': ('error', 'the same picture on both sides of a split: take it out of the training part'),
-    'colours': ('error', 'one label, different colours: they are different classes, or each file has a palette of its own; name the colours '
+    'colours': ('error', 'one label, different colours: they are different classes, or each file has a palette of its '
+                         'own; name the colours '
                          'in classes.json, or save masks without a palette'),
-    'black': ('error', 'no mask of the training part shows any foreground, so there is nothing to learn from; export them again'),
-    'twin': ('warning', 'pictures on both sides of a split that look the same: if they are copies, take them out of the '
+    'black': ('error', 'no mask of the training part shows any foreground, so there is nothing to learn from; export '
+                       'them again'),
+    'twin': ('warning', 'pictures on both sides of a split that look the same: if they are copies, take them out of '
+                        'the '
                         'training part'),
-    'video': ('warning', 'neighbours of one video on both sides of a split: scores on such a set are too good; split by video '
+    'video': ('warning', 'neighbours of one video on both sides of a split: scores on such a set are too good; split '
+                         'by video '
                          'where you can, and say so where a published split has it'),
-    'overlap': ('warning', 'the same picture, or its twin, in two test sets: never average the two as if they were independent'),
+    'overlap': ('warning', 'the same picture, or its twin, in two test sets: never average the two as if they were '
+                           'independent'),
     'double': ('warning', 'the same picture twice in one split: it counts double; keep one'),
-    'contradiction': ('warning', 'one picture with different masks: two readers, or a mask that belongs to another image; '
+    'contradiction': ('warning', 'one picture with different masks: two readers, or a mask that belongs to another '
+                                 'image; '
                                  'decide which is right'),
     'unmasked': ('warning', 'parts without any mask: there is nothing to learn from, or nothing to score'),
     'empty': ('warning', 'masks without any foreground: right if there is nothing to see, else a mask is lost'),
@@ -118,15 +127,18 @@ FINDINGS = { # kind: (level, what it means and what to do)
     'full': ('warning', 'masks that cover nearly all of the image: foreground and background may be exchanged'),
     'nothing': ('warning', 'masks in which every pixel is marked as unlabelled (255): remove them'),
     'resampled': ('warning', "label volumes that were brought to their images' grids"),
-    'jpeg': ('warning', 'masks stored as JPEG, which blurs their borders: what is brighter than 127 is read as foreground; save masks as '
+    'jpeg': ('warning', 'masks stored as JPEG, which blurs their borders: what is brighter than 127 is read as '
+                        'foreground; save masks as '
                         'PNG where you can'),
     'class': ('warning', 'classes that no mask shows'),
     'blank': ('warning', 'images of one single grey'),
-    'outlier': ('warning', 'images much darker, brighter, flatter or harsher than others of their source: look at them'),
-    'turn': ('warning', 'images that a camera turns (EXIF), whose masks it does not, and whose sizes cannot show whether that is right: look at them'),
+    'outlier': ('warning', 'images much darker, brighter, flatter or harsher than others of their source'),
+    'turn': ('warning', 'images that a camera turns (EXIF), whose masks it does not, and whose sizes cannot show '
+                        'whether that is right: look at them'),
     'infinite': ('warning', 'numbers that are NaN or infinite: they are read as dark'),
     'unused': ('warning', 'images or volumes that are not used'),
-    'name': ('warning', 'training images with a split in their names: splits are told by folders or by a CSV, not by names of files'),
+    'name': ('warning', 'training images with a split in their names: splits are told by folders or by a CSV, not by '
+                        'names of files'),
     'link': ('warning', 'links that lead out of the dataset: copies of it will lack these files; copy them into it'),
 }
 
@@ -138,7 +150,7 @@ class Finding:
     @property
     def level(self) -> str: return FINDINGS[self.kind][0]
 
-
+# %% ../nbs/02e_check.ipynb #39752276
 @dataclass
 class Report:
     "What a check found."
@@ -156,7 +168,8 @@ class Report:
         bad = [f for f in self.findings if f.level == 'error']
         if bad:
             more = [f'  ... and {len(bad) - 10} more; see scsam data check'] if len(bad) > 10 else []
-            said = [f.message if f.kind in ('layout', 'unreadable') else f'{f.message}: {FINDINGS[f.kind][1]}' for f in bad[:10]]
+            said = [f.message if f.kind in ('layout', 'unreadable') else f'{f.message}: {FINDINGS[f.kind][1]}'
+                    for f in bad[:10]]
             if len(bad) == 1: raise ScsamError(said[0])
             raise ScsamError('\n'.join([f'{self.name} has {len(bad)} errors:', *(f'  {s}' for s in said), *more]))
 
@@ -170,12 +183,14 @@ class Report:
                 out += [f'  {f.message}' for f in found[:most]]
                 if len(found) > most: out.append(f'  ... and {len(found) - most} more')
         n = {l: sum(f.level == l for f in self.findings) for l in ('error', 'warning')}
-        out.append('\n' + ', '.join(f'{v} {l}{"s" * (v != 1)}' for l, v in n.items()) if self.findings else '\nclean: no errors, no warnings')
+        out.append('\n' + ', '.join(f'{v} {l}{"s" * (v != 1)}' for l, v in n.items()) if self.findings
+                   else '\nclean: no errors, no warnings')
         return '\n'.join(out)
 
     def files(self) -> str:
         "How many files were read, and how many there are that were not."
-        images, masks = {c.image for c in self.dataset}, {p for c in self.dataset for p in (c.mask, *getattr(c.reader, 'others', ()))}
+        images, masks = {c.image for c in self.dataset}, {p for c in self.dataset
+                                                          for p in (c.mask, *getattr(c.reader, 'others', ()))}
         n, m, left = len(images - {None}), len(masks - {None}), len(self.dataset.left)
         if not n: return ''
         return f'read {n + m} files: {n} of images, {m} of masks; not used: {left}'
@@ -184,14 +199,16 @@ class Report:
     def __repr__(self): return self.text()
     def to_dict(self) -> dict: # plain data, ready for JSON
         return {'name': self.name, 'exit_code': self.exit_code,
-                'findings': [dict(kind=f.kind, level=f.level, message=f.message, ids=list(f.ids)) for f in self.findings]}
+                'findings': [dict(kind=f.kind, level=f.level, message=f.message, ids=list(f.ids))
+                             for f in self.findings]}
 
 # %% ../nbs/02e_check.ipynb #dac8c670
 def _colours(cases, looks, add):
     "Colours that stand for one label in this mask and for another in that one."
     first = {} # (label, colour) -> case
     for c, l in zip(cases, looks):
-        for label, colour in (v for r in l.remarks if r.kind == 'colours' for v in r.value): first.setdefault((label, colour), c)
+        for label, colour in (v for r in l.remarks if r.kind == 'colours' for v in r.value):
+            first.setdefault((label, colour), c)
     for label in sorted({v for v, _ in first}):
         shown = [(colour, c) for (v, colour), c in first.items() if v == label]
         if len(shown) > 1:
@@ -226,18 +243,20 @@ def check(dataset: Dataset|str|Path,   # or a path to open
         add('unreadable', message, *ids)
     _colours(cases, looks, add)
     areas = [l.area for c, l in zip(cases, looks) if c.role == 'train' and l.labels and l.area is not None]
-    if areas and not any(areas): add('black', f'{len(areas)} masks in train', *[c.id for c in cases if c.role == 'train' and c.has_mask][:2])
+    if areas and not any(areas):
+        add('black', f'{len(areas)} masks in train', *[c.id for c in cases if c.role == 'train' and c.has_mask][:2])
     roles = defaultdict(set)
     for c in cases: roles[c.patient].add(c.role)
     for p, r in roles.items():
-        if len(r) > 1: add('patient', f'{p} is in {" and ".join(sorted(r))}', *[c.id for c in cases if c.patient == p][:2])
+        if len(r) > 1:
+            add('patient', f'{p} is in {" and ".join(sorted(r))}', *[c.id for c in cases if c.patient == p][:2])
     _pairs(cases, looks, add)
     if not errors_only:
         for look in (_masks, _intensities, _links, _files): look(dataset, cases, looks, add)
     else: report.findings = [f for f in report.findings if f.level == 'error']
     return report
 
-
+# %% ../nbs/02e_check.ipynb #bceeaedd
 def _merge(pairs) -> dict: # message -> ids: a damaged volume is one finding, not one per slice
     out = defaultdict(list)
     for m, i in pairs: out[m].append(i)
@@ -278,7 +297,7 @@ def _pairs(cases, looks, add):
             else: kind = 'video' if video_neighbours(x, y) else 'twin' if twin else ''
             if kind: add(kind, f'{frames}, likeness {v:.3f}', x.id, y.id)
 
-
+# %% ../nbs/02e_check.ipynb #4d5af95c
 def _ordered(a, b): # the training case first, and both in words
     x, y = sorted((a, b), key=lambda c: ('train', 'val').index(c.role) if c.role in ('train', 'val') else 2)
     return x, y, f'{x.id} ({x.role}) and {y.id} ({y.role})'
@@ -294,7 +313,8 @@ def _masks(dataset, cases, looks, add):
         if not l.labels: continue
         used |= set(l.classes)
         if l.area is None: add('nothing', f'{c.id} in {c.role}', c.id)
-        elif c.index is not None: slices[c.patient].append((c, l.area)) # an empty slice is normal, an empty volume is not
+        elif c.index is not None:
+            slices[c.patient].append((c, l.area)) # an empty slice is normal, an empty volume is not
         elif l.area == 0: add('empty', f'{c.id} in {c.role}', c.id)
         elif l.area * 65536 < 20: add('tiny', f'{c.id} in {c.role}: {l.area:.4%} of the image', c.id)
         elif l.area > 0.95: add('full', f'{c.id} in {c.role}: {l.area:.1%} of the image', c.id)
@@ -306,12 +326,13 @@ def _masks(dataset, cases, looks, add):
     jpegs = defaultdict(list)
     for c in cases:
         if c.mask is not None and c.mask.suffix.lower() in ('.jpg', '.jpeg'): jpegs[c.mask.parent].append(c.id)
-    for folder, ids in jpegs.items(): add('jpeg', f'{len(ids)} in {os.path.relpath(folder, dataset.root) if dataset.root else folder}', ids[0])
+    for folder, ids in jpegs.items():
+        add('jpeg', f'{len(ids)} in {os.path.relpath(folder, dataset.root) if dataset.root else folder}', ids[0])
     if used:
         for k, name in enumerate(dataset.class_names):
             if k not in used and k: add('class', f'class {k} ({name})')
 
-
+# %% ../nbs/02e_check.ipynb #fb49e952
 def _intensities(dataset, cases, looks, add, limit=6.):
     "Blank images, and patients whose grey levels are far from those of others of their source."
     sources = defaultdict(lambda: defaultdict(list))
@@ -337,19 +358,24 @@ def _links(dataset, cases, looks, add):
     for path, c in {p: c for c in cases for p in (c.image, c.mask) if p is not None}.items():
         if root not in ((target := path.resolve()), *target.parents): add('link', f'{path} leads to {target}', c.id)
 
-
+# %% ../nbs/02e_check.ipynb #24cffc43
 def _files(dataset, cases, looks, add):
     "What the readers noticed, files that are not used, and splits in names of files."
-    said = _merge([((r.kind, r.message), c.id) for c, l in zip(cases, looks) for r in l.remarks if r.kind in FINDINGS and r.kind != 'colours'])
+    said = _merge([((r.kind, r.message), c.id) for c,
+                   l in zip(cases, looks) for r in l.remarks if r.kind in FINDINGS and r.kind != 'colours'])
     for (kind, message), ids in said.items(): add(kind, message, *ids[:2])
     lacking = [p for p, why in dataset.left.items() if 'test part without masks' in why]
-    if lacking: add('unmasked', f'test: {len(lacking)} images such as {lacking[0].name}, which are left for scsam predict')
+    if lacking:
+        add('unmasked', f'test: {len(lacking)} images such as {lacking[0].name}, which are left for scsam predict')
     for path, why in dataset.left.items():
         if path in lacking: continue
-        if path.name.lower().endswith((*SUFFIXES, *UNREAD)) or why.startswith('a table'): add('unused', f'{path}: {why}')
+        if path.name.lower().endswith((*SUFFIXES, *UNREAD)) or why.startswith('a table'):
+            add('unused', f'{path}: {why}')
     roles = {c.role for c in cases}
-    names = [c for c in cases if c.role == 'train' and c.image is not None and folder_means(re.split('[ _.-]', c.image.name)[0]).role in ('test', 'val')]
-    if names and roles == {'train'}: add('name', f'{len(names)} images in train, such as {names[0].image.name}', *[c.id for c in names[:2]])
+    names = [c for c in cases if c.role == 'train' and c.image is not None
+             and folder_means(re.split('[ _.-]', c.image.name)[0]).role in ('test', 'val')]
+    if names and roles == {'train'}:
+        add('name', f'{len(names)} images in train, such as {names[0].image.name}', *[c.id for c in names[:2]])
 
 # %% ../nbs/02e_check.ipynb #2987d757
 def figure_sheet(report: Report, each: int = 2, # findings shown of each kind
@@ -367,7 +393,8 @@ def figure_sheet(report: Report, each: int = 2, # findings shown of each kind
         try:
             ax.imshow(c.read_image())
             if c.has_mask: ax.contour(c.read_mask() == 0, [.5], colors='#56b4e9', linewidths=1)
-        except ScsamError: ax.text(.5, .5, 'cannot\nbe read', ha='center', va='center', fontsize=8, transform=ax.transAxes)
+        except ScsamError:
+            ax.text(.5, .5, 'cannot\nbe read', ha='center', va='center', fontsize=8, transform=ax.transAxes)
     fig.tight_layout(pad=.4)
     return fig
 

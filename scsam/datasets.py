@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 from .config import ScsamError, nearest
 from .data import Case, Dataset, FileReader, stratified_order
-from .layout import (IMAGE_DIRS, MASK_DIRS, SUFFIXES, TABLES, VOLUMES, Sorted, fault, folder, folder_means, leave_unmasked, listed,
+from .layout import (IMAGE_DIRS, MASK_DIRS, SUFFIXES, TABLES, VOLUMES, Sorted, fault, folder, folder_means,
+                          leave_unmasked, listed,
                           name_key, one_channel, pair, pictures, read_classes, sort_files, subfolder, tolerate)
 from .phantom import phantom
 from .volumes import SliceReader, dicom_files, is_dicom, volume_cases, volume_extent, volume_name, volume_patient
@@ -37,7 +38,8 @@ def polyp(root: str|Path) -> Dataset: # the folder that holds TrainDataset and T
         images_at, masks_at = subfolder(at, IMAGE_DIRS), subfolder(at, MASK_DIRS)
         for found, what in ((images_at, 'images'), (masks_at, 'masks')):
             if not found:
-                raise ScsamError(f'{at} has no folder {what}; the polyp layout needs {at.name}/images and {at.name}/masks')
+                raise ScsamError(f'{at} has no folder {what}; the polyp layout needs {at.name}/images and '
+                                 f'{at.name}/masks')
         images = pictures(images_at)
         mask_of = pair(images, pictures(masks_at))
         lacking = [images[k] for k in images if k not in mask_of]
@@ -45,18 +47,21 @@ def polyp(root: str|Path) -> Dataset: # the folder that holds TrainDataset and T
         if lacking:
             fault(f'{len(lacking)} of {len(images)} images have no mask in {masks_at}: {listed(lacking)}; {remedy}',
                    [f'{p} has no mask in {masks_at}; {remedy}' for p in lacking])
-        return [Case(prefix + k, p, mask_of.get(k), source=source(k), role=role, reader=reader) for k, p in images.items()]
+        return [Case(prefix + k, p, mask_of.get(k), source=source(k), role=role, reader=reader) for k,
+                p in images.items()]
 
     train, tests = root/'TrainDataset', root/'TestDataset'
     cases = part(train, 'train', '', _polyp_source) if train.is_dir() else []
     for at in sorted(tests.iterdir()) if tests.is_dir() else []:
-        if at.is_dir() and not at.name.startswith('.'): cases += part(at, f'test:{at.name}', f'{at.name}/', lambda _: at.name)
+        if at.is_dir() and not at.name.startswith('.'):
+            cases += part(at, f'test:{at.name}', f'{at.name}/', lambda _: at.name)
     if not cases:
-        raise ScsamError(f'{root} has neither TrainDataset nor TestDataset with images; name the folder that holds them')
+        raise ScsamError(f'{root} has no TrainDataset or TestDataset with images; name the folder that holds them')
     return Dataset('polyp', cases, ('background', 'polyp'), root)
 
 # %% ../nbs/02c_datasets.ipynb #d6ed0131
-CLINIC_VIDEOS = (1, 26, 51, 68, 79, 104, 127, 152, 178, 200, 206, 228, 253, 278, 298, 318, 343, 364, 384, 409, 429, 448, 467, 479,
+CLINIC_VIDEOS = (1, 26, 51, 68, 79, 104, 127, 152, 178, 200, 206, 228, 253, 278, 298, 318, 343, 364, 384, 409, 429, 448,
+                 467, 479,
                  504, 529, 547, 572, 592) # the first frame of each video of CVC-ClinicDB; the last frame of all is 612
 
 def clinic_video(case: Case) -> int|None: # 1 … 29; None for other data, and where the name holds no such frame number
@@ -67,11 +72,12 @@ def clinic_video(case: Case) -> int|None: # 1 … 29; None for other data, and w
 
 
 def polyp_video(root: str|Path) -> Dataset: # see `polyp`
-    "The polyp benchmark with CVC-ClinicDB split by video: whole videos are tested on, about as many frames as in the published split."
+    "The polyp benchmark, CVC-ClinicDB split by video: whole videos make a test set of about the published size."
     data = polyp(root)
     video = {c.id: clinic_video(c) for c in data if c.source in ('clinicdb', 'CVC-ClinicDB')}
     if lost := [i for i, v in video.items() if v is None]:
-        raise ScsamError(f"{lost[0]} has no frame number of CVC-ClinicDB (1 to 612) in its name, so its video is unknown; open it as kind 'polyp'")
+        raise ScsamError(f"{lost[0]} has no frame number of CVC-ClinicDB (1 to 612) in its name, so its video is "
+                         f"unknown; open it as kind 'polyp'")
     name = lambda v: f'ClinicDB video {v:02d}'
     frames = Counter(map(name, video.values()))
     wanted, test = sum(c.source == 'CVC-ClinicDB' for c in data), set()
@@ -94,17 +100,21 @@ def volumes_in(folder: Path,
         folders[:] = sorted(f for f in folders if not f.startswith('.') and f != '__MACOSX')
         for f in folders:
             if (Path(at)/f).is_symlink():
-                fault(f'{Path(at)/f} is a link to a folder, which is not followed; copy the folder here or remove the link')
+                fault(f'{Path(at)/f} is a link to a folder, which is not followed; copy the folder here or remove the '
+                      f'link')
         files = sorted(f for f in files if not f.startswith('.'))
         found = [Path(at)/f for f in files if f.lower().endswith(VOLUMES)]
         slices = [f.name for f in dicom_files(Path(at))] if _may_be_dicom(files) else []
         for p in found + [Path(at)] * bool(slices):
-            name = name_key((p.parent.relative_to(folder)/(p.name if p.is_dir() else volume_name(p))).as_posix()) if p != folder else name_key(p.name)
-            if name in out: raise ScsamError(f'{out[name]} and {p} have the same name but for the suffix; keep one of them')
+            last = p.name if p.is_dir() else volume_name(p)
+            name = name_key(p.name if p == folder else (p.parent.relative_to(folder)/last).as_posix())
+            if name in out:
+                raise ScsamError(f'{out[name]} and {p} have the same name but for the suffix; keep one of them')
             out[name] = p
         if others is not None:
             stems = {p.stem for p in found}
-            used = {*slices, *(p.name for p in found), *(f for f in files if f.lower().endswith(('.raw', '.zraw', '.img')) and Path(f).stem in stems)}
+            used = {*slices, *(p.name for p in found),
+                    *(f for f in files if f.lower().endswith(('.raw', '.zraw', '.img')) and Path(f).stem in stems)}
             others += [Path(at)/f for f in files if f not in used]
     return out
 
@@ -121,25 +131,31 @@ def volumes(root: str|Path,            # a folder of volumes, a folder of DICOM 
     if normalize not in ('volume', 'slice'):
         raise ScsamError(f"normalize={normalize!r} is unknown{nearest(normalize, ('volume', 'slice'))}")
     root, others = Path(root), []
-    if root.is_file(): return Dataset(root.name, volume_cases(root, reader=SliceReader(normalize=normalize)), root=root.parent)
+    if root.is_file():
+        return Dataset(root.name, volume_cases(root, reader=SliceReader(normalize=normalize)), root=root.parent)
     names, reader = read_classes(root)
     if reader.threshold is not None or (reader.values and not np.isscalar(reader.values[0])):
         raise ScsamError(f'{root}: masks that are volumes have values, not thresholds or colours; correct classes.json')
     units = volumes_in(root, others)
-    if not units: raise ScsamError(f'{root} has no volumes; scsam reads {", ".join(VOLUMES)} and folders of DICOM files')
+    if not units:
+        raise ScsamError(f'{root} has no volumes; scsam reads {", ".join(VOLUMES)} and folders of DICOM files')
     found = sort_files(one_channel(units), root)
     _leave_others(others, found, root)
     leave_unmasked(found, whole)
     _by_header(found)
     slices, cases = SliceReader(reader.values, normalize, reader.ignore), []
     for i in found.items:
-        if len(i.masks) > 1: fault(f'{i.masks[0]} and {i.masks[1]} are both masks of {i.path}; join them into one volume, or tell by a CSV')
+        if len(i.masks) > 1:
+            fault(f'{i.masks[0]} and {i.masks[1]} are both masks of {i.path}; join them into one volume, or tell by a '
+                  f'CSV')
         parts = volume_cases(i.path, i.masks[0] if i.masks else None, i.id, slices)
         cases += [replace(c, patient=i.patient, source=i.source, role=i.role) for c in parts]
-    if not cases: raise ScsamError(f'{root} has no volume that can be used; of those that are there, {"; ".join(f"{p.name}: {w}" for p, w in found.left.items())}')
+    if not cases:
+        raise ScsamError(f'{root} has no volume that can be used; of those that are there, '
+                         f'{"; ".join(f"{p.name}: {w}" for p, w in found.left.items())}')
     return Dataset(root.name, cases, names, root, notes=found.notes, left=found.left)
 
-
+# %% ../nbs/02c_datasets.ipynb #5801cc61
 def _leave_others(others: list, found: Sorted, root: Path):
     "What is in a folder of volumes and is none, and volumes of several frames that nothing needs."
     for p in others:
@@ -173,14 +189,17 @@ def promise12(root: str|Path, normalize: str = 'volume') -> Dataset: # see `volu
     found = volumes(root, normalize)
     number = lambda c: int(m[1]) if (m := re.search(r'Case(\d+)$', c.patient)) else None
     odd = [c.patient for c in found if number(c) is None]
-    if odd: raise ScsamError(f"{root}: {odd[0]} is not named CaseNN, as PROMISE12's volumes are; open it as kind 'volumes'")
+    if odd:
+        raise ScsamError(f"{root}: {odd[0]} is not named CaseNN, as PROMISE12's volumes are; open it as kind 'volumes'")
     labelled = {number(c) for c in found if c.has_mask}
     official = labelled >= set(range(50))
     role = lambda n: 'train' if n < 35 or n >= 50 else 'val' if n < 40 else 'test:PROMISE12'
-    ours = lambda c: c if c.role != 'train' else replace(c, role=role(number(c)) if c.has_mask else 'train', # a test part stays what it is
+    # a test part stays what it is
+    ours = lambda c: c if c.role != 'train' else replace(c, role=role(number(c)) if c.has_mask else 'train',
                                                          source=_centre(number(c)) if official and c.has_mask else '')
     cases = [ours(c) for c in found]
-    return Dataset('promise12', cases, ('background', 'prostate') if found.num_classes == 2 else found.class_names, root,
+    return Dataset('promise12', cases, ('background', 'prostate') if found.num_classes == 2 else found.class_names,
+                   root,
                    notes=found.notes, left=found.left)
 
 # %% ../nbs/02c_datasets.ipynb #71149b3a
@@ -199,9 +218,12 @@ def _rows(path: Path) -> list: # of dicts
     text = _text(path)
     comma = max(',;\t', key=text.split('\n', 1)[0].count)
     try: rows = list(csv.DictReader(io.StringIO(text, newline=''), delimiter=comma))
-    except csv.Error as e: raise ScsamError(f'{path} is not a readable CSV: {e}; is a quotation mark left open?') from None
-    if '\0' in text: raise ScsamError(f'{path} holds a NUL character, which no file name has; save it again as CSV in UTF-8')
-    return [{(k or '').strip().lower(): (v or '').strip() for k, v in r.items() if not isinstance(v, list)} for r in rows]
+    except csv.Error as e:
+        raise ScsamError(f'{path} is not a readable CSV: {e}; is a quotation mark left open?') from None
+    if '\0' in text:
+        raise ScsamError(f'{path} holds a NUL character, which no file name has; save it again as CSV in UTF-8')
+    return [{(k or '').strip().lower(): (v or '').strip() for k, v in r.items() if not isinstance(v, list)}
+            for r in rows]
 
 
 def _header(path: Path) -> list: # of names of columns, lower case; [] = cannot be read
@@ -217,14 +239,15 @@ def _file(at: Path, name: str, where: str) -> Path: # relative to `at`
     try:
         if '\\' in name and not path.exists(): path = at/name.replace('\\', '/')
         path.exists()
-    except OSError as e: raise ScsamError(f'{where} {path} cannot be reached: {e.strerror}; change its permissions, or correct the table') from None
+    except OSError as e:
+        raise ScsamError(f'{where} {path} cannot be reached: {e.strerror}; change permissions, or the table') from None
     return path
 
-
+# %% ../nbs/02c_datasets.ipynb #2950d00b
 def _case_id(row: dict, image: str, path: Path, line: int) -> str:
     "The id of a row's case: told, or the path of its image without suffix."
     image = Path(image.replace('\\', '/'))
-    name = volume_name(image) if image.name.lower().endswith(VOLUMES) else image.stem if image.suffix.lower() in SUFFIXES else image.name
+    name = image.stem if image.suffix.lower() in SUFFIXES else volume_name(image)
     id = row.get('id') or name_key((image.parent/name).as_posix().replace('../', '').lstrip('/'))
     id = re.sub(r'^[A-Za-z]:/*', '', id)
     if '..' in id.split('/') or id.startswith('/') or any(ord(c) < 32 for c in id):
@@ -242,18 +265,22 @@ def from_csv(path: str|Path,
     if not rows or 'image' not in rows[0]:
         raise ScsamError(f'{path} has no row, or no column "image"; its first line must name the columns, as in '
                          f'image,mask,patient,role,source')
-    hint = f' (it was taken for the list of cases; if it is another table, move it out of {path.parent})' if guessed else ''
+    hint = f' (it was taken for the list of cases; if it is none, move it out of {path.parent})' if guessed else ''
     cases = []
     for n, row in enumerate(rows, 2):
-        if not row['image']: raise ScsamError(f'{path}, line {n}: the column "image" is empty; name a file or remove the line{hint}')
+        if not row['image']:
+            raise ScsamError(f'{path}, line {n}: the column "image" is empty; name a file or remove the line{hint}')
         files = {k: _file(path.parent, row[k], f'{path}, line {n}: the {k}') for k in ('image', 'mask') if row.get(k)}
         for k, f in files.items():
-            if not f.exists(): fault(f'{path}, line {n}: the {k} {f} does not exist; correct the path, which is relative to the CSV{hint}')
+            if not f.exists():
+                fault(f'{path}, line {n}: the {k} {f} does not exist; correct the path, which is relative to the '
+                      f'CSV{hint}')
         id = _case_id(row, row['image'], path, n)
         said = {k: row[k] for k in ('patient', 'role', 'source') if row.get(k)}
         try:
             if files['image'].name.lower().endswith(VOLUMES) or files['image'].is_dir():
-                one = volume_cases(files['image'], files.get('mask'), id, SliceReader(reader.values, ignore=reader.ignore))
+                one = volume_cases(files['image'], files.get('mask'), id,
+                                   SliceReader(reader.values, ignore=reader.ignore))
             else: one = [Case(id, files['image'], files.get('mask'), reader=reader)]
             cases += [replace(c, **said) for c in one]
         except ScsamError as e: raise ScsamError(f'{path}, line {n}: {e}') from None
@@ -267,19 +294,21 @@ def own_folder(root: str|Path,     # a CSV, a folder with a CSV in it, a folder 
     "Your own images and masks: as a CSV says, or as `folder` finds them."
     root = Path(root)
     if root.suffix.lower() == '.csv' and root.is_file(): return from_csv(root)
-    found = {f: _is_list(f) for f in sorted(root.glob('*')) if f.suffix.lower() == '.csv' and 'image' in _header(f)} if root.is_dir() else {}
+    found = {f: _is_list(f) for f in sorted(root.glob('*')) if f.suffix.lower() == '.csv'
+             and 'image' in _header(f)} if root.is_dir() else {}
     tables = [f for f, is_list in found.items() if is_list]
     if len(tables) > 1:
-        raise ScsamError(f'{listed(tables)} all have a column "image"; name the one that is meant instead of the folder')
+        raise ScsamError(f'{listed(tables)} all have a column "image"; name one of them instead of the folder')
     data = from_csv(tables[0], guessed=True) if tables else folder(root, whole)
     if tables: data.left = _not_listed(data, tables[0])
     for f in found:
-        if f not in tables: data.left[f] = 'a table whose column "image" names no file here, so it is not taken for the list of cases'
+        if f not in tables:
+            data.left[f] = 'a table whose column "image" names no file here, so it is not taken for the list of cases'
     return data
 
 
 def _is_list(path: Path) -> bool:
-    "Is a table with a column image a list of cases? Not if it names no file that is here, and no mask, patient or role."
+    "Is it a list of cases? Not if it has no column mask, patient or role, and names no file that is here."
     rows = _rows(path)
     if not rows or {'mask', 'patient', 'role'} & {*rows[0]}: return True
     return any(_file(path.parent, r['image'], f'{path}: the image').exists() for r in rows[:1000] if r['image'])
@@ -296,7 +325,8 @@ def guess_kind(path: str|Path) -> str: # a key of `KINDS`
     "Which layout lies at a path."
     path = Path(path)
     if str(path) == 'phantom': return 'phantom'
-    if not path.exists(): raise ScsamError(f"{path} does not exist; give a folder, a CSV, an image, a volume, or 'phantom'")
+    if not path.exists():
+        raise ScsamError(f"{path} does not exist; give a folder, a CSV, an image, a volume, or 'phantom'")
     if path.is_file():
         if path.suffix.lower() in (*SUFFIXES, '.csv'): return 'folder'
         if path.name.lower().endswith(VOLUMES) or is_dicom(path): return 'volumes'
@@ -306,7 +336,8 @@ def guess_kind(path: str|Path) -> str: # a key of `KINDS`
     except OSError as e: raise ScsamError(f'{path} cannot be listed: {e.strerror}; change its permissions') from None
     if not names: raise ScsamError(f'{path} is an empty folder; put images into it, or name another')
     if {'TrainDataset', 'TestDataset'} & set(names): return 'polyp'
-    if any(re.fullmatch(r'Case\d+\.mhd', f.name) for d in [path, *_split_folders(path)] for f in d.iterdir()): return 'promise12'
+    if any(re.fullmatch(r'Case\d+\.mhd', f.name) for d in [path, *_split_folders(path)] for f in d.iterdir()):
+        return 'promise12'
     if any('image' in _header(f) for f in path.iterdir() if f.suffix.lower() == '.csv'): return 'folder'
     images, volumes = _count(path)
     return 'volumes' if volumes > images else 'folder'
@@ -320,15 +351,17 @@ def _count(path: Path) -> tuple: # (images, volumes)
     "How many images and volumes lie below a folder, without those in folders of overlays and the like."
     images = volumes = 0
     for at, folders, files in os.walk(path):
-        folders[:] = [f for f in folders if not f.startswith('.') and f != '__MACOSX' and folder_means(f).thing != 'other']
+        folders[:] = [f for f in folders if not f.startswith('.') and f != '__MACOSX'
+                      and folder_means(f).thing != 'other']
         files = [f for f in files if not f.startswith('.')]
         images += sum(f.lower().endswith(SUFFIXES) for f in files)
         volumes += sum(f.lower().endswith(VOLUMES) for f in files)
         volumes += _may_be_dicom(files) and bool(dicom_files(Path(at)))
     return images, volumes
 
-
-KINDS = {'phantom': phantom, 'folder': own_folder, 'polyp': polyp, 'polyp-video': polyp_video, 'promise12': promise12, 'volumes': volumes}
+# %% ../nbs/02c_datasets.ipynb #8be4d95a
+KINDS = {'phantom': phantom, 'folder': own_folder, 'polyp': polyp, 'polyp-video': polyp_video, 'promise12': promise12,
+         'volumes': volumes}
 
 def _options(kind: str, options: dict) -> dict:
     "The options of a kind of data set, which may come from a file: each known, and of the type of its default."
@@ -336,13 +369,14 @@ def _options(kind: str, options: dict) -> dict:
     for k, v in options.items():
         if k not in known: raise ScsamError(f'a dataset of kind {kind!r} has no option {k!r}{nearest(k, known)}')
         same = isinstance(v, (list, tuple) if isinstance(known[k], tuple) else type(known[k]))
-        if known[k] is not None and not same: raise ScsamError(f'dataset of kind {kind!r}: {k}={v!r} is not like {known[k]!r}')
+        if known[k] is not None and not same:
+            raise ScsamError(f'dataset of kind {kind!r}: {k}={v!r} is not like {known[k]!r}')
     return options
 
 
 def load_dataset(path: str|Path,      # a folder, a CSV, an image, a volume, or 'phantom'
                  kind: str|None = None, # a key of `KINDS`; None = guessed from the layout
-                 labels: str = 'same',  # 'resample' = label volumes are brought to their images' grids; see `SliceReader`
+                 labels: str = 'same',  # 'resample' = label volumes on other grids are resampled; see `SliceReader`
                  **options            # of the kind's own function, such as n and seed of `phantom`
                 ) -> Dataset:
     "Open a dataset; its pixels are read later."
@@ -353,7 +387,8 @@ def load_dataset(path: str|Path,      # a folder, a CSV, an image, a volume, or 
     if labels not in ('same', 'resample', 'stored'):
         raise ScsamError(f"labels={labels!r} is unknown{nearest(labels, ('same', 'resample', 'stored'))}")
     path = Path(path)
-    if not path.exists(): raise ScsamError(f"{path} does not exist; give a folder, a CSV, an image, a volume, or 'phantom'")
+    if not path.exists():
+        raise ScsamError(f"{path} does not exist; give a folder, a CSV, an image, a volume, or 'phantom'")
     if kind.startswith('polyp') and not path.is_dir():
         raise ScsamError(f'{path} is not a folder; the polyp layout is one that holds TrainDataset and TestDataset')
     data = KINDS[kind](path, **options)
@@ -386,6 +421,7 @@ def inputs(path: str|Path,
         out.notes += faults
         left.append(data.left)
         out.cases += list(data)
-    out.left = {p: why for p, why in (left or [{}])[0].items() if all(p in other for other in left)} # what no kind can use
+    # what no kind can use
+    out.left = {p: why for p, why in (left or [{}])[0].items() if all(p in other for other in left)}
     if not out.cases: raise ScsamError('; '.join(out.notes) or f'{path} holds nothing to predict on')
     return out

@@ -85,9 +85,10 @@ _FIRST = re.compile(rf'(^|/)({_HARD})[ _.-]?(?=[^/]*\d[^/]*$)', re.IGNORECASE)  
 # from x.png
 MADE = re.compile(r'[ _.-](overlay|superpixels?|pred|prediction|vis|bbox|heatmap|edges?|contours|thumb|preview)$',
                   re.IGNORECASE)
-_IMAGE_MARK = re.compile(r'[ _.-](image|img|im|orig|original|ct|mr|mri|us)$', re.IGNORECASE) # 001_image
+_IMAGE_MARK = re.compile(r'[ _.-](image|img|im|orig|original|ct|mr|mri|us|training|test)$', re.IGNORECASE) # 001_image
 _IMAGE_FIRST = re.compile(r'(^|/)(image|images|img|im)[ _.-]?(?=[^/]*\d[^/]*$)', re.IGNORECASE)
-SEQUENCE = re.compile(r'[ _.-](t1|t1ce|t1c|t1gd|t1n|t1w|t2|t2w|t2f|flair|adc|dwi|pd|pdw|swi|dce|ct|pet|mr|mri|ed|es|b\d+)$',
+SEQUENCE = re.compile(r'[ _.-](t1|t1ce|t1c|t1gd|t1n|t1w|t2|t2w|t2f|flair|adc|dwi|pd|pdw|swi|dce|'
+                      r'ct|pet|mr|mri|ed|es|b\d+)$',
                       re.IGNORECASE)
 
 
@@ -308,7 +309,8 @@ CLASS_WORDS = set('benign malignant normal abnormal healthy diseased disease pos
                   'adenoma hyperplastic '
                   'serrated cancer tumor tumour tumors lesion lesions glaucoma melanoma nevus covid pneumonia hgg lgg '
                   'yes no non'.split())
-MOMENT = re.compile(r'^(.*[^\W_].*?)[ _.-]*(frame|slice|slc|timepoint|time|tp|phase|visit|ses|session|series|scan|seq|echo|'
+MOMENT = re.compile(r'^(.*[^\W_].*?)[ _.-]*(frame|slice|slc|timepoint|time|tp|phase|visit|ses|session|'
+                    r'series|scan|seq|echo|'
                     r'(?<=[ _.-])[zt])[ _.-]?\d+'
                     r'([ _.-].*)?$', re.IGNORECASE)
 
@@ -339,7 +341,7 @@ def patient_folders(found: list, # of `Found`, the images
         path = f.above + f.below
         def is_patient(i):
             if _is_group(path[i]): return False
-            if not re.search(r'\d', path[i]): return path[:i + 1] in twins
+            if not re.search(r'\d', path[i]): return i >= len(f.above) and path[:i + 1] in twins
             # side by side with others like it
             return i >= len(f.above) or len(like[path[:i], re.sub(r'\d+', '#', path[i])]) > 1
         if path not in out: out[path] = next((i + 1 for i in range(len(path)) if is_patient(i)), 0)
@@ -415,9 +417,24 @@ def _name_tests(found: list):
         f.test = f.test or (words if len(words) > 1 and not words.isdigit() else f'test{words}')
 
 # %% ../nbs/02a_layout.ipynb #2a9b0e0d
+def _by_word(images: list, masks: list) -> tuple: # (images, masks), of `Found`
+    "A file called seg or mask is the mask of the only image in its folder, or of the sequences there (t1, t2, flair)."
+    here, words = defaultdict(list), [f for f in images if re.fullmatch(_HARD, f.name, re.IGNORECASE)]
+    gone = set(map(id, words))
+    for f in images if words else ():
+        if id(f) not in gone: here[f.path.parent].append(f)
+    for f in words:
+        of = here[f.path.parent]
+        if len(of) == 1 or of and all(SEQUENCE.fullmatch(f'_{g.name}') for g in of):
+            masks = masks + [replace(f, name=g.name) for g in of]
+        else: gone.remove(id(f))
+    return [f for f in images if id(f) not in gone], masks
+
+
 def _beside(images: list, masks: list, root: Path) -> tuple: # (images, masks), of `Found`
     "Masks that lie beside their images, known by their names."
     names, beside = defaultdict(set), []
+    images, masks = _by_word(images, masks)
     for f in images: names[f.path.parent].add(name_key(f.name))
     in_masks = {f.key for f in masks}
     for f in images:
@@ -553,7 +570,9 @@ def read_classes(root: Path) -> tuple: # (class names, FileReader)
     text, js, nnunet = root/'classes.txt', root/'classes.json', root/'dataset.json'
     if text.is_file() and js.is_file(): raise ScsamError(f'{text} and {js} both define the classes; keep one of them')
     if text.is_file():
-        try: lines = [l.strip() for l in text.read_text(encoding='utf-8-sig').splitlines() if l.strip() and not l.startswith('#')]
+        try:
+            lines = [l.strip() for l in text.read_text(encoding='utf-8-sig').splitlines() if l.strip()
+                     and not l.startswith('#')]
         except UnicodeDecodeError as e: raise ScsamError(f'{text} is not UTF-8 text: {e}; save it again') from None
         numbered = [re.fullmatch(r'(\d+)[\s:,=]+(.+)', l) for l in lines]
         table = {m[2]: int(m[1]) for m in numbered} if lines and all(numbered) else {l: i for i, l in enumerate(lines)}
@@ -569,18 +588,24 @@ def read_classes(root: Path) -> tuple: # (class names, FileReader)
             return ('background', 'foreground'), FileReader(threshold=table['threshold'])
     elif nnunet.is_file() and isinstance(js := read_json(nnunet), dict) and isinstance(table := js.get('labels'), dict):
         where = nnunet
-        if all(k.isascii() and k.isdigit() for k in table): table = {str(v): int(k) for k, v in table.items()} # as its first version has it
+        # as its first version has it
+        if all(k.isascii() and k.isdigit() for k in table): table = {str(v): int(k) for k, v in table.items()}
     else: return ('background', 'foreground'), FileReader()
     values = [tuple(v) if isinstance(v, list) else v for v in table.values()]
-    ignore = values.pop(list(table).index('ignore')) if 'ignore' in table else None # the value of pixels without a label
+    # the value of pixels without a label
+    ignore = values.pop(list(table).index('ignore')) if 'ignore' in table else None
     names = [n for n in table if n != 'ignore']
     numbers = all(type(v) is int and 0 <= v < 65536 for v in values)
-    colours = all(isinstance(v, tuple) and len(v) == 3 and all(type(c) is int and 0 <= c < 256 for c in v) for v in values)
+    colours = all(isinstance(v, tuple) and len(v) == 3 and all(type(c) is int and 0 <= c < 256 for c in v)
+                  for v in values)
     if len(values) < 2 or not (numbers or colours) or len(set(values)) < len(values):
-        raise ScsamError(f'{where} must name at least two classes, background first, each with its own value (an integer) or '
+        raise ScsamError(f'{where} must name at least two classes, background first, each with its own value (an '
+                         f'integer) or '
                          f'colour ([r, g, b])')
-    if ignore is not None and (ignore in values or isinstance(ignore, tuple) != colours or not isinstance(ignore, (int, tuple))):
-        raise ScsamError(f'{where}: "ignore" is the value or colour of pixels without a label, and no class can have it, too')
+    if ignore is not None and (ignore in values or isinstance(ignore, tuple) != colours
+                               or not isinstance(ignore, (int, tuple))):
+        raise ScsamError(f'{where}: "ignore" is the value or colour of pixels without a label, and no class can have '
+                         f'it, too')
     return tuple(names), FileReader(values=tuple(values), ignore=ignore)
 
 # %% ../nbs/02a_layout.ipynb #0f0d2b1a
