@@ -214,19 +214,33 @@ def decisions(folder, sub="decisions") -> dict:
 
 def run_all(page):
     page.locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=WAIT)
+    page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").first.wait_for(timeout=WAIT)
+    panel, first = page.locator(".jp-WindowedPanel-outer").first, page.locator(".jp-CodeCell .jp-InputPrompt").first
     for _ in range(20):  # the first clicks may come before the kernel does
         page.wait_for_timeout(1000)
+        if page.locator(".jp-Dialog").count():  # JupyterLab has a question, such as which kernel is meant
+            print(page.locator(".jp-Dialog").first.inner_text())
+            page.keyboard.press("Escape")
         page.locator(".lm-MenuBar-itemLabel", has_text="Run").first.click()
         page.locator(".lm-Menu-itemLabel", has_text="Run All Cells").first.click()
+        page.wait_for_timeout(2000)
+        panel.evaluate("e => { e.scrollTop = 0 }")
         page.wait_for_timeout(1000)
-        if "[ ]" not in page.locator(".jp-CodeCell .jp-InputPrompt").first.inner_text():
+        if first.inner_text().strip()[:2] in ("[*", "[1"):
             break
     else:
         pytest.fail("JupyterLab does not run the notebook")
     until = time.monotonic() + 2 * WAIT / 1000
-    while time.monotonic() < until and not page.locator(".scsam").count():  # JupyterLab has gone to the last cell; go back up
-        page.locator(".jp-WindowedPanel-outer").first.evaluate("e => { e.scrollTop = 0 }")
+    at = 0
+    while time.monotonic() < until and not page.locator(".scsam").count():  # JupyterLab draws only the cells in sight
+        end = panel.evaluate("(e, at) => { e.scrollTop = at; return at > e.scrollHeight }", at)
+        at = 0 if end else at + 400
         page.wait_for_timeout(500)
+    if not page.locator(".scsam").count():
+        ARTEFACTS.mkdir(exist_ok=True)
+        page.screenshot(path=ARTEFACTS / "jupyterlab-nothing.png")
+        pytest.fail("the widget never came; see jupyterlab-nothing.png")
+    page.locator(".scsam").last.scroll_into_view_if_needed()
 
 
 def test_the_tutorial_in_jupyterlab(browser, tmp_path):
