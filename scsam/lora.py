@@ -202,11 +202,12 @@ def round_frozen(encoder: nn.Module # a ViT or TinyViT, changed in place
 
 def _upper_names(sam: nn.Module, stages: int) -> tuple:
     "How the names of the parameters begin that belong to the last stages of the encoder and to its neck."
+    sam.trained_stages = stages
+    if not stages: return ()
     depth = len(sam.encoder.stages)
     if stages > depth: raise ScsamError(f'recipe: sam_stages={stages}, but the image encoder of {sam.name} has {depth}')
-    sam.trained_stages = stages
     parts = [f'encoder.{part}.{i}.' for part in ('stages', 'blocks') for i in range(depth - stages, depth)]
-    return ('encoder.neck.', *parts) if stages else ()
+    return 'encoder.neck.', *parts
 
 
 def apply_peft(sam: nn.Module,             # a Sam, changed in place
