@@ -194,7 +194,10 @@ def to_rgb(im: Image.Image, # as `open_image` gives it
         a = np.asarray(im)
         remark_infinite(infinite(a), a.size, path)
         return np.repeat(stretch(a)[..., None], 3, -1)
-    return np.asarray(im if im.mode == 'RGB' else im.convert('RGB'))
+    im = im if im.mode == 'RGB' else im.convert('RGB')
+    out = np.empty((im.height, im.width, 3), np.uint8)
+    for y in range(0, im.height, 256): out[y:y + 256] = im.crop((0, y, im.width, min(y + 256, im.height)))   # at once: twice the memory
+    return out
 
 # %% ../nbs/00d_pixels.ipynb #f8707c76
 def _some(values, n=6): # a few values for a message
