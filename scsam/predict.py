@@ -71,18 +71,20 @@ class Job:
                 raise ScsamError(f'{path} has {len(like.array)} slices, of which {len(self.cases)} were predicted; '
                                  f'predict whole volumes')
             return write_volume(out/self.files[0], to_values(np.stack(maps), values), like)
-        save_labels(maps[0], out/self.files[0], values)
-        save(_small_overlay(self.cases[0].read_image(), maps[0]), out/self.files[1])
+        mask = maps.pop()                                      # the only reference: freed before the image is read
+        save_labels(mask, out/self.files[0], values)
+        mask = _small(mask)
+        save(overlay(_small(self.cases[0].read_image()), mask), out/self.files[1])
 
 
-def _small_overlay(image: np.ndarray, mask: np.ndarray,
-                   side: int = 4096) -> np.ndarray: # at most `side` pixels high and wide
-    "To look at: a large image is shrunk."
-    f = side / max(mask.shape)
-    if f >= 1: return overlay(image, mask)
-    size = tuple(max(1, round(f * n)) for n in mask.shape)
-    return overlay(resize_image(image, size),
-                   np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST)))
+def _small(a: np.ndarray, side: int = 4096) -> np.ndarray: # an image or label map, at most `side` pixels high and wide
+    "To look at: a large image is shrunk, without another copy of the whole."
+    f = side / max(a.shape[:2])
+    if f >= 1: return a
+    size, step = tuple(max(1, round(f * n)) for n in a.shape[:2]), max(1, int(1 / f))
+    a = np.ascontiguousarray(a[::step, ::step])
+    if a.ndim == 3: return resize_image(a, size)
+    return np.asarray(Image.fromarray(a).resize(size[::-1], Image.Resampling.NEAREST))
 
 
 def jobs_of(cases,
