@@ -132,10 +132,13 @@ def _write_csv(run, cases: list, args: argparse.Namespace):
     from scsam.experiment import run_data
     from scsam.trust import expected_dice, look_first, write_csv
     announce(args, 'measuring agreement and consistency of every image')
-    expected = None
-    try: expected = expected_dice(run, None if (run.dir/'expected.json').exists() else run_data(run))
-    except ScsamError as e: print(f'note: no expected Dice: {e}')
-    print(f'{write_csv(look_first(run, cases, expected, args.branch), Path(args.out)/"masks.csv")}: the images to look at first stand at the top')
+    expected, chosen = None, run.training['selected']['branch']
+    if args.branch in (None, chosen):
+        try: expected = expected_dice(run, None if (run.dir/'expected.json').exists() else run_data(run))
+        except ScsamError as e: print(f'note: no expected Dice: {e}')
+    else: print(f'note: no expected Dice: it is known of the branch {chosen}, not of {args.branch}')
+    path = write_csv(look_first(run, cases, expected, args.branch), Path(args.out)/'masks.csv')
+    print(f'{path}: the images to look at first stand at the top')
 
 # %% ../nbs/50_cli.ipynb #56bb492a
 def export(args: argparse.Namespace):

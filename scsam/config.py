@@ -229,7 +229,7 @@ PRESETS = {
                 unet_optimizer='adam', unet_lr=1e-3, unet_dropout=.2),
     'pair': dict(method='scsam-pair', image_size=128, steps=400, val_every=50, batch_labeled=8, batch_unlabeled=8, precision='bf16',
                  augment_labeled='strong', unet='tf_efficientnet_lite0', unet_weights='imagenet', unet_optimizer='adamw',
-                 unet_lr=9e-4, unet_encoder_lr=.3333, sam='litemedsam', peft='decoder', cache_embeddings=True, sam_stages=1,
+                 unet_lr=9e-4, unet_encoder_lr=.3333, unet_dropout=.2, sam='litemedsam', peft='decoder', cache_embeddings=True, sam_stages=1,
                  sam_flips=True, sam_dropout=.5, prompts=(), branch='mean', pair_wait=.25, rampup=.1, unet_to_sam=0.),
     'demo': dict(image_size=128, sam='litemedsam', peft='decoder', cache_embeddings=True, steps=150, val_every=50,
                  batch_labeled=4, batch_unlabeled=4, unet_optimizer='adam', unet_lr=1e-3, unet_dropout=.2),

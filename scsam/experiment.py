@@ -185,8 +185,8 @@ def polyp_queue(mode: str) -> dict[str, Recipe]:
 
 # %% ../nbs/32_experiment.ipynb #e74ef6c8
 PAIR_VARIANTS = {                       # the first four are the question, the rest says why
-    'unet': dict(method='unet', branch='unet'), 'sam': dict(method='sam', branch='sam'), 'pair': {},
-    'unet-all': dict(method='unet', branch='unet', labeled='100%'), 'sam-all': dict(method='sam', branch='sam', labeled='100%'),
+    'unet': dict(method='unet', branch='validation'), 'sam': dict(method='sam', branch='validation'), 'pair': {},
+    'unet-all': dict(method='unet', branch='validation', labeled='100%'), 'sam-all': dict(method='sam', branch='validation', labeled='100%'),
     'pair-early': dict(pair_wait=0., rampup=.25, unet_to_sam=1.),        # from the first step, and both directions
     'pair-both': dict(unet_to_sam=1.),
     'pair-own': dict(pair_label='own'), 'pair-other': dict(pair_label='other'), 'pair-all': dict(pair_trust='all'),

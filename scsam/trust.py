@@ -140,10 +140,11 @@ def expected_dice(run: Run,
 
 SIGNALS = ('area', 'confidence', 'agreement', 'consistency')
 
-def look_first(run: Run, cases, expected: Expected|None) -> list: # of dicts, the images to look at first in front
+def look_first(run: Run, cases, expected: Expected|None, # of the branch that was chosen in training
+               branch: str|None = None) -> list:          # of dicts, the images to look at first in front
     "One row for every image: area, confidence, signal and, where it is known, expected Dice with its interval."
     rows = []
-    for case, mask, f in signals(run, cases):
+    for case, mask, f in signals(run, cases, branch):
         row = {'id': case.id, **{k: round(f[k], 4) for k in SIGNALS if k in f}}
         if expected:
             row |= {k: round(v, 4) for k, v in zip(('expected_dice', 'low', 'high'), expected(signal(f)))}
