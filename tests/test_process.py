@@ -217,12 +217,13 @@ from torch import nn
 from scsam.config import Recipe
 from scsam.datasets import load_dataset
 from scsam.learner import fit, make_method
+from scsam.method import Method
 
-class Plain(nn.Module):
+class Plain(Method):
     "No batch norm, and a loss that is a mean over images."
-    needs_unlabeled = True
-    def __init__(self, log, stop):
-        super().__init__()
+    branches = ("unet",)
+    def __init__(self, recipe, log, stop):
+        super().__init__(recipe)
         torch.manual_seed(0)
         self.net, self.log, self.stop = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.GELU(), nn.Conv2d(4, 2, 3, padding=1)), log, stop
     def losses(self, batch, step):
@@ -241,7 +242,7 @@ class Plain(nn.Module):
 
 def run(out, stop=None):
     recipe = Recipe.preset("smoke", labeled="6", steps=6, val_every=3, batch_labeled=4, batch_unlabeled=4, augment="flips", accumulate=1)
-    method, log = Plain([], stop), []
+    method, log = Plain(recipe, [], stop), []
     history = fit(method, load_dataset("phantom", n=30, test=2, source="colour"), recipe, out, progress=False)
     return {"log": method.log, "weights": [v for p in method.parameters() for v in p.flatten().tolist()], "train": history.train}
 
