@@ -314,7 +314,7 @@ def demo_figure(runs: dict, cases, path: Path, n: int = 4) -> Path:
     import torch
     from scsam.config import mix
     from scsam.data import load_arrays
-    from scsam.learner import predict_arrays
+    from scsam.method import predict_arrays
     from scsam.prompts import make_prompts
     from scsam.viz import draw_points, overlay, save, show_grid
     arrays = load_arrays(cases[:n], runs['scsam'].recipe.image_size)

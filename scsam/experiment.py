@@ -25,7 +25,8 @@ from .data import Dataset, load_arrays
 from .datasets import load_dataset
 from .evaluate import evaluate
 from .method import COMMON, build, find_method
-from .learner import Embeddings, Run, fit, load_run
+from .feed import Embeddings
+from .learner import Run, fit, load_run
 from .records import Record, find_records, new_record, read_record, write_record
 
 # %% ../nbs/32_experiment.ipynb #d9076bde

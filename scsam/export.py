@@ -22,7 +22,8 @@ from .phantom import phantom
 from .weights import ENCODERS, SAMS
 from .unet import SegmentationNet
 from .method import evaluating
-from .learner import Run, load_run, load_tensors, save_tensors, trained_state
+from .checkpoint import load_tensors, save_tensors, trained_state
+from .learner import Run, load_run
 from .records import read_record
 
 # %% ../nbs/42_export.ipynb #061f5be9

