@@ -38,7 +38,8 @@ def remember_data(run_dir: str|Path, path: str|Path, kind: str|None = None, **op
 
 def run_data(run: Run, path: str|Path|None = None) -> Dataset: # with the roles of the run's manifest
     "The data that a run was trained on, verified."
-    where = read_data(run.dir)
+    exported = path is not None and not (run.dir/'data.json').exists()       # a folder for others names no place on a machine
+    where = {'path': str(path), 'kind': None, 'options': {}} if exported else read_data(run.dir)
     if path is None and where['path'] != 'phantom' and not Path(where['path']).exists():
         raise ScsamError(f'the data of {run.dir} was in {where["path"]}, which is not there any more; say where it is now with --data')
     data, _ = load_dataset(path or where['path'], where['kind'], **where['options']).apply(run.manifest)
