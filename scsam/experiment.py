@@ -190,6 +190,9 @@ PAIR_VARIANTS = {                       # the first four are the question, the r
     'unet': dict(method='unet', branch='validation'), 'sam': dict(method='sam', branch='validation'), 'pair': {},
     'unet-all': dict(method='unet', branch='validation', labeled='100%'), 'sam-all': dict(method='sam', branch='validation', labeled='100%'),
     'pair-early': dict(pair_wait=0., rampup=.25, unet_to_sam=1.),        # from the first step, and both directions
+    'alone-256': dict(image_size=256, sam_size=128, unlabeled_weight=0.),  # the U-Net sees twice as fine as SAM; nothing is exchanged
+    'pair-256': dict(image_size=256, sam_size=128),
+    'pair-256-both': dict(image_size=256, sam_size=128, unet_to_sam=1.),
     'pair-both': dict(unet_to_sam=1.),
     'pair-own': dict(pair_label='own'), 'pair-other': dict(pair_label='other'), 'pair-all': dict(pair_trust='all'),
     'pair-shuffled': dict(pair_label='shuffled'),                        # a control that has to fail
