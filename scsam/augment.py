@@ -78,12 +78,14 @@ def coordinates(affine: torch.Tensor, # (B, 5) uniform: coin, shift x, shift y, 
                 bend: torch.Tensor,   # (B, 2 + 2·36) uniform: coin, grid or elastic, nodes
                 view: View,           # its probabilities
                 h: int, w: int        # of the images, in pixels
-               ) -> torch.Tensor:     # (B, H, W, 2) x, y in [-1, 1] inside the image, as grid_sample (align_corners=False) has it
+               # (B, H, W, 2) x, y in [-1, 1] inside the image, as grid_sample (align_corners=False) has it
+               ) -> torch.Tensor:
     "Where every pixel of a view comes from."
     on = (affine[:, 0] < view.affine).float()
     angle, scale = on*_signed(affine[:, 4], math.radians(ROTATE)), 1 + on*_signed(affine[:, 3], SCALE)
     cos, sin, shift = scale*angle.cos(), scale*angle.sin(), 2*on[:, None]*_signed(affine[:, 1:3], SHIFT)
-    theta = torch.stack([cos, -sin*h/w, shift[:, 0], sin*w/h, cos, shift[:, 1]], 1).view(-1, 2, 3) # h/w: rigid in pixels
+    # h/w: rigid in pixels
+    theta = torch.stack([cos, -sin*h/w, shift[:, 0], sin*w/h, cos, shift[:, 1]], 1).view(-1, 2, 3)
     return F.affine_grid(theta, (len(on), 1, h, w), align_corners=False) + 2*_bend(bend, view.bend, h, w)
 
 
@@ -108,7 +110,8 @@ def warp(images: torch.Tensor, # (B, 3, H, W)
     "Resample images (bilinear) and masks (nearest) at the same coordinates."
     inside = (xy.abs() <= 1).all(-1)
     moved = F.grid_sample(images, xy, mode='bilinear', padding_mode='reflection', align_corners=False)
-    labels = F.grid_sample(masks[:, None].float(), xy, mode='nearest', padding_mode='reflection', align_corners=False)[:, 0]
+    labels = F.grid_sample(masks[:, None].float(), xy, mode='nearest', padding_mode='reflection',
+                           align_corners=False)[:, 0]
     return moved, labels.to(masks.dtype).masked_fill(~inside, IGNORE), inside
 
 # %% ../nbs/03_augment.ipynb #741219d4
@@ -140,9 +143,11 @@ def augment(images: torch.Tensor,   # (B, 3, H, W) float32 in [0, 1]
            ) -> tuple:              # images, masks, valid (B, H, W) bool, flips (B, 2) bool (vertical, horizontal)
     "A random view of every image, its mask moved along."
     if kind not in VIEWS: raise ScsamError(f'unknown augmentation {kind!r}{nearest(kind, VIEWS)}')
-    if cutout not in ('ignore', 'released'): raise ScsamError(f'unknown cutout {cutout!r}{nearest(cutout, ("ignore", "released"))}')
+    if cutout not in ('ignore', 'released'):
+        raise ScsamError(f'unknown cutout {cutout!r}{nearest(cutout, ("ignore", "released"))}')
     (n, _, h, w), device, view = images.shape, images.device, VIEWS[kind]
-    if masks.shape != (n, h, w): raise ValueError(f'images {tuple(images.shape)} and masks {tuple(masks.shape)} do not match')
+    if masks.shape != (n, h, w):
+        raise ValueError(f'images {tuple(images.shape)} and masks {tuple(masks.shape)} do not match')
     u = draw(n, generator) if draws is None else draws
     with torch.autocast(device.type, enabled=False):                 # coordinates in bfloat16 would be off by a pixel
         flips = (u['flip'] < view.flip).to(device)
@@ -188,7 +193,7 @@ def _signs(flips: torch.Tensor) -> torch.Tensor: # (B, 2) bool -> (B, 1, 1, 2): 
 def _still(n: int, h: int, w: int, device) -> torch.Tensor: # (n, h, w, 2): every pixel's own place
     return F.affine_grid(torch.eye(2, 3, device=device).expand(n, 2, 3), (n, 1, h, w), align_corners=False)
 
-
+# %% ../nbs/03_augment.ipynb #6b559dc0
 def _inverse(xy: torch.Tensor,     # (B, H, W, 2)
              place: torch.Tensor,  # (B, H', W', 2) in the image
              steps: int = 40
@@ -196,7 +201,8 @@ def _inverse(xy: torch.Tensor,     # (B, H, W, 2)
     "Where a view shows given places of the image."
     moved = (xy - _still(*xy.shape[:3], xy.device)).movedim(-1, 1)
     q = place
-    for _ in range(steps): q = place - F.grid_sample(moved, q, padding_mode='border', align_corners=False).movedim(1, -1)
+    for _ in range(steps):
+        q = place - F.grid_sample(moved, q, padding_mode='border', align_corners=False).movedim(1, -1)
     return q
 
 
@@ -205,11 +211,13 @@ def across(x: torch.Tensor,          # (B, C, H, W) float, in the frame of the v
            here: Geometry|None,      # None = the image itself, as it was before any view
            there: Geometry|None,     # None = the image itself
            mode: str = 'bilinear'    # or 'nearest', for labels
-          ) -> tuple:                # (B, C, H, W) in the frame of `there`; (B, H, W) bool: where both views show the image
+          # (B, C, H, W) in the frame of `there`; (B, H, W) bool: where both views show the image
+          ) -> tuple:
     "Bring maps from the frame of one view into that of another."
     n, _, h, w = x.shape
     with torch.autocast(x.device.type, enabled=False):
-        place = _still(n, h, w, x.device) if there is None else there.xy*_signs(there.flips) # of the image, at each pixel of `there`
+        # of the image, at each pixel of `there`
+        place = _still(n, h, w, x.device) if there is None else there.xy*_signs(there.flips)
         at = place if here is None else _inverse(here.xy, place*_signs(here.flips))
         both = ((place.abs() <= 1) & (at.abs() <= 1)).all(-1)
         return F.grid_sample(x.float(), at, mode=mode, padding_mode='border', align_corners=False), both
@@ -220,7 +228,8 @@ def random_box(n: int,              # boxes
                area=(.02, .4),      # smallest and largest area, as a fraction of the image
                generator=None       # torch.Generator; None = the global one of the CPU
               ) -> torch.Tensor:    # (n, H, W) bool, on the generator's device
-    "One random rectangle per row: uniform area, log-uniform aspect between 0.3 and 1/0.3, uniform place inside the image."
+    """One random rectangle per row: uniform area, log-uniform aspect between 0.3 and 1/0.3, uniform place inside the
+    image."""
     device = generator.device if generator is not None else 'cpu'
     u = torch.rand(n, 4, generator=generator, device=device)
     a = area[0] + (area[1] - area[0])*u[:, 0]
@@ -250,6 +259,7 @@ def cutmix(images: torch.Tensor, # (B, 3, H, W)
     "Paste a random rectangle of another row into every row, with its labels."
     n, h, w = masks.shape
     where = random_box(n, h, w, generator=generator)
-    turn = torch.randint(1, max(n, 2), (1,), generator=generator, device=where.device)       # never oneself, if there is another
+    # never oneself, if there is another
+    turn = torch.randint(1, max(n, 2), (1,), generator=generator, device=where.device)
     where, partner = where.to(images.device), ((torch.arange(n, device=where.device) + turn) % n).to(images.device)
     return paste(images, where, partner), paste(masks, where, partner), where, partner

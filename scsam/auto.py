@@ -60,7 +60,7 @@ class Plan:
         if over: lines.append(f'note: this is more than the {self.hours:g} hours allowed')
         return '\n'.join(lines)
 
-
+# %% ../nbs/46_auto.ipynb #c383c06b
 def choose(data: Dataset,
            **given        # recipe values by hand, and 'preset'
           ) -> tuple:     # (Recipe, [(what, choice, reason)])
@@ -144,6 +144,7 @@ def cross_validate(data: Dataset, recipe: Recipe, k: int, out: Path, progress: b
 
 OUT_OF_FOLD = 'out of fold'
 
+# %% ../nbs/46_auto.ipynb #89afed34
 def auto(data: Dataset, plan: Plan, out: str|Path, progress: bool = False, say=print) -> Path: # the page
     "Compare, train the best on all masks, predict the rest, and write one page."
     out = Path(out)
@@ -181,15 +182,17 @@ def _record(run: Run, data: Dataset, columns: dict, branch: str):
                       {OUT_OF_FOLD: scores}, t['weights'], t['steps'], t['seconds'], t['images_per_second'],
                       t['peak_memory_mb'])
 
-
+# %% ../nbs/46_auto.ipynb #facdf383
 def _page(plan: Plan, rows: list, best: str, expected, rest: int) -> str:
     "What auto chose, compared and made, as HTML."
     compared = [(m + ' (kept)'*(m == best), b, f'{mean:.3f}', '' if low is None else f'{low:.3f} to {high:.3f}', n)
                 for m, b, mean, low, high, n in rows]
     note = 'An expected Dice stands beside every mask in masks.csv.'
     if not expected: note = f'Fewer than {ENOUGH} masks give no expected Dice; masks.csv is sorted by agreement.'
-    exam = ('Each mask was scored by a network that had seen neither it nor its patient. The best of several is a little '
-            'too high an estimate.')
+    exam = (
+        'Each mask was scored by a network that had seen neither it nor its patient. The best of several is a little '
+        'too high an estimate.'
+    )
     return section('What was chosen, and why', html_table(('what', 'choice', 'reason'), plan.why)) + section(
         'Methods compared', html_table(('method', 'branch', 'out-of-fold Dice', '95 % interval', 'masks'), compared),
         said(exam), said(f'{rest} images without a mask were predicted. {note}'))

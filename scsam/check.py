@@ -142,6 +142,7 @@ FINDINGS = { # kind: (level, what it means and what to do)
     'link': ('warning', 'links that lead out of the dataset: copies of it will lack these files; copy them into it'),
 }
 
+# %% ../nbs/02e_check.ipynb #f9c533d7
 @dataclass(frozen=True)
 class Finding:
     kind: str         # a key of `FINDINGS`

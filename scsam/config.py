@@ -121,6 +121,7 @@ _unet, _sam, _ask = section('U-Net'), section('SAM'), section('what SAM is asked
 _exchange, _pair = section('exchange of labels'), section('scsam-pair')
 _adaptive, _other = section('scsam-adaptive'), section('other methods')
 
+# %% ../nbs/00_config.ipynb #ecf49b98
 @dataclass(frozen=True)
 class Recipe(Settings):
     "Everything that decides a run's result, flat and JSON-round-trippable."
@@ -133,8 +134,10 @@ class Recipe(Settings):
     seed: int = _data(0, 'decides initial weights, batches, augmentation, prompts')
     batch_labeled: int = _batch(6, 'labelled images per step', at_least=1)
     batch_unlabeled: int = _batch(6, 'unlabelled images per step', at_least=0)
-    augment: str = _batch('strong', "of unlabelled images; labelled ones get at most 'weak'", 'none', 'flips', 'weak', 'strong')
-    augment_labeled: str = _batch('', "of labelled images; '' = as `augment`, but at most 'weak'", '', 'none', 'flips', 'weak', 'strong')
+    augment: str = _batch('strong', "of unlabelled images; labelled ones get at most 'weak'", 'none', 'flips', 'weak',
+                          'strong')
+    augment_labeled: str = _batch('', "of labelled images; '' = as `augment`, but at most 'weak'", '', 'none', 'flips',
+                                  'weak', 'strong')
     cutout: str = _batch('ignore', 'pixels cut out: ignored, or relabelled as background', 'ignore', 'released')
     steps: int = _train(40_000, 'optimiser steps', at_least=1)
     schedule: str = _train('linear', 'of all learning rates, to 0 at the last step', 'linear', 'cosine', 'constant')
@@ -144,14 +147,19 @@ class Recipe(Settings):
     accumulate: int = _train(1, 'batches whose gradients are summed before a step', at_least=1)
     compile: bool = _train(False, 'torch.compile the networks')
     val_every: int = _train(200, 'steps between validations and checkpoints; 0 = only at the end', at_least=0)
-    weight_ema: float = _train(0., 'decay of a moving average of all trained weights, which is then validated and kept; 0 = none',
-                               at_least=0, below=1, was='average')
-    branch: str = _train('validation', "the branch that is reported: 'validation' (the best one there) or its name", was='report')
+    weight_ema: float = _train(
+        0., 'decay of a moving average of all trained weights, which is then validated and kept; 0 = none', at_least=0,
+        below=1, was='average')
+    branch: str = _train('validation', "the branch that is reported: 'validation' (the best one there) or its name",
+                         was='report')
     unet: str = _unet('paper', "'paper', or the name of a timm encoder")
     unet_weights: str = _unet('', "of a timm encoder: '' = random, 'imagenet', or a path")
-    unet_encoder_lr: float = _unet(1., 'factor on unet_lr for a timm encoder; below 1 for pretrained weights', at_least=0)
-    unet_dropout: float = _unet(1., "factor on the paper U-Net's dropout rates (.05 to .5); lower it for short runs", at_least=0, below=2)
-    unet_optimizer: str = _unet('sgd', "SGD with momentum 0.9 is the paper's; Adam needs far fewer steps", 'sgd', 'adam', 'adamw')
+    unet_encoder_lr: float = _unet(1., 'factor on unet_lr for a timm encoder; below 1 for pretrained weights',
+                                   at_least=0)
+    unet_dropout: float = _unet(1., "factor on the paper U-Net's dropout rates (.05 to .5); lower it for short runs",
+                                at_least=0, below=2)
+    unet_optimizer: str = _unet('sgd', "SGD with momentum 0.9 is the paper's; Adam needs far fewer steps", 'sgd',
+                                'adam', 'adamw')
     unet_lr: float = _unet(.01, 'learning rate; for Adam 0.001 is usual', at_least=0)
     unet_decay: float = _unet(1e-4, 'weight decay', at_least=0)
     sam: str = _sam('vit_b', 'name of a checkpoint or architecture, see `scsam weights`')
@@ -161,48 +169,75 @@ class Recipe(Settings):
     peft: str = _sam('lora', "what is trained in the image encoder ('decoder' = nothing there)", *PEFT)
     lora_rank: int = _sam(4, 'rank of the correction; a higher one can change more', at_least=1)
     lora_alpha: float = _sam(0., 'scale; 0 = same as the rank, so that the update is not rescaled')
-    lora_targets: tuple = _sam(('q', 'v'), 'layers that are corrected, any of q, k, v, proj, mlp', 'q', 'k', 'v', 'proj', 'mlp')
+    lora_targets: tuple = _sam(('q', 'v'), 'layers that are corrected, any of q, k, v, proj, mlp', 'q', 'k', 'v',
+                               'proj', 'mlp')
     lora_dropout: float = _sam(0., "of the correction's input", at_least=0, below=1)
     lora_blocks: str = _sam('', "transformer blocks that are corrected: '8-11' or '0,2,5', the first being 0; '' = all",
                             pattern=r'(\d+(-\d+)?(,\d+(-\d+)?)*)?')
-    sam_stages: int = _sam(0, 'last stages of the image encoder that are trained in full, together with its neck', at_least=0)
-    sam_dropout: float = _sam(0., 'probability that a channel of the embedding is dropped, in half of the training images', at_least=0, below=1)
-    cache_embeddings: bool = _sam(False, "compute the frozen part of the image encoder once per image; with peft 'decoder' or 'none'")
+    sam_stages: int = _sam(0, 'last stages of the image encoder that are trained in full, together with its neck',
+                           at_least=0)
+    sam_dropout: float = _sam(0.,
+                              'probability that a channel of the embedding is dropped, in half of the training images',
+                              at_least=0, below=1)
+    cache_embeddings: bool = _sam(
+        False, "compute the frozen part of the image encoder once per image; with peft 'decoder' or 'none'")
     sam_flips: bool = _sam(False, "flip what is cached along with the image, instead of flipping SAM's answer back")
     grad_checkpoint: bool = _sam(False, "recompute the encoder's blocks in the backward pass: less memory, more time")
     tokens: str = _sam('learned', "box tokens that a small CNN reads from SAM's embedding", 'learned', 'none')
-    prompts: tuple = _ask(('points',), 'what the U-Net hands to SAM: any of points, box, mask; none = nothing', 'points', 'box', 'mask')
+    prompts: tuple = _ask(('points', ), 'what the U-Net hands to SAM: any of points, box, mask; none = nothing',
+                          'points', 'box', 'mask')
     n_pos: int = _ask(5, 'positive points per class', at_least=0)
     n_neg: int = _ask(5, 'negative points per class', at_least=0)
     strategy: str = _ask('random', 'where the points are put', 'random', 'confident', 'spread')
-    point_encoding: str = _ask('image', 'coordinates normalised by the image, or as the released code has them', 'image', 'released',
-                               was='points')
-    sam_to_unet: float = _exchange(1., "weight of SAM's pseudo-label in the U-Net's loss; 0 = direction off", at_least=0)
-    unet_to_sam: float = _exchange(1., "weight of the U-Net's pseudo-label in SAM's loss; 0 = direction off", at_least=0)
+    point_encoding: str = _ask('image', 'coordinates normalised by the image, or as the released code has them',
+                               'image', 'released', was='points')
+    sam_to_unet: float = _exchange(1., "weight of SAM's pseudo-label in the U-Net's loss; 0 = direction off",
+                                   at_least=0)
+    unet_to_sam: float = _exchange(1., "weight of the U-Net's pseudo-label in SAM's loss; 0 = direction off",
+                                   at_least=0)
     pseudo: str = _exchange('hard', 'form of both pseudo-labels', 'hard', 'soft', 'confident')
-    confidence: float = _exchange(.9, "probability under which a pixel carries no pseudo-label (pseudo='confident')", above=0, at_most=1)
-    teacher: str = _exchange('student', 'who labels and prompts for the U-Net: itself, or the moving average of its past', 'student', 'ema')
+    confidence: float = _exchange(.9, "probability under which a pixel carries no pseudo-label (pseudo='confident')",
+                                  above=0, at_most=1)
+    teacher: str = _exchange('student',
+                             'who labels and prompts for the U-Net: itself, or the moving average of its past',
+                             'student', 'ema')
     ema: float = _exchange(.99, "decay of that average, and of every method's mean teacher", at_least=0, below=1)
-    views: str = _exchange('same', 'both networks see one view, or labels are made on a weak one and the U-Net learns them on a strong one',
-                           'same', 'different')
+    views: str = _exchange(
+        'same',
+        'both networks see one view, or labels are made on a weak one and the U-Net learns them on a strong one',
+        'same', 'different')
     entropy: float = _exchange(.9, "weight of the U-Net's mean entropy", at_least=0)
-    rampup: float = _exchange(.25, 'fraction of the steps in which unet_to_sam grows from exp(-5) to 1', at_least=0, at_most=1)
-    pair_label: str = _pair('mean', "what both learn on unlabelled images: the mean of both teachers' answers, each one's own, or the other's; shuffled = a control",
-                            'mean', 'own', 'other', 'shuffled')
-    pair_trust: str = _pair('agreement', "weight of an unlabelled image: the Dice of the two teachers' answers, or 1", 'agreement', 'all')
+    rampup: float = _exchange(.25, 'fraction of the steps in which unet_to_sam grows from exp(-5) to 1', at_least=0,
+                              at_most=1)
+    pair_label: str = _pair(
+        'mean',
+        "what both learn on unlabelled images: the mean of both teachers' answers, each one's own, or the other's; "
+        "shuffled = a control",
+        'mean', 'own', 'other', 'shuffled')
+    pair_trust: str = _pair('agreement', "weight of an unlabelled image: the Dice of the two teachers' answers, or 1",
+                            'agreement', 'all')
     unlabeled_weight: float = _pair(1., "weight of the unlabelled images' loss, after the ramp-up", at_least=0)
-    pair_wait: float = _pair(0., 'fraction of the steps in which both networks learn from labelled images only', at_least=0, below=1)
-    cutmix: float = _pair(.5, 'probability that a rectangle of another unlabelled image is pasted in', at_least=0, at_most=1)
-    weaker: str = _adaptive('silent', 'what the branch with the lower validation Dice teaches: nothing, or what passes both gates',
-                            'silent', 'agreed', was='behind')
-    gate_dice: float = _adaptive(.7, "smallest Dice between the two for an image's label to pass (weaker='agreed')", at_least=0, was='agree')
-    gate_confidence: float = _adaptive(.95, "smallest probability of a pixel's label that passes (weaker='agreed')", at_least=0, was='sure')
-    consistency: float = _other(10., 'weight of a mean squared difference of probabilities (mean-teacher, ua-mt, semisam)', at_least=0)
+    pair_wait: float = _pair(0., 'fraction of the steps in which both networks learn from labelled images only',
+                             at_least=0, below=1)
+    cutmix: float = _pair(.5, 'probability that a rectangle of another unlabelled image is pasted in', at_least=0,
+                          at_most=1)
+    weaker: str = _adaptive(
+        'silent', 'what the branch with the lower validation Dice teaches: nothing, or what passes both gates',
+        'silent', 'agreed', was='behind')
+    gate_dice: float = _adaptive(.7, "smallest Dice between the two for an image's label to pass (weaker='agreed')",
+                                 at_least=0, was='agree')
+    gate_confidence: float = _adaptive(.95, "smallest probability of a pixel's label that passes (weaker='agreed')",
+                                       at_least=0, was='sure')
+    consistency: float = _other(10.,
+                                'weight of a mean squared difference of probabilities (mean-teacher, ua-mt, semisam)',
+                                at_least=0)
     temperature: float = _other(10., 'of knowledge distillation (knowsam)', above=0)
-    teacher_noise: float = _other(.1, "standard deviation of the noise on the teacher's images (mean-teacher, ua-mt, semisam)", at_least=0)
+    teacher_noise: float = _other(
+        .1, "standard deviation of the noise on the teacher's images (mean-teacher, ua-mt, semisam)", at_least=0)
     teacher_passes: int = _other(8, 'how often the teacher is asked for its uncertainty (ua-mt)', at_least=1)
-    max_uncertainty: float = _other(.75, 'entropy, divided by its largest value, up to which the teacher counts at step 0 (ua-mt)',
-                                    above=0, at_most=1)
+    max_uncertainty: float = _other(
+        .75, 'entropy, divided by its largest value, up to which the teacher counts at step 0 (ua-mt)', above=0,
+        at_most=1)
     cps_weight: float = _other(1.5, "weight of the other network's label (cps)", at_least=0)
     bcp_weight: float = _other(.5, "weight of pixels with the teacher's label (bcp)", at_least=0)
     feature_drop: float = _other(.5, 'part of the channels dropped in the third stream (unimatch)', at_least=0, below=1)
@@ -210,8 +245,10 @@ class Recipe(Settings):
     def __post_init__(self):
         super().__post_init__()
         if self.cache_embeddings and self.peft not in ('decoder', 'none'):
-            raise ScsamError(f"recipe: cache_embeddings needs a frozen image encoder, but peft={self.peft!r} trains it; "
-                             "use peft='decoder'")
+            raise ScsamError(
+                f"recipe: cache_embeddings needs a frozen image encoder, but peft={self.peft!r} trains it; use "
+                "peft='decoder'"
+            )
 
     @classmethod
     def preset(cls, name: str = 'paper', # a key of `PRESETS`
@@ -223,19 +260,18 @@ class Recipe(Settings):
 
 # %% ../nbs/00_config.ipynb #2edbe15a
 PRESETS = {
-    'paper': {},
-    'released': dict(point_encoding='released', peft='adapter', cutout='released'),
+    'paper': {}, 'released': dict(point_encoding='released', peft='adapter', cutout='released'),
     'cpu': dict(image_size=128, sam='litemedsam', peft='decoder', cache_embeddings=True, steps=800, val_every=100,
                 unet_optimizer='adam', unet_lr=1e-3, unet_dropout=.2),
-    'pair': dict(method='scsam-pair', image_size=128, steps=400, val_every=50, batch_labeled=8, batch_unlabeled=8, precision='bf16',
-                 augment_labeled='strong', unet='tf_efficientnet_lite0', unet_weights='imagenet', unet_optimizer='adamw',
-                 unet_lr=9e-4, unet_encoder_lr=.3333, unet_dropout=.2, sam='litemedsam', peft='decoder', cache_embeddings=True, sam_stages=1,
-                 sam_flips=True, sam_dropout=.5, prompts=(), branch='mean', pair_wait=.25, rampup=.1, unet_to_sam=0.),
+    'pair': dict(method='scsam-pair', image_size=128, steps=400, val_every=50, batch_labeled=8, batch_unlabeled=8,
+                 precision='bf16', augment_labeled='strong', unet='tf_efficientnet_lite0', unet_weights='imagenet',
+                 unet_optimizer='adamw', unet_lr=9e-4, unet_encoder_lr=.3333, unet_dropout=.2, sam='litemedsam',
+                 peft='decoder', cache_embeddings=True, sam_stages=1, sam_flips=True, sam_dropout=.5, prompts=(),
+                 branch='mean', pair_wait=.25, rampup=.1, unet_to_sam=0.),
     'demo': dict(image_size=128, sam='litemedsam', peft='decoder', cache_embeddings=True, steps=150, val_every=50,
-                 batch_labeled=4, batch_unlabeled=4, unet_optimizer='adam', unet_lr=1e-3, unet_dropout=.2),
-    'smoke': dict(image_size=64, sam='tiny', weights='random', steps=6, val_every=3, batch_labeled=2, batch_unlabeled=2,
-                  labeled='4', val=0.2),
-}
+                 batch_labeled=4, batch_unlabeled=4, unet_optimizer='adam', unet_lr=1e-3,
+                 unet_dropout=.2), 'smoke': dict(image_size=64, sam='tiny', weights='random', steps=6, val_every=3,
+                                                 batch_labeled=2, batch_unlabeled=2, labeled='4', val=0.2), }
 
 # %% ../nbs/00_config.ipynb #1349a485
 def mix(*keys) -> int:

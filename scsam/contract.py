@@ -64,8 +64,10 @@ def _reads_no_hidden_mask(method: type, recipe: Recipe):
     planted = replace(batch, masks=batch.masks.clone())
     planted.masks[2:] = torch.where(torch.arange(32) < 16, 1, 77)
     (a, ga), (b, gb) = (one_step(fresh(method, recipe).train(), x) for x in (batch, planted))
-    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a), 'a loss reads the mask of an unlabelled image'
-    assert ga.keys() == gb.keys() and all(torch.equal(ga[k], gb[k]) for k in ga), 'a gradient depends on the mask of an unlabelled image'
+    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k])
+                                        for k in a), 'a loss reads the mask of an unlabelled image'
+    assert ga.keys() == gb.keys() and all(torch.equal(ga[k], gb[k])
+                                          for k in ga), 'a gradient depends on the mask of an unlabelled image'
 
 
 def _losses_are_numbers(method: type, recipe: Recipe):
@@ -77,13 +79,16 @@ def _losses_are_numbers(method: type, recipe: Recipe):
 # %% ../nbs/20b_contract.ipynb #f403df8e
 def _predicts_its_branches(method: type, recipe: Recipe):
     m, batch, seeds = fresh(method, recipe), example_batch(), torch.arange(4)
-    with evaluating(m): whole, some = m.predict(batch.images, seeds=seeds), m.predict(batch.images[[3, 1]], seeds=seeds[[3, 1]])
+    with evaluating(m):
+        whole, some = m.predict(batch.images, seeds=seeds), m.predict(batch.images[[3, 1]], seeds=seeds[[3, 1]])
     assert tuple(whole) == tuple(m.branches), f'it declares the branches {m.branches} and predicts {tuple(whole)}'
     assert m.branch in whole, f'branch={m.branch!r} is none of its branches {tuple(whole)}'
     for k, p in whole.items():
         assert p.shape == (4, 2, 32, 32), f'branch {k}: shape {tuple(p.shape)} instead of (4, 2, 32, 32)'
-        assert torch.allclose(p.sum(1), torch.ones(()), atol=1e-5), f'branch {k}: probabilities do not sum to 1 over the classes'
-        assert torch.allclose(p[[3, 1]], some[k], atol=1e-4), f'branch {k}: a prediction depends on the images beside it'
+        assert torch.allclose(p.sum(1), torch.ones(()),
+                              atol=1e-5), f'branch {k}: probabilities do not sum to 1 over the classes'
+        assert torch.allclose(p[[3, 1]], some[k],
+                              atol=1e-4), f'branch {k}: a prediction depends on the images beside it'
 
 
 def _trains_what_is_trainable(method: type, recipe: Recipe):
@@ -91,7 +96,8 @@ def _trains_what_is_trainable(method: type, recipe: Recipe):
     held = [id(p) for o in m.optimizers() for g in o.param_groups for p in g['params']]
     wanted = {id(p): k for k, p in m.named_parameters() if p.requires_grad}
     assert len(held) == len(set(held)), 'a parameter is in two groups of the optimisers'
-    assert set(held) == wanted.keys(), f'not in an optimiser: {[k for i, k in wanted.items() if i not in held][:3]}, or held without need'
+    assert set(held) == wanted.keys(
+    ), f'not in an optimiser: {[k for i, k in wanted.items() if i not in held][:3]}, or held without need'
 
 
 def _starts_from_the_same_unet(method: type, recipe: Recipe):
@@ -105,7 +111,8 @@ def _cached(method: Method, batch: Batch) -> Batch:
     flips = torch.tensor([[False, False], [True, False], [False, True], [True, True]])
     with torch.no_grad(): seen = method.sam.frozen_part(batch.images).half()
     if method.view == 'none': return replace(batch, embeddings=seen)
-    return replace(batch, images=flip(batch.images, flips), masks=flip(batch.masks, flips), embeddings=seen, flips=flips)
+    return replace(batch, images=flip(batch.images, flips), masks=flip(batch.masks, flips), embeddings=seen,
+                   flips=flips)
 
 
 def _moves_what_it_trains(method: type, recipe: Recipe):
@@ -113,7 +120,8 @@ def _moves_what_it_trains(method: type, recipe: Recipe):
         m, batch = fresh(method, recipe), example_batch()
         if cached and m.sam is None: continue
         if cached: batch = _cached(m, batch)
-        teachers = {f'{n}.{k}' for n, t in m.named_modules() if type(t).__name__ == 'EMA' for k, _ in t.named_parameters()}
+        teachers = {
+            f'{n}.{k}' for n, t in m.named_modules() if type(t).__name__ == 'EMA' for k, _ in t.named_parameters()}
         before = {k: v.clone() for k, v in m.named_parameters()}
         train_steps(m, batch, 2)
         moved = {k for k, v in m.named_parameters() if not torch.equal(v, before[k])}
@@ -159,7 +167,8 @@ def read_values(act, # a function without arguments
     "Which values of recipes are read while `act` runs, outside of the recipe's own code."
     seen, plain, names = set(), Recipe.__getattribute__, set(Recipe.__dataclass_fields__)
     def spy(self, name):
-        if name in names and not sys._getframe(1).f_code.co_filename.endswith(('config.py', 'dataclasses.py')): seen.add(name)
+        if name in names and not sys._getframe(1).f_code.co_filename.endswith(('config.py', 'dataclasses.py')):
+            seen.add(name)
         return plain(self, name)
     Recipe.__getattribute__ = spy
     try: act()
@@ -175,8 +184,9 @@ def _reads_what_it_declares(method: type, recipe: Recipe):
     assert not undeclared, f'it reads {sorted(undeclared)}: declare them in `uses`'
 
 # %% ../nbs/20b_contract.ipynb #2ceefb50
-CHECKS = (_losses_are_numbers, _reads_no_hidden_mask, _predicts_its_branches, _trains_what_is_trainable, _starts_from_the_same_unet,
-          _moves_what_it_trains, _state_dict_is_the_state, _survives_emptiness, _knows_three_classes, _reads_what_it_declares)
+CHECKS = (_losses_are_numbers, _reads_no_hidden_mask, _predicts_its_branches, _trains_what_is_trainable,
+          _starts_from_the_same_unet, _moves_what_it_trains, _state_dict_is_the_state, _survives_emptiness,
+          _knows_three_classes, _reads_what_it_declares)
 
 def check_method(name: str|type,   # a registered name, or a class
                  **changes         # of the small recipe: `prompts=('box',)`

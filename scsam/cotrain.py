@@ -21,7 +21,8 @@ def drop_channels(features: Tensor,          # (B, C, h, w)
                   p: float,                  # probability that a channel is dropped
                   training: bool = True      # False: nothing is dropped
                  ) -> Tensor:                # same shape and, on average, same values
-    "Channel dropout in a random half of the images: feature augmentation for an encoder whose images cannot be augmented."
+    """Channel dropout in a random half of the images: feature augmentation for an encoder whose images cannot be
+    augmented."""
     if not (p and training): return features
     kept = (torch.rand(*features.shape[:2], 1, 1, device=features.device) >= p)/(1 - p)
     half = torch.rand(len(features), 1, 1, 1, device=features.device) < .5
@@ -46,7 +47,8 @@ class ScSam(Method):
         learned = r.tokens == 'learned'
         self.tokens = BoxTokens(sam.prompt_dim, sam.prompt_dim, r.num_classes - 1) if learned else None
         if r.num_classes > 2 and not r.prompts and not learned:
-            raise ScsamError("several classes need something that tells them apart: give `prompts`, or tokens='learned'")
+            raise ScsamError(
+                "several classes need something that tells them apart: give `prompts`, or tokens='learned'")
         self.teacher = EMA(unet, r.ema) if r.teacher == 'ema' else None
         if self.view and r.pseudo == 'soft':
             raise ScsamError("views='different' moves labels along with the image; use pseudo='hard' or 'confident'")
@@ -55,19 +57,22 @@ class ScSam(Method):
     def build(cls, recipe: Recipe) -> Method: return cls(make_unet(recipe), make_sam(recipe), recipe)
 
     @property
-    def needs_unlabeled(self) -> bool: return bool(self.recipe.sam_to_unet or self.recipe.unet_to_sam or self.recipe.entropy)
+    def needs_unlabeled(self) -> bool:
+        return bool(self.recipe.sam_to_unet or self.recipe.unet_to_sam or self.recipe.entropy)
 
     @property
     def view(self) -> str: return 'weak' if self.recipe.views == 'different' else ''
 
-    def ask(self, images: Tensor, probs: Tensor, embeddings=None, flips=None, seeds=None) -> Tensor: # class logits (B, K, H, W)
+    def ask(self, images: Tensor, probs: Tensor, embeddings=None, flips=None, seeds=None
+            ) -> Tensor:  # class logits (B, K, H, W)
         "SAM's answer about `images` when the U-Net's probabilities `probs` do the prompting."
         seen = drop_channels(self.sam.see(images, embeddings), self.recipe.sam_dropout, self.training)
         prompts = make_prompts(flip(probs, flips), self.recipe, seeds=seeds)
         logits = self.sam.decode(seen, **prompts, tokens=self.tokens(seen) if self.tokens else None)
         return class_logits(logits, flips)
 
-    def labels(self, p: Tensor, q: Tensor, valid: Tensor) -> tuple: # (the U-Net's label, its weight), (SAM's label, its weight)
+    def labels(self, p: Tensor, q: Tensor, valid: Tensor
+               ) -> tuple:  # (the U-Net's label, its weight), (SAM's label, its weight)
         "What U-Net and SAM, by their probabilities `p` and `q` (B, K, H, W), tell each other about unlabelled images."
         return tuple((pseudo_label(x, self.recipe.pseudo, self.recipe.confidence, valid), 1.) for x in (p, q))
 
@@ -92,8 +97,10 @@ class ScSam(Method):
         return self.teacher(images).float().softmax(1) if self.teacher else u
 
     @torch.no_grad()
-    def predict(self, images: Tensor, embeddings=None, seeds=None) -> dict[str, Tensor]: # each (B, K, H, W), summing to 1 over K
-        "Class probabilities of both branches and of their mean; `seeds` (B integers) make the prompts each image's own."
+    def predict(self, images: Tensor, embeddings=None, seeds=None
+                ) -> dict[str, Tensor]:  # each (B, K, H, W), summing to 1 over K
+        """Class probabilities of both branches and of their mean; `seeds` (B integers) make the prompts each image's
+        own."""
         if seeds is not None: seeds = torch.as_tensor(seeds, device=images.device)
         u = self.unet(images).float().softmax(1)
         s = self.ask(images, self.prompter(images, u), embeddings, seeds=seeds).float().softmax(1)

@@ -59,7 +59,7 @@ class FileReader:
     def sha256(self, case) -> dict:
         return {k: file_sha256(p) for k, p in (('image', case.image), ('mask', case.mask)) if p is not None}
 
-
+# %% ../nbs/01_data.ipynb #71c57bf2
 def _same_size(image: Path, mask: Path, size: tuple):
     "A mask has its image's size; a camera's turn that explains a difference, or that sizes cannot show, is said."
     upright, stored, turn = shape_of(image)
@@ -156,7 +156,8 @@ class Dataset(Sequence):
 
     def __len__(self): return len(self._cases)
     def __getitem__(self, i): return self._like(self._cases[i], None) if isinstance(i, slice) else self._cases[i]
-    def _like(self, cases, base): return Dataset(self.name, cases, self.class_names, self.root, base, self.notes, self.left)
+    def _like(self, cases, base):
+        return Dataset(self.name, cases, self.class_names, self.root, base, self.notes, self.left)
     @property
     def num_classes(self) -> int: return len(self.class_names)
     @property
@@ -240,7 +241,9 @@ def left_out(left: dict,   # Path -> why
     "Files that are not used, by reason."
     by = {}
     for path, why in left.items(): by.setdefault(why, []).append(Path(path).name)
-    return [f'not used: {_some(names, most)} ({len(names)} file{"s" * (len(names) != 1)}: {why})' for why, names in by.items()]
+    return [
+        f'not used: {_some(names, most)} ({len(names)} file{"s" * (len(names) != 1)}: {why})'
+        for why, names in by.items()]
 
 Dataset.__repr__ = _text
 
@@ -257,7 +260,8 @@ def manifest_sha256(cases: list) -> str: # 64 hex digits
     return hashlib.sha256(json.dumps(core, ensure_ascii=True).encode()).hexdigest()
 
 
-def class_values(of) -> tuple: # of each class, a number or an (r, g, b), as the mask files have them; () = class numbers
+def class_values(of
+                 ) -> tuple:  # of each class, a number or an (r, g, b), as the mask files have them; () = class numbers
     "The class table of some cases, or of a manifest."
     if isinstance(of, dict): found = of.get('values') or ()
     else: found = next((v for c in of if (v := getattr(c.reader, 'values', ()))), ())
@@ -279,7 +283,7 @@ def _keys(self: Dataset, manifest: dict) -> list: # for each case here, the id t
     whole = {c['id'] for c in manifest['cases'] if c.get('whole')}
     return [c.volume if c.index is not None and c.volume in whole else c.id for c in self]
 
-
+# %% ../nbs/01_data.ipynb #c7873d6b
 def _compare(self: Dataset, manifest: dict) -> list: # of sentences; empty when the data is the same
     "Which files differ between this data and a manifest's; content that a manifest does not know is not compared."
     theirs, mine, out = {c['id']: c for c in manifest['cases']}, {}, []
@@ -323,9 +327,10 @@ def _apply(self: Dataset, manifest: dict) -> tuple: # (Dataset, list of labelled
 Dataset.manifest, Dataset.compare, Dataset.apply = _manifest, _compare, _apply
 
 # %% ../nbs/01_data.ipynb #fe40c3dc
-MANIFEST = {'format': {1}, 'name': str, 'class_names': [str], 'sha256': str,
-            'cases': [{'id': str, 'role': str, 'labeled': bool, 'source': str, 'patient': str, 'image': (str, None),
-                       'mask': (str, None), 'sha256': {'image?': (str, None), 'mask?': (str, None)}, 'whole?': (bool, int)}]}
+MANIFEST = {
+    'format': {1}, 'name': str, 'class_names': [str], 'sha256': str, 'cases': [{
+        'id': str, 'role': str, 'labeled': bool, 'source': str, 'patient': str, 'image': (str, None),
+        'mask': (str, None), 'sha256': {'image?': (str, None), 'mask?': (str, None)}, 'whole?': (bool, int)}]}
 
 
 def read_manifest(path: str|Path,
@@ -334,7 +339,8 @@ def read_manifest(path: str|Path,
     "A manifest from a file; one that was changed after it was written is an error."
     m = read_json(path, MANIFEST)
     if not force and m['sha256'] != manifest_sha256(m['cases']):
-        raise ScsamError(f'{path} was changed after it was written: its hash is another; put back the one that was there')
+        raise ScsamError(
+            f'{path} was changed after it was written: its hash is another; put back the one that was there')
     return m
 
 # %% ../nbs/01_data.ipynb #b6f21310
@@ -432,7 +438,7 @@ def _one(case, size, masks) -> np.ndarray: # uint8 (S, S, 4)
     if masks and case.has_mask: out[..., 3] = resize_mask(case.read_mask(), (size, size))
     return out
 
-
+# %% ../nbs/01_data.ipynb #c543b892
 def _all(cases, size, masks, progress):
     "All cases in order, read by a few threads, never more than a few ahead of who takes them."
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -468,7 +474,7 @@ def cache_key(cases, image_size: int, masks: bool = True) -> str: # 40 hex digit
     what = [[repr(c.reader), c.index, {k: v for k, v in c.sha256().items() if masks or k != 'mask'}] for c in cases]
     return hashlib.sha256(json.dumps(['arrays 2', image_size, masks, what]).encode()).hexdigest()[:40]
 
-
+# %% ../nbs/01_data.ipynb #d5f277ea
 def _cached(cases, size, masks, folder, progress):
     path = folder/f'{cache_key(cases, size, masks)}.npy'
     form = (len(cases), size, size, 4), np.uint8
@@ -480,7 +486,8 @@ def _cached(cases, size, masks, folder, progress):
     except ScsamError as e:
         if not str(e).startswith(f'cannot write {path}'): raise
         need = len(cases) * size * size * 4 / 2**20
-        raise ScsamError(f'{e}; the image cache needs {need:.0f} MB here, and SCSAM_CACHE names another folder for it') from None
+        raise ScsamError(
+            f'{e}; the image cache needs {need:.0f} MB here, and SCSAM_CACHE names another folder for it') from None
 
 # %% ../nbs/01_data.ipynb #22e5f06a
 @functools.lru_cache(maxsize=64)

@@ -60,13 +60,14 @@ def predict_probs(method,             # a `scsam.method.Method`
                   embeddings=None,    # (N, C, h, w), in the order of the cases: SAM's cached image embeddings
                   arrays=None,        # `scsam.data.Arrays` of the same cases, when they are in memory already
                   progress: bool = False, # show a bar
-                  oracle=None         # a SAM: adds the branch 'oracle', its answer to boxes around the true masks, where there is one
+                  # a SAM: adds the branch 'oracle', its answer to boxes around the true masks, where there is one
+                  oracle=None
                  ):                   # yields (case, {branch: (K, H, W) float32 at native size})
     "Class probabilities of every branch for every case, in order."
     given = method, cases, recipe, batch_size, device, embeddings, arrays, progress, oracle
     for case, probs, size in _predict(*given): yield case, {branch: _native(p, size) for branch, p in probs.items()}
 
-
+# %% ../nbs/31_evaluate.ipynb #99d5496a
 def _predict(method, cases, recipe, batch_size, device, embeddings, arrays, progress, oracle):
     "Yields (case, {branch: (K, S, S)}, (height, width) of its image)."
     cases = list(cases)
@@ -101,8 +102,9 @@ def _read(case, size: int) -> tuple: # (pixels at the network's size, (height, w
     image = case.read_image()
     return resize_image(image, (size, size)), image.shape[:2]
 
-
-def _oracle(sam, cases, images: torch.Tensor, embeddings) -> torch.Tensor: # (B, K, S, S); to be dropped where there is no mask
+# %% ../nbs/31_evaluate.ipynb #03db417a
+def _oracle(sam, cases, images: torch.Tensor, embeddings
+            ) -> torch.Tensor:  # (B, K, S, S); to be dropped where there is no mask
     "SAM's answer to boxes around the true masks."
     size, device = tuple(images.shape[-2:]), images.device
     masks = [resize_mask(c.read_mask(), size) if c.has_mask else np.zeros(size, np.uint8) for c in cases]
@@ -114,7 +116,9 @@ def predict_cases(method, cases, recipe: Recipe, batch_size: int = 8, device=Non
                   progress: bool = False, oracle=None,   # all as in `predict_probs`
                   branch: str|None = None                # only this one
                  ): # yields (case, {branch: (H, W) uint8 label map at native size})
-    "`predict_probs`, then argmax: label maps of every branch for every case, in order. With two classes: probability > 0.5."
+    """`predict_probs`, then argmax: label maps of every branch for every case, in order.
+
+    With two classes: probability > 0.5."""
     given = method, cases, recipe, batch_size, device, embeddings, arrays, progress, oracle
     for case, probs, size in _predict(*given):
         if branch is not None and branch not in probs:
@@ -169,7 +173,8 @@ def _stack(volume: str, slices: list # of (case, truth, maps)
     slices = sorted(slices, key=lambda s: s[0].index)
     cases = [c for c, *_ in slices]
     if [c.index for c in cases] != list(range(cases[0].index, cases[0].index + len(cases))):
-        raise ScsamError(f'volume {volume}: slices {[c.index for c in cases]} are not a whole volume; give all, each once')
+        raise ScsamError(
+            f'volume {volume}: slices {[c.index for c in cases]} are not a whole volume; give all, each once')
     if len({c.spacing for c in cases}) > 1 or len({t.shape for _, t, _ in slices}) > 1:
         raise ScsamError(f'volume {volume}: slices differ in size or spacing; they cannot be one volume')
     maps = {branch: np.stack([m[branch] for *_, m in slices]) for branch in slices[0][2]}
@@ -192,7 +197,9 @@ def score_cases(predictions,              # yields (case, {branch: label map}), 
         _column(single, case.id, case.patient, maps, truth, spacing, num_classes, metrics)
         seen.append(case)
         if is_slice(case): volumes.setdefault(case.volume, []).append((case, truth, maps))
-    if not seen: raise ScsamError(f'evaluate: no case of {name!r} has a mask: nothing to score; use `scsam predict` for such images')
+    if not seen:
+        raise ScsamError(
+            f'evaluate: no case of {name!r} has a mask: nothing to score; use `scsam predict` for such images')
     units = {'px' if c.spacing is None else 'mm' for c in seen}
     if len(units) > 1 or (volumes and not all(map(is_slice, seen))):
         raise ScsamError(f'evaluate: {name!r} mixes cases with and without spacing; put them into sets of their own')
@@ -202,13 +209,16 @@ def score_cases(predictions,              # yields (case, {branch: label map}), 
     for volume, slices in volumes.items():
         _column(whole, volume, slices[0][0].patient, *_stack(volume, slices), num_classes, metrics)
     if len(set(whole['groups'])) == len(volumes): del whole['groups'] # every volume a patient of its own
-    return {name: {**whole, 'unit': 'mm', 'mode': 'volumes'}, f'{name} slices': {**single, 'unit': 'mm', 'mode': 'slices'}}
+    return {
+        name: {**whole, 'unit': 'mm', 'mode': 'volumes'}, f'{name} slices': {**single, 'unit': 'mm', 'mode': 'slices'}}
 
 # %% ../nbs/31_evaluate.ipynb #270da1cb
 def _sets(data) -> dict: # {name: cases}
     "The test sets of a dataset, or the sets as given."
     sets = data.tests() if isinstance(data, Dataset) else dict(data)
-    if not sets: raise ScsamError('evaluate: the dataset has no test set; carve one out with split(test=0.2), or name cases: {"mine": cases}')
+    if not sets:
+        raise ScsamError(
+            'evaluate: the dataset has no test set; carve one out with split(test=0.2), or name cases: {"mine": cases}')
     return sets
 
 
@@ -225,7 +235,8 @@ def evaluate(method, data,            # a `Dataset` with test sets, or {name: ca
     scores, sets = {}, _sets(data)
     if save is not None: sweep(save)
     for name, cases in sets.items():
-        predictions = predict_cases(method, cases, recipe, batch_size, device, (embeddings or {}).get(name), progress=progress, oracle=oracle)
+        predictions = predict_cases(method, cases, recipe, batch_size, device, (embeddings or {}).get(name),
+                                    progress=progress, oracle=oracle)
         if save is not None: predictions = _saving(predictions, Path(save)/file_names(sets)[name], cases)
         scores.update(score_cases(predictions, name, recipe.num_classes, metrics))
     return {'scores': scores, 'summary': summarise_scores(scores)}
@@ -252,7 +263,8 @@ def save_labels(labels: np.ndarray, # (H, W) uint8
                ) -> Path:
     "Write a label map as a PNG that holds the data set's own values or colours."
     numbers, palette = to_values(labels, values), np.reshape(_PALETTE, (256, 3)).copy()
-    for k, v in enumerate(values): palette[v if np.isscalar(v) and v < 256 else k] = _PALETTE[3*k:3*k + 3] if np.isscalar(v) else v
+    for k, v in enumerate(values):
+        palette[v if np.isscalar(v) and v < 256 else k] = _PALETTE[3*k:3*k + 3] if np.isscalar(v) else v
     image = Image.fromarray(numbers)
     if numbers.dtype == np.uint8: image.putpalette(palette.astype(np.uint8).ravel().tolist())
     with atomic(path) as tmp: image.save(tmp, format='PNG')
@@ -266,7 +278,7 @@ def save_predictions(predictions,      # yields (case, {branch: label map}), as 
     "Write the label maps of all branches."
     return sum(1 for _ in _saving(predictions, Path(folder), cases))
 
-
+# %% ../nbs/31_evaluate.ipynb #177514ab
 def load_predictions(folder: str|Path, # as written by `save_predictions`
                      cases             # all of the set
                     ):                 # yields (case, {branch: label map})
@@ -308,7 +320,8 @@ def choose_branch(scores: dict|None = None, # of `evaluate` on the validation pa
     "The branch with the best mean on validation; without validation SAM's, or the only one."
     sets = [c for c in (scores or {}).values() if c['mode'] != 'slices']
     if not sets:
-        if not branches: raise ScsamError('choose_branch: without validation scores the names of the branches are needed')
+        if not branches:
+            raise ScsamError('choose_branch: without validation scores the names of the branches are needed')
         return {'branch': 'sam' if 'sam' in branches else list(branches)[0], 'by': 'last step', 'dice': None}
     names = [b for b, v in sets[0].items() if isinstance(v, dict) and b != 'oracle']
     mean = {b: float(np.mean(np.concatenate([c[b][metric] for c in sets]))) for b in names}

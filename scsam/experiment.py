@@ -38,10 +38,14 @@ def remember_data(run_dir: str|Path, path: str|Path, kind: str|None = None, **op
 
 def run_data(run: Run, path: str|Path|None = None) -> Dataset: # with the roles of the run's manifest
     "The data that a run was trained on, verified."
-    exported = path is not None and not (run.dir/'data.json').exists()       # a folder for others names no place on a machine
+    # a folder for others names no place on a machine
+    exported = path is not None and not (run.dir/'data.json').exists()
     where = {'path': str(path), 'kind': None, 'options': {}} if exported else read_data(run.dir)
     if path is None and where['path'] != 'phantom' and not Path(where['path']).exists():
-        raise ScsamError(f'the data of {run.dir} was in {where["path"]}, which is not there any more; say where it is now with --data')
+        raise ScsamError(
+            f'the data of {run.dir} was in {where["path"]}, which is not there any more; say where it is now with '
+            '--data'
+        )
     data, _ = load_dataset(path or where['path'], where['kind'], **where['options']).apply(run.manifest)
     different = data.compare(run.manifest)
     if different:
@@ -54,36 +58,53 @@ def test_sets(data: Dataset) -> dict: # {name: Dataset}
     "The test sets, or the validation part under a name that says so."
     sets = data.tests()
     if not sets and len(data.where(role='val')): sets = {'validation (used for selection)': data.where(role='val')}
-    if not sets: raise ScsamError('the dataset has neither a test set nor a validation part; add a folder `test/`, or train with --val 0.1')
+    if not sets:
+        raise ScsamError(
+            'the dataset has neither a test set nor a validation part; add a folder `test/`, or train with --val 0.1')
     for name, cases in sets.items():
-        if not any(c.has_mask for c in cases): raise ScsamError(f'no case of {name} has a mask; there is nothing to compare with (use `scsam predict`)')
+        if not any(c.has_mask for c in cases):
+            raise ScsamError(f'no case of {name} has a mask; there is nothing to compare with (use `scsam predict`)')
     return sets
 
 
-def cached_embeddings(run: Run, sets: dict, progress: bool = False) -> dict|None: # {name: Embeddings}; None where the encoder was trained
+def cached_embeddings(run: Run, sets: dict, progress: bool = False
+                      ) -> dict|None:  # {name: Embeddings}; None where the encoder was trained
     "SAM's embeddings of the test images, for runs whose encoder was frozen and cached."
     if not run.recipe.cache_embeddings or run.method.sam is None: return None
     images = lambda cases: load_arrays(cases, run.recipe.image_size, masks=False, cache=cache_dir()/'images').images
     device = next(run.method.parameters()).device
-    return {k: Embeddings(run.method.sam, images(v), device=device, precision=run.recipe.precision, progress=progress) for k, v in sets.items()}
+    return {
+        k: Embeddings(run.method.sam, images(v), device=device, precision=run.recipe.precision, progress=progress)
+        for k, v in sets.items()}
 
 
-def make_record(run: Run, data: Dataset, experiment: str, metrics=('dice', 'iou'), save=None, progress: bool = False, name: str = '', oracle: bool = False) -> Record: # not yet written
-    "Score a run on its data's test sets; `save` is a folder for the predicted masks."
+def make_record(run: Run,
+                data: Dataset,               # with test sets, of which all are scored
+                experiment: str,
+                metrics=('dice', 'iou'),     # keys of `scsam.metrics.METRICS`
+                save=None,                   # a folder for the predicted masks
+                progress: bool = False,
+                name: str = '',              # of the record; '' = of the run's directory
+                oracle: bool = False         # also ask SAM with the true boxes
+               ) -> Record:                  # not yet written
+    "Score a run on its data's test sets."
     sets, t = test_sets(data), run.training
-    scores = evaluate(run.method, sets, run.recipe, metrics, embeddings=cached_embeddings(run, sets, progress), progress=progress, save=save, oracle=run.method.sam if oracle else None)['scores']
+    scores = evaluate(run.method, sets, run.recipe, metrics, embeddings=cached_embeddings(run, sets, progress),
+                      progress=progress, save=save, oracle=run.method.sam if oracle else None)['scores']
     budget = {**t['budget'], 'total': sum(c.role in ('train', 'val') for c in data)}
-    return new_record(experiment, name or run.dir.name, run.recipe, data.name, run.manifest['sha256'], budget, t['selected'], scores, t['weights'],
-                      t['steps'], t['seconds'], t['images_per_second'], t['peak_memory_mb'], uses=sorted(COMMON | run.method.uses))
+    return new_record(experiment, name or run.dir.name, run.recipe, data.name, run.manifest['sha256'], budget,
+                      t['selected'], scores, t['weights'], t['steps'], t['seconds'], t['images_per_second'],
+                      t['peak_memory_mb'], uses=sorted(COMMON | run.method.uses))
 
 # %% ../nbs/32_experiment.ipynb #cbba215a
 def process() -> PartialState:
     "This process among those that `accelerate launch` started; alone, the only one."
     if 'LOCAL_RANK' not in os.environ: return PartialState()
-    return PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=6))    # the others wait while one scores
+    # the others wait while one scores
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=6))
 
-
-def run_queue(experiment: str,              # name; records go to results/<experiment>/<run>.json, learning curves to history/ beside them
+# %% ../nbs/32_experiment.ipynb #84c95b76
+def run_queue(experiment: str,              # name; records go to results/<experiment>/<run>.json, curves to history/
               data: Dataset,
               queue: dict[str, Recipe],     # run name -> recipe, most important first
               runs: str|Path,               # folder for run directories
@@ -94,7 +115,7 @@ def run_queue(experiment: str,              # name; records go to results/<exper
               progress: bool = True,
               say=print,
               metrics: tuple = ('dice', 'iou'), # keys of `scsam.metrics.METRICS`
-              snapshots: int = 0            # how often each run keeps its predictions for the unlabelled images, and how good they are
+              snapshots: int = 0            # how often each run keeps its predictions for the unlabelled images
              ) -> dict[str, Record]:        # the records that exist now, in the order of the queue
     "Train, score and record every recipe that has no record yet."
     start, done, first = time.monotonic(), {}, process().is_main_process
@@ -105,31 +126,43 @@ def run_queue(experiment: str,              # name; records go to results/<exper
         if path.exists():
             done[name] = read_record(path)
             old, recipe = (find_method(r.method).effective(r) for r in (Recipe.from_dict(done[name]['recipe']), recipe))
-            if old != recipe: say(f'{path} was made with another recipe ({", ".join(k for k, v in recipe.to_dict().items() if old.to_dict()[k] != v)}); it is kept. Remove it to run this one')
+            if old != recipe:
+                say(f'{path} was made with another recipe '
+                    f'({", ".join(k for k, v in recipe.to_dict().items() if old.to_dict()[k] != v)}); it is kept. '
+                    'Remove it to run this one'
+                    )
             continue
         left = None if max_minutes is None else max_minutes - (time.monotonic() - start) / 60
         if left is not None and left <= 0: say(f'{name}: not started, the time is over'); continue
         out = Path(runs)/experiment/name
-        try: fit(build(recipe), data, recipe, out, max_minutes=left, progress=progress, cache=cache_dir()/'images', snapshots=snapshots)
+        try:
+            fit(build(recipe), data, recipe, out, max_minutes=left, progress=progress, cache=cache_dir()/'images',
+                snapshots=snapshots)
         except ScsamError as e:
             if process().num_processes > 1: raise           # the others may be waiting for this one
             say(f'{name}: {e}'); continue                   # a run that cannot be does not keep the rest from being
         if first: remember_data(out, *where, **(options or {}))
-        if not (out/'training.json').exists(): say(f'{name}: stopped before its end; call again to go on'); break     # by the clock, or by somebody
+        # by the clock, or by somebody
+        if not (out/'training.json').exists(): say(f'{name}: stopped before its end; call again to go on'); break
         if first:
             run = load_run(out, process().device)
             write_json(Path(results)/experiment/'history'/f'{name}.json', read_json(out/'history.json', HISTORY))
-            write_record(make_record(run, data.apply(run.manifest)[0], experiment, metrics, progress=progress, oracle=run.method.oracle), path)
+            write_record(
+                make_record(run,
+                            data.apply(run.manifest)[0], experiment, metrics, progress=progress,
+                            oracle=run.method.oracle), path)
         process().wait_for_everyone()
         done[name] = read_record(path)
-        say(f"{name}: {recipe.steps} steps in {done[name]['seconds']:.0f} s; " + '; '.join(
-            f"{s} " + ', '.join(f"{b} {v['dice']['mean']:.3f}" for b, v in by.items()) for s, by in done[name]['summary'].items()))
+        say(f"{name}: {recipe.steps} steps in {done[name]['seconds']:.0f} s; " +
+            '; '.join(f"{s} " + ', '.join(f"{b} {v['dice']['mean']:.3f}" for b, v in by.items())
+                      for s, by in done[name]['summary'].items()))
     return done
 
 # %% ../nbs/32_experiment.ipynb #d065f337
 MODES = ('smoke', 'cpu', 'full')
 MAIN = ('unet', 'sam', 'scsam')                                     # the first rows of every table
-OTHERS = ('scsam-adaptive', 'mean-teacher', 'cps', 'unimatch', 'cpc-sam', 'knowsam', 'semisam', 'ua-mt', 'fixmatch', 'bcp', 'scsam-released')
+OTHERS = ('scsam-adaptive', 'mean-teacher', 'cps', 'unimatch', 'cpc-sam', 'knowsam', 'semisam', 'ua-mt', 'fixmatch',
+          'bcp', 'scsam-released')
 
 
 def runs_of(base: Recipe,           # what all runs share
@@ -142,8 +175,10 @@ def runs_of(base: Recipe,           # what all runs share
 def paper_queue(labels: dict,       # name of a budget -> `Recipe.labeled`
                 **changes) -> dict[str, Recipe]: # '<method>-<budget>-s<seed>'
     "The paper's setting: the main methods at every budget with three seeds, then all others."
-    return {k: r for methods in (MAIN, OTHERS) for budget, labeled in labels.items()
-            for k, r in runs_of(Recipe.preset('paper', labeled=labeled, **changes), {f'{m}-{budget}': dict(method=m) for m in methods}, (0, 1, 2)).items()}
+    return {
+        k: r for methods in (MAIN, OTHERS) for budget, labeled in labels.items()
+        for k, r in runs_of(Recipe.preset('paper', labeled=labeled, **changes),
+                            {f'{m}-{budget}': dict(method=m) for m in methods}, (0, 1, 2)).items()}
 
 # %% ../nbs/32_experiment.ipynb #12ab291b
 def polyp_queue(mode: str) -> dict[str, Recipe]:
@@ -186,16 +221,22 @@ def polyp_queue(mode: str) -> dict[str, Recipe]:
     }
 
 # %% ../nbs/32_experiment.ipynb #e74ef6c8
-PAIR_VARIANTS = {                       # the first four are the question, the rest says why
-    'unet': dict(method='unet', branch='validation'), 'sam': dict(method='sam', branch='validation'), 'pair': {},
-    'unet-all': dict(method='unet', branch='validation', labeled='100%'), 'sam-all': dict(method='sam', branch='validation', labeled='100%'),
-    'pair-early': dict(pair_wait=0., rampup=.25, unet_to_sam=1.),        # from the first step, and both directions
-    'alone-256': dict(image_size=256, sam_size=128, unlabeled_weight=0.),  # the U-Net sees twice as fine as SAM; nothing is exchanged
+PAIR_VARIANTS = {  # the first four are the question, the rest says why
+    'unet': dict(method='unet', branch='validation'),
+    'sam': dict(method='sam', branch='validation'),
+    'pair': {},
+    'unet-all': dict(method='unet', branch='validation', labeled='100%'),
+    'sam-all': dict(method='sam', branch='validation', labeled='100%'),
+    'pair-early': dict(pair_wait=0., rampup=.25, unet_to_sam=1.),  # from the first step, and both directions
+    # the U-Net sees twice as fine as SAM; nothing is exchanged
+    'alone-256': dict(image_size=256, sam_size=128, unlabeled_weight=0.),
     'pair-256': dict(image_size=256, sam_size=128),
     'pair-256-both': dict(image_size=256, sam_size=128, unet_to_sam=1.),
     'pair-both': dict(unet_to_sam=1.),
-    'pair-own': dict(pair_label='own'), 'pair-other': dict(pair_label='other'), 'pair-all': dict(pair_trust='all'),
-    'pair-shuffled': dict(pair_label='shuffled'),                        # a control that has to fail
+    'pair-own': dict(pair_label='own'),
+    'pair-other': dict(pair_label='other'),
+    'pair-all': dict(pair_trust='all'),
+    'pair-shuffled': dict(pair_label='shuffled'),  # a control that has to fail
     **{m: dict(method=m, branch='validation') for m in ('mean-teacher', 'ua-mt', 'cps', 'fixmatch', 'unimatch', 'bcp')},
     **{m: dict(method=m, branch='validation', prompts=('points',), sam_to_unet=1., unet_to_sam=1., rampup=.25)
        for m in ('scsam', 'semisam', 'cpc-sam', 'knowsam')}}
@@ -207,7 +248,8 @@ def pair_queue(mode: str) -> dict[str, Recipe]:
         slow = {} if variant.startswith('pair') else dict(weight_ema=.99)
         return Recipe.preset('pair', labeled='72', seed=seed, data_seed=seed, **slow).replace(**PAIR_VARIANTS[variant])
     first = [v for v in PAIR_VARIANTS if v in ('unet', 'sam', 'pair')]
-    order = [(v, s) for s in range(5) for v in first] + [(v, s) for s in range(3) for v in PAIR_VARIANTS if v not in first]
+    order = [(v, s) for s in range(5) for v in first] + [
+        (v, s) for s in range(3) for v in PAIR_VARIANTS if v not in first]
     return {f'{v}-s{s}': run(v, s) for v, s in order}
 
 # %% ../nbs/32_experiment.ipynb #817076e3
@@ -218,16 +260,23 @@ def prostate_queue(mode: str) -> dict[str, Recipe]:
     return runs_of(base, {'unet': dict(method='unet'), 'sam-lora': dict(method='sam'), 'scsam': {}}, (0, 1))
 
 # %% ../nbs/32_experiment.ipynb #6489b0a7
-PHANTOM = Recipe.preset('cpu', labeled='5%', precision='bf16', steps=200, val_every=50, batch_labeled=2, batch_unlabeled=2)
+PHANTOM = Recipe.preset('cpu', labeled='5%', precision='bf16', steps=200, val_every=50, batch_labeled=2,
+                        batch_unlabeled=2)
 PHANTOM_DATA = dict(n=200, test=40, source='colour')
-SMALL = PHANTOM.replace(image_size=64, steps=1000, val_every=200, sam='tiny', weights='random', batch_labeled=4, batch_unlabeled=4, precision='fp32')
-SMALL_DATA = {**PHANTOM_DATA, 'test': 200}              # the same training images; at 64 px more test images cost little
-PHANTOM_METHODS = {{'sam': 'sam-lora'}.get(m, m): dict(method=m)                    # these runs were made when `sam` had another name
-                   for m in (*MAIN, *OTHERS, 'medsam-zero')} | {                    # no sam-zero: it needs official weights of SAM
-    'semisam': dict(method='semisam', prompts=('box',)),                            # boxes are what LiteMedSAM knows untrained
+SMALL = PHANTOM.replace(image_size=64, steps=1000, val_every=200, sam='tiny', weights='random', batch_labeled=4,
+                        batch_unlabeled=4, precision='fp32')
+# the same training images; at 64 px more test images cost little
+SMALL_DATA = {**PHANTOM_DATA, 'test': 200}
+# these runs were made when `sam` had another name
+PHANTOM_METHODS = {{'sam': 'sam-lora'}.get(m, m): dict(method=m)
+                   # no sam-zero: it needs official weights of SAM
+                   for m in (*MAIN, *OTHERS, 'medsam-zero')} | {
+    # boxes are what LiteMedSAM knows untrained
+    'semisam': dict(method='semisam', prompts=('box',)),
     'unet-all': dict(method='unet', labeled='100%'), 'sam-all': dict(method='sam', labeled='100%')}
 
-ABLATIONS = {                           # what is changed in scsam; scsam itself and scsam-adaptive are runs of 'phantom'
+# what is changed in scsam; scsam itself and scsam-adaptive are runs of 'phantom'
+ABLATIONS = {
     'no-unet-to-sam': dict(unet_to_sam=0),
     'no-sam-to-unet': dict(sam_to_unet=0),
     'no-arrows': dict(unet_to_sam=0, sam_to_unet=0),
@@ -244,13 +293,14 @@ ABLATIONS = {                           # what is changed in scsam; scsam itself
     'confident-points': dict(strategy='confident'),
     'released-points': dict(point_encoding='released'),
     'no-tokens': dict(tokens='none'),
-    'lora': dict(peft='lora', cache_embeddings=False),                  # these three train in SAM's encoder, which takes ten times as long
+    # these three train in SAM's encoder, which takes ten times as long
+    'lora': dict(peft='lora', cache_embeddings=False),
     'lora-16': dict(peft='lora', lora_rank=16, cache_embeddings=False),
     'adapter': dict(peft='adapter', cache_embeddings=False),
     'adaptive-agreed': dict(method='scsam-adaptive', weaker='agreed'),
 }
 
-
+# %% ../nbs/32_experiment.ipynb #e07aae3e
 def phantom_queue(mode: str) -> dict[str, Recipe]:
     "All methods on generated images, three seeds."
     return runs_of(PHANTOM, PHANTOM_METHODS, (0, 1, 2))
@@ -263,10 +313,14 @@ def unets_queue(mode: str) -> dict[str, Recipe]:
 
 
 def weak_sam_queue(mode: str) -> dict[str, Recipe]:
-    "Who teaches whom when the generalist is the weaker one: a small SAM that starts from random weights, all of it trained."
+    """Who teaches whom when the generalist is the weaker one: a small SAM that starts from random weights, all of it
+    trained."""
     base = SMALL.replace(val_every=100, peft='full', cache_embeddings=False, sam_lr=1e-3)
-    return runs_of(base, {'unet': dict(method='unet'), 'sam-alone': dict(method='sam'), 'scsam': {}, 'no-sam-to-unet': dict(sam_to_unet=0), 'no-unet-to-sam': dict(unet_to_sam=0),
-                          'scsam-adaptive': dict(method='scsam-adaptive')}, (0, 1, 2))
+    return runs_of(
+        base, {
+            'unet': dict(method='unet'), 'sam-alone': dict(method='sam'), 'scsam': {}, 'no-sam-to-unet': dict(
+                sam_to_unet=0), 'no-unet-to-sam': dict(unet_to_sam=0), 'scsam-adaptive': dict(method='scsam-adaptive')},
+        (0, 1, 2))
 
 
 def ablations_queue(mode: str) -> dict[str, Recipe]:
@@ -283,7 +337,8 @@ def _files(folder: str, needs: str, kind: str|None = None, held_out: dict|None =
     "Opens a folder; `held_out` are arguments of `Dataset.split` where the data has no test set."
     def open(mode, path):
         path = path or find_data(folder)
-        if path is None: raise ScsamError(f'no data: {needs}; say where it is (--data DIR), or put it at $SCSAM_DATA/{folder}')
+        if path is None:
+            raise ScsamError(f'no data: {needs}; say where it is (--data DIR), or put it at $SCSAM_DATA/{folder}')
         data = load_dataset(path, kind)
         return data if data.tests() or not held_out else data.split(**held_out), (path, kind), {}
     return open
@@ -293,7 +348,7 @@ def _no_full(name: str):
     "Experiments that have no paper setting."
     raise ScsamError(f"{name} is made of generated images and has no 'full' mode; use 'cpu'")
 
-
+# %% ../nbs/32_experiment.ipynb #68cbe117
 @dataclass(frozen=True)
 class Experiment:
     "A queue of recipes, the data it runs on, and what is measured."
@@ -306,19 +361,27 @@ class Experiment:
 
 
 EXPERIMENTS = {
-    'polyp': Experiment(polyp_queue, _files('polyp', 'the polyp benchmark in the PraNet layout (TrainDataset, TestDataset)', 'polyp'), _generated(n=40, test=6), snapshots=2),
-    'pair': Experiment(pair_queue, _files('polyp', 'the polyp benchmark in the PraNet layout (TrainDataset, TestDataset)', 'polyp'),
-                       _generated(n=40, test=6), full=False, snapshots=0),
-    'prostate': Experiment(prostate_queue, _files('prostate-promise12-layout', 'volumes in the layout of PROMISE12 (CaseNN.mhd)', 'promise12', dict(val=0, test=.34)),
-                           _generated(n=24, test=8, source='grey'), metrics=('dice', 'hd95', 'assd')),
-    'phantom': Experiment(phantom_queue, _generated(**PHANTOM_DATA), _generated(n=40, test=6), full=False),
-    'unets': Experiment(unets_queue, _generated(**SMALL_DATA), _generated(n=40, test=6), full=False),
-    'weak-sam': Experiment(weak_sam_queue, _generated(**SMALL_DATA), _generated(n=40, test=6), full=False),
-    'ablations': Experiment(ablations_queue, _generated(**PHANTOM_DATA), _generated(n=40, test=6), full=False),
-}
+    'polyp': Experiment(
+        polyp_queue, _files('polyp', 'the polyp benchmark in the PraNet layout (TrainDataset, TestDataset)', 'polyp'),
+        _generated(n=40, test=6), snapshots=2),
+    'pair': Experiment(pair_queue,
+                       _files('polyp', 'the polyp benchmark in the PraNet layout (TrainDataset, TestDataset)', 'polyp'),
+                       _generated(n=40, test=6), full=False, snapshots=0), 'prostate': Experiment(
+                           prostate_queue,
+                           _files('prostate-promise12-layout', 'volumes in the layout of PROMISE12 (CaseNN.mhd)',
+                                  'promise12', dict(val=0, test=.34)), _generated(n=24, test=8, source='grey'),
+                           metrics=('dice', 'hd95', 'assd')), 'phantom': Experiment(phantom_queue,
+                                                                                    _generated(**PHANTOM_DATA),
+                                                                                    _generated(n=40, test=6),
+                                                                                    full=False),
+    'unets': Experiment(unets_queue, _generated(**SMALL_DATA), _generated(n=40, test=6),
+                        full=False), 'weak-sam': Experiment(weak_sam_queue, _generated(**SMALL_DATA),
+                                                            _generated(n=40, test=6), full=False),
+    'ablations': Experiment(ablations_queue, _generated(**PHANTOM_DATA), _generated(n=40, test=6), full=False), }
 
 # %% ../nbs/32_experiment.ipynb #98927a36
-SMOKE = dict(image_size=64, sam='tiny', weights='random', steps=4, val_every=2, batch_labeled=2, batch_unlabeled=2, precision='fp32')
+SMOKE = dict(image_size=64, sam='tiny', weights='random', steps=4, val_every=2, batch_labeled=2, batch_unlabeled=2,
+             precision='fp32')
 
 def experiment_queue(name: str,              # a key of `EXPERIMENTS`
                      mode: str = 'cpu'       # one of `MODES`
@@ -352,8 +415,11 @@ def _ready(queue: dict[str, Recipe]):
     state, lacks = {r['name']: r['state'] for r in weights_table()}, []
     if not torch.cuda.is_available(): lacks.append('a GPU that torch can use')
     for sam in dict.fromkeys(r.sam for r in queue.values() if not r.weights):
-        if state.get(sam, 'absent') in ('absent', 'damaged'): lacks.append(f'the official weights of {sam} (scsam weights --fetch {sam})')
-    if lacks: raise ScsamError(f"mode 'full' needs {' and '.join(lacks)}; nothing was started. On this machine use mode 'cpu' or 'smoke'")
+        if state.get(sam, 'absent') in ('absent', 'damaged'):
+            lacks.append(f'the official weights of {sam} (scsam weights --fetch {sam})')
+    if lacks:
+        raise ScsamError(
+            f"mode 'full' needs {' and '.join(lacks)}; nothing was started. On this machine use mode 'cpu' or 'smoke'")
 
 
 _temporary = []                          # folders of smoke runs; removed when Python ends
@@ -363,7 +429,8 @@ def run_experiment(name: str,            # a key of `EXPERIMENTS`
                    only: str|list|None = None, # names of runs, a list or with commas between; None = all
                    data: str|Path|None = None, # where the data is; None = where `find_data` finds it
                    max_minutes: float|None = None, # stop at a checkpoint after this time
-                   runs: str|Path = 'runs',  # a smoke run goes to a temporary folder unless another one than this is named
+                   # a smoke run goes to a temporary folder unless another one than this is named
+                   runs: str|Path = 'runs',
                    results: str|Path = 'results', # likewise
                    progress: bool = True,
                    say=print) -> dict[str, Record]: # the records that exist now
@@ -376,18 +443,22 @@ def run_experiment(name: str,            # a key of `EXPERIMENTS`
         queue = {k: queue[k] for k in only}
     if mode == 'full': _ready(queue)
     if mode == 'smoke':
-        if data is not None: raise ScsamError("mode 'smoke' runs on generated images; leave out the data, or use mode 'cpu'")
+        if data is not None:
+            raise ScsamError("mode 'smoke' runs on generated images; leave out the data, or use mode 'cpu'")
         if process().is_main_process: _temporary.append(tempfile.TemporaryDirectory(prefix='scsam-smoke-'))
-        folder = broadcast_object_list([_temporary[-1].name if _temporary else None])[0]        # the same for all processes
+        # the same for all processes
+        folder = broadcast_object_list([_temporary[-1].name if _temporary else None])[0]
         runs, results = (Path(folder)/str(x) if str(x) == d else x for x, d in ((runs, 'runs'), (results, 'results')))
     dataset, where, options = (e.smoke if mode == 'smoke' else e.data)(mode, data)
-    return run_queue(experiment_folder(name, mode), dataset, queue, runs, results, where, options, max_minutes, progress, say, e.metrics, e.snapshots)
+    return run_queue(experiment_folder(name, mode), dataset, queue, runs, results, where, options, max_minutes,
+                     progress, say, e.metrics, e.snapshots)
 
 # %% ../nbs/32_experiment.ipynb #784d024b
 def notebook_mode() -> str: # 'read', or one of `MODES`
     "What an experiment notebook should do: `$SCSAM_MODE`; without it 'smoke' in a test, else 'read'."
     mode = os.environ.get('SCSAM_MODE') or ('smoke' if os.environ.get('IN_TEST') else 'read')
-    if mode not in ('read', *MODES): raise ScsamError(f"SCSAM_MODE={mode!r} is unknown{nearest(mode, ('read', *MODES))}")
+    if mode not in ('read', *MODES):
+        raise ScsamError(f"SCSAM_MODE={mode!r} is unknown{nearest(mode, ('read', *MODES))}")
     return mode
 
 

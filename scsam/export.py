@@ -122,7 +122,7 @@ def _rows(head: tuple, rows: list) -> str:
 
 def _counted(n: int, what: str) -> str: return f'{n} {what}{"s"*(n != 1)}'
 
-
+# %% ../nbs/42_export.ipynb #2360cd67
 def card_data(run: Run) -> str:
     "What the run was trained on."
     m, b, t = run.manifest, run.training['budget'], run.training
@@ -139,7 +139,7 @@ def card_data(run: Run) -> str:
             ('manifest, SHA-256', f'`{m["sha256"]}`')]
     return _rows(('', ''), rows)
 
-
+# %% ../nbs/42_export.ipynb #2de779a1
 def card_scores(record: dict|None) -> str:
     "Scores of every test set and branch, with 95 % intervals."
     if record is None: return 'This run has not been evaluated: nothing is known of how good its masks are.'
@@ -185,8 +185,9 @@ def card_limits(run: Run, record: dict|None) -> str:
                    f'{sel["dice"]:.3f}, is too high an estimate.')
     if record is None: out.append('It has not been scored on images that had no part in training.')
     if used and used['saw_similar_data'] == 'likely':
-        out.append("SAM's own weights were trained on public medical images that are likely to include images like those "
-                   'of public test sets: scores there may be too high.')
+        out.append(
+            "SAM's own weights were trained on public medical images that are likely to include images like those "
+            'of public test sets: scores there may be too high.')
     return '\n'.join(f'- {x}' for x in out)
 
 # %% ../nbs/42_export.ipynb #76cc5680
@@ -233,6 +234,7 @@ GRAPH_USE = """
 {which} is the branch `unet` alone, for programs without scsam: RGB images (batch, 3, {size}, {size}),
 resized bilinearly, values in [0, 1]; out come class probabilities of the same size."""
 
+# %% ../nbs/42_export.ipynb #6ffac715
 def model_card(run: Run, record: dict|None, files: dict, # name -> what is said of it
                name: str, folder: str, data_licence: str = '', graphs: list = ()) -> str:
     "The README of an exported run, in Markdown."
@@ -284,7 +286,7 @@ def export_run(run: Run|str|Path,
         os.replace(tmp, out)
     return said
 
-
+# %% ../nbs/42_export.ipynb #63de4c7a
 def _record(run: Run) -> dict|None: # None: the run has not been evaluated
     path = run.dir/'record.json'
     if not path.exists(): return None

@@ -27,24 +27,31 @@ class Roles:
     labeled: list
     unlabeled: list
     val: list
-    decided: dict = field(default_factory=dict) # of decisions: how many cases were rejected and corrected, and a hash of all decisions
+    # of decisions: how many cases were rejected and corrected, and a hash of all decisions
+    decided: dict = field(default_factory=dict)
 
-    def manifest(self) -> dict: return self.data.manifest(labeled=self.labeled[:len(self.labeled) - self.decided.get('corrected', 0)])
+    def manifest(self) -> dict:
+        return self.data.manifest(labeled=self.labeled[:len(self.labeled) - self.decided.get('corrected', 0)])
 
 
 def assign_roles(data: Dataset, recipe: Recipe,
-                 decisions: str|Path|Decisions|None = None # about unlabelled cases: the folder that the inspector writes
+                 # about unlabelled cases: the folder that the inspector writes
+                 decisions: str|Path|Decisions|None = None
                 ) -> Roles:
-    "Validation part, labelled and unlabelled cases, as `recipe.val`, `recipe.labeled`, `recipe.data_seed` and the decisions have it."
+    """Validation part, labelled and unlabelled cases, as `recipe.val`, `recipe.labeled`, `recipe.data_seed` and the
+    decisions have it."""
     if recipe.val and not len(data.where(role='val')): data = data.split(val=recipe.val, seed=recipe.data_seed)
     drawn_only = decisions is not None and not any(c.has_mask for c in data.where(role='train'))
     labeled = [] if drawn_only else list(data.budget(recipe.labeled, seed=recipe.data_seed))
     ids = {c.id for c in labeled}
-    unlabeled, val = [c for c in data.where(role='train') if c.id not in ids], [c for c in data.where(role='val') if c.has_mask]
+    unlabeled, val = [c for c in data.where(role='train') if c.id not in ids
+                      ], [c for c in data.where(role='val') if c.has_mask]
     if decisions is None: return Roles(data, labeled, unlabeled, val)
     if not isinstance(decisions, Decisions): decisions = read_decisions(decisions)
     stay, corrected = decisions.apply(unlabeled, data.num_classes, {c.id for c in data})
-    decided = {'rejected': len(unlabeled) - len(stay) - len(corrected), 'corrected': len(corrected), 'decisions': decisions.sha256}
+    decided = {
+        'rejected': len(unlabeled) - len(stay) - len(corrected), 'corrected': len(corrected),
+        'decisions': decisions.sha256}
     return Roles(data, labeled + corrected, stay, val, decided)
 
 # %% ../nbs/30_feed.ipynb #cd4f0c80
@@ -65,18 +72,22 @@ class Embeddings:
         self.memory = {} if sam.sha256 == 'random' else None
         part = f'-at-{sam.working_size}' if sam.working_size else ''
         part += f'-below-{sam.trained_stages}' if sam.trained_stages else ''
-        self.folder = Path(folder or cache_dir()/'embeddings')/f'{sam.name}-{sam.sha256[:16]}-{images.shape[1]}px-{precision}{part}'
+        self.folder = Path(
+            folder or cache_dir()/'embeddings')/f'{sam.name}-{sam.sha256[:16]}-{images.shape[1]}px-{precision}{part}'
         self.keys = [hashlib.sha256(np.ascontiguousarray(x).tobytes()).hexdigest()[:32] for x in images]
         todo = list({k: i for i, k in enumerate(self.keys) if not self._there(k)}.values())
-        for i in tqdm(range(0, len(todo), batch_size), desc='encode images', disable=not (progress and todo), leave=False):
+        for i in tqdm(range(0, len(todo), batch_size), desc='encode images', disable=not (progress and todo),
+                      leave=False):
             rows = todo[i:i+batch_size]
-            with evaluating(sam), torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == 'bf16'):
+            with evaluating(sam), torch.autocast(
+                    torch.device(device).type, torch.bfloat16, enabled=precision == 'bf16'):
                 e = sam.frozen_part(to_float(images[rows], device)).half().cpu().numpy()
             for row, x in zip(rows, e): self._put(self.keys[row], x)
 
     def _path(self, key) -> Path: return self.folder/f'{key}.npy'
 
-    def _there(self, key) -> bool: # a file whose content is not what was written was damaged from outside, and is made anew
+    def _there(self, key
+               ) -> bool:  # a file whose content is not what was written was damaged from outside, and is made anew
         if self.memory is not None: return key in self.memory
         return read_sealed(self._path(key), self.shape, np.float16) is not None
 
@@ -102,7 +113,8 @@ class Feed:
     def __init__(self, roles: Roles, recipe: Recipe,
                  sam: Sam|None = None,       # whose embeddings to cache; None = no cache
                  needs_unlabeled: bool = True,
-                 view: str = '',             # 'weak': unlabelled images too come in the weak view, 'none': all come as they are,
+                 # 'weak': unlabelled images too come in the weak view, 'none': all come as they are,
+                 view: str = '',
                                              # for methods that make stronger views themselves
                  device='cpu', progress: bool = False, cache=None):
         self.recipe, self.device, self.view = recipe, device, view
@@ -112,18 +124,22 @@ class Feed:
         self.images, self.masks, self.ids = one.images, one.masks, list(one.ids)
         if unlabeled:
             two = self.unlabeled = load_arrays(unlabeled, size, masks=False, cache=cache, progress=progress)
-            self.images, self.ids = Joined(one.images, two.images), self.ids + list(two.ids) # no second copy of all images
+            # no second copy of all images
+            self.images, self.ids = Joined(one.images, two.images), self.ids + list(two.ids)
         self.embeddings = None
         if recipe.cache_embeddings and sam is not None:
             self.embeddings = Embeddings(sam, self.images, device=device, precision=recipe.precision, progress=progress)
         self.n = len(one.images)
-        self.stream = TwoStream(self.n, len(unlabeled), recipe.batch_labeled, recipe.batch_unlabeled if unlabeled else 0, recipe.seed)
+        self.stream = TwoStream(self.n, len(unlabeled), recipe.batch_labeled,
+                                recipe.batch_unlabeled if unlabeled else 0, recipe.seed)
 
     def at(self, step: int, rank: int = 0, count: int = 1) -> Batch:
-        "The batch of `step`; with several processes the part for process `rank`: as many labelled rows as each other one's, and as many unlabelled."
+        """The batch of `step`; with several processes the part for process `rank`: as many labelled rows as each
+        other one's, and as many unlabelled."""
         r, two = self.recipe, self.stream.at(step)
         weak = 'weak' if r.augment == 'strong' else r.augment
-        kinds = ('none', 'none') if self.view == 'none' else (r.augment_labeled or weak, weak if self.view == 'weak' else r.augment)
+        kinds = ('none', 'none') if self.view == 'none' else (r.augment_labeled or weak,
+                                                              weak if self.view == 'weak' else r.augment)
         keys = (None, len(two[0]))                                  # of the two parts' random numbers
         rows, views = [], []
         for part, first, kind, key in zip(two, (0, self.n), kinds, keys):
@@ -133,8 +149,11 @@ class Feed:
             rows.append(first + part[mine])
             if not size: continue
             images = to_float(self.images[rows[-1]], self.device)
-            masks = torch.full((size, *images.shape[-2:]), IGNORE) if first else torch.from_numpy(self.masks[rows[-1]]).long()
-            views.append(augment(images, masks.to(self.device), kind, cutout=r.cutout, geometric=self.embeddings is None, draws=draws))
+            masks = torch.full(
+                (size, *images.shape[-2:]), IGNORE) if first else torch.from_numpy(self.masks[rows[-1]]).long()
+            views.append(
+                augment(images, masks.to(self.device), kind, cutout=r.cutout, geometric=self.embeddings is None,
+                        draws=draws))
         images, masks, valid, flips = (torch.cat(x) for x in zip(*views))
         cut, rows = len(rows[0]), np.concatenate(rows)
         seen = None if self.embeddings is None else torch.from_numpy(self.embeddings[rows]).to(self.device)

@@ -14,8 +14,9 @@ try: import fcntl
 except ImportError: fcntl = None; import msvcrt      # Windows
 
 # %% ../nbs/00a_files.ipynb #4a72b186
-_ROOM = {getattr(errno, n) for n in ('ENOSPC', 'EFBIG', 'EDQUOT', 'EROFS', 'EIO', 'ESTALE', 'ENXIO', 'ENODEV', 'ENOTCONN',
-                                     'EHOSTDOWN', 'ETIMEDOUT') if hasattr(errno, n)}
+_ROOM = {
+    getattr(errno, n) for n in ('ENOSPC', 'EFBIG', 'EDQUOT', 'EROFS', 'EIO', 'ESTALE', 'ENXIO', 'ENODEV', 'ENOTCONN',
+                                'EHOSTDOWN', 'ETIMEDOUT') if hasattr(errno, n)}
 
 def _no_room(e: BaseException, tmp) -> str: # why nothing can be written at `tmp`; '' = it is another error
     if isinstance(e, OSError):
@@ -66,7 +67,7 @@ def _mode(default: int) -> int: # of a file or folder of this user, which the pr
     umask = os.umask(0); os.umask(umask)
     return default & ~umask
 
-
+# %% ../nbs/00a_files.ipynb #6f0cf581
 @contextlib.contextmanager
 def atomic(path: str|Path): # the final name; its folder is made
     "Yields a temporary path to write to; on success it becomes `path`, on any error it is removed."
@@ -125,7 +126,8 @@ def _try_lock(path: Path): # the open file; None where another process has it
 
 @contextlib.contextmanager
 def locked(path: str|Path,  # of the lock's file; its folder is made
-           busy=None        # called once where another process has the lock; unless it raises, that process is waited for
+           # called once where another process has the lock; unless it raises, that process is waited for
+           busy=None
           ):                # yields whether another process was waited for
     "Keep other processes out of the block."
     path, waited = Path(path), False
@@ -136,7 +138,8 @@ def locked(path: str|Path,  # of the lock's file; its folder is made
         time.sleep(.05)
     try: yield waited
     finally:
-        with contextlib.suppress(OSError): path.unlink()        # while it is held; Windows refuses, and an empty file stays
+        # while it is held; Windows refuses, and an empty file stays
+        with contextlib.suppress(OSError): path.unlink()
         f.close()
 
 # %% ../nbs/00a_files.ipynb #d39104b2
@@ -202,7 +205,7 @@ def _fits(value, shape) -> bool: # of a shape that has no parts
     if shape in (int, float): return number and isinstance(value, (int, shape))
     return isinstance(shape, type) and isinstance(value, shape)
 
-
+# %% ../nbs/00a_files.ipynb #b980eb36
 def _misfit_object(value: dict, shape: dict, place: str) -> str:
     known = {k.removesuffix('?'): s for k, s in shape.items() if k is not ...}
     for k in shape:
@@ -212,7 +215,8 @@ def _misfit_object(value: dict, shape: dict, place: str) -> str:
     return next((m for part in parts if (m := _misfit(*part))), '')
 
 
-_WORDS = {str: 'text', int: 'a whole number', float: 'a number', bool: 'true or false', list: 'a list', dict: 'an object'}
+_WORDS = {
+    str: 'text', int: 'a whole number', float: 'a number', bool: 'true or false', list: 'a list', dict: 'an object'}
 
 def _told(shape) -> str: # in words
     if shape is None: return 'null'

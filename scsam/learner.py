@@ -26,7 +26,8 @@ from .sam import Sam
 from .losses import foreground_dice
 from .method import PLUGINS, Method, build as make_method, load_plugin, predict_arrays
 from .feed import Embeddings, Feed, Roles, assign_roles
-from .checkpoint import Average, load_checkpoint, load_tensors, load_trained, save_checkpoint, save_tensors, trained_state
+from .checkpoint import (Average, load_checkpoint, load_tensors, load_trained, save_checkpoint, save_tensors,
+                              trained_state)
 from .snapshots import History, Snapshots
 
 # %% ../nbs/30c_learner.ipynb #f96bedd1
@@ -50,9 +51,11 @@ class Validation:
     "The validation cases, in memory, and their embeddings."
     def __init__(self, cases: list, recipe: Recipe, sam: Sam|None = None, device='cpu', cache=None):
         self.arrays, self.device = load_arrays(cases, recipe.image_size, cache=cache) if cases else None, device
-        self.seen = Embeddings(sam, self.arrays.images, device=device, precision=recipe.precision) if cases and sam is not None else None
+        self.seen = Embeddings(sam, self.arrays.images, device=device,
+                               precision=recipe.precision) if cases and sam is not None else None
 
-    def scores(self, method: nn.Module) -> dict[str, float]: return validate(method, self.arrays, self.seen, self.device) if self.arrays else {}
+    def scores(self, method: nn.Module) -> dict[str, float]:
+        return validate(method, self.arrays, self.seen, self.device) if self.arrays else {}
 
 # %% ../nbs/30c_learner.ipynb #909b2869
 def in_notebook() -> bool:
@@ -60,15 +63,17 @@ def in_notebook() -> bool:
     ipython = sys.modules.get('IPython')
     return ipython is not None and hasattr(ipython.get_ipython(), 'kernel')
 
-
+# %% ../nbs/30c_learner.ipynb #39e3e063
 class Monitor:
     "Bar, live curves, and TensorBoard's files, all from a run's history."
     def __init__(self, history: History, recipe: Recipe, step: int, progress: bool = True,
                  tensorboard: Path|None = None,   # folder for its files
-                 display=None,                    # shows a figure and returns a handle with `update(figure)`; None: no curves
+                 # shows a figure and returns a handle with `update(figure)`; None: no curves
+                 display=None,
                  every: float = 5.):              # seconds between two drawings
         self.history, self.progress, self.display, self.every = history, progress, display, every
-        self.bar = tqdm(total=recipe.steps, initial=step, desc=recipe.method, disable=not progress, mininterval=.5, dynamic_ncols=True)
+        self.bar = tqdm(total=recipe.steps, initial=step, desc=recipe.method, disable=not progress, mininterval=.5,
+                        dynamic_ncols=True)
         self.board, self.handle, self.drawn, self.shown = _tensorboard(tensorboard, step), None, 0., {}
 
     def losses(self):
@@ -80,19 +85,22 @@ class Monitor:
         "Validation was added to the history."
         row = {k: v for k, v in self.history.val[-1].items() if k != 'step'}
         self._tell('Dice', self.history.val[-1], row)
-        if self.progress and not self.display: self.bar.write(f"step {self.history.val[-1]['step']}: validation Dice " + _text(row))
+        if self.progress and not self.display:
+            self.bar.write(f"step {self.history.val[-1]['step']}: validation Dice " + _text(row))
 
     def _tell(self, what, row, values):
         self.shown[what] = _text(values)
         self.bar.set_postfix_str(' · '.join(f'{k} {v}' if k == 'Dice' else v for k, v in self.shown.items()))
         if self.board is not None:
-            for k, v in values.items(): self.board.add_scalar(f"{'training' if what == 'loss' else 'validation'}/{k}", v, row['step'])
+            for k, v in values.items():
+                self.board.add_scalar(f"{'training' if what == 'loss' else 'validation'}/{k}", v, row['step'])
         if self.display and time.monotonic() - self.drawn > self.every: self.draw()
 
     def draw(self):
         "Losses and validation Dice, in place of the figure before."
         from scsam.viz import curves
-        val = [{f'{k} ': v if k != 'step' else v for k, v in row.items()} | {'step': row['step']} for row in self.history.val]
+        val = [{f'{k} ': v if k != 'step' else v for k, v in row.items()} | {'step': row['step']}
+               for row in self.history.val]
         keys = lambda rows: list(dict.fromkeys(k for row in rows for k in row if k.strip() != 'step'))
         figure = curves(self.history.train + val, {'losses': keys(self.history.train), 'validation Dice': keys(val)})
         if self.handle is None: self.handle = self.display(figure)
@@ -104,7 +112,7 @@ class Monitor:
         self.bar.close()
         if self.board is not None: self.board.close()
 
-
+# %% ../nbs/30c_learner.ipynb #16daae7b
 def _text(values: dict) -> str: return ', '.join(f'{k} {v:.3f}' for k, v in values.items())
 
 
@@ -112,7 +120,10 @@ def _tensorboard(folder: Path|None, step: int):
     "A writer of TensorBoard's files; what an interrupted run had written after `step` is taken back."
     if folder is None: return None
     try: from torch.utils.tensorboard import SummaryWriter
-    except ImportError: raise ScsamError("tensorboard=True needs the package tensorboard; install it with: pip install 'scsam[tensorboard]'") from None
+    except ImportError:
+        raise ScsamError(
+            "tensorboard=True needs the package tensorboard; install it with: pip install 'scsam[tensorboard]'"
+        ) from None
     return SummaryWriter(folder, purge_step=step + 1 if step else None)
 
 # %% ../nbs/30c_learner.ipynb #7aed9385
@@ -128,7 +139,8 @@ def fit(method: nn.Module,
         decisions=None,                    # about unlabelled cases, as in `assign_roles`
         tensorboard: bool = False          # also write files for TensorBoard
        ) -> History:                       # complete when `training.json` is in `out_dir`
-    "Train `method`, leaving in `out_dir`: recipe, manifest, history, model.safetensors (best on validation, else last), training.json."
+    """Train `method`, leaving in `out_dir`: recipe, manifest, history, model.safetensors (best on validation, else
+    last), training.json."""
     out, start = Path(out_dir), time.monotonic()
     recipe = method.effective(recipe)          # what is trained is what is recorded
     roles = assign_roles(data, recipe, decisions)
@@ -145,20 +157,24 @@ def fit(method: nn.Module,
     rates = [[g['lr'] for g in o.param_groups] for o in optimizers]
     with acc.main_process_first():             # what it computes once and puts into the cache, the others read
         cached = sam if recipe.cache_embeddings else None
-        feed = Feed(roles, recipe, cached if method.needs_embeddings else None, method.needs_unlabeled, method.view, device,
-                    progress and main, cache)
+        feed = Feed(roles, recipe, cached if method.needs_embeddings else None, method.needs_unlabeled, method.view,
+                    device, progress and main, cache)
         val = Validation(roles.val, recipe, cached, device, cache) if main else None
-        keep = Snapshots(out/'snapshots', roles, recipe, snapshots, feed, cached, device, cache, progress and main) if main else None
+        keep = Snapshots(out/'snapshots', roles, recipe, snapshots, feed, cached, device, cache, progress
+                         and main) if main else None
     report = None if recipe.branch == 'validation' else recipe.branch
     average = Average(method, recipe.weight_ema) if recipe.weight_ema else None
     with _claimed(out, recipe, manifest, roles.decided, main), _Interrupt() as interrupt:
-        meta = load_checkpoint(out/'checkpoints', method, optimizers, print if main else lambda _: None, average and average.tensors)
+        meta = load_checkpoint(out/'checkpoints', method, optimizers, print if main else lambda _: None, average
+                               and average.tensors)
         meta = meta or {'step': 0, 'best': None, 'seconds': 0., 'scaler': None}
         step, before = meta['step'], meta['seconds']
-        if main and meta['best'] and not _holds(out/'model.safetensors', meta['best']['step']): meta['best'] = None     # then the best from here on is kept
+        # then the best from here on is kept
+        if main and meta['best'] and not _holds(out/'model.safetensors', meta['best']['step']): meta['best'] = None
         if meta['scaler']: acc.scaler.load_state_dict(meta['scaler'])
         history = _curves(out/'history.json', step)
-        monitor = Monitor(history, recipe, step, progress and main, out/'tensorboard' if tensorboard and main else None, _display if progress and main and in_notebook() else None)
+        monitor = Monitor(history, recipe, step, progress and main, out/'tensorboard' if tensorboard and main else None,
+                          _display if progress and main and in_notebook() else None)
         forward = acc.prepare(torch.compile(_Step(method)) if recipe.compile else _Step(method))
         window, rows = max(1, recipe.steps // 500), []
         method.train()
@@ -188,18 +204,23 @@ def fit(method: nn.Module,
                 if due and history.val: monitor.scores()
             if due: _tell(method, history)
             if main and (due or stop):
-                meta |= {'seconds': before + time.monotonic() - start, 'scaler': acc.scaler.state_dict() if acc.scaler else None}
+                meta |= {
+                    'seconds': before + time.monotonic() - start,
+                    'scaler': acc.scaler.state_dict() if acc.scaler else None}
                 history.save(out/'history.json')
                 save_checkpoint(out/'checkpoints', step, method, optimizers, meta, average and average.tensors)
             if stop and not last: break
         monitor.close()
         if step < recipe.steps:
             why = f'{max_minutes:.3g} minutes are over' if over else 'interrupted'         # perhaps another process was
-            if main: print(f'{why}: stopped at step {step} of {recipe.steps}; the same command goes on from there', file=sys.stderr)
+            if main:
+                print(f'{why}: stopped at step {step} of {recipe.steps}; the same command goes on from there',
+                      file=sys.stderr)
         elif main:
             if meta['best'] is None:
                 meta['best'] = {'step': step, 'by': 'last step', 'branch': report or method.branch, 'dice': None}
-                with average.inside() if average else contextlib.nullcontext(): save_tensors(out/'model.safetensors', trained_state(method), {'step': step})
+                with average.inside() if average else contextlib.nullcontext():
+                    save_tensors(out/'model.safetensors', trained_state(method), {'step': step})
             write_training(out, _summary(meta, recipe, roles, method, sam, device, acc.num_processes))
             shutil.rmtree(out/'checkpoints', ignore_errors=True)
         acc.wait_for_everyone()                # nobody goes on before the files are there
@@ -209,13 +230,24 @@ def fit(method: nn.Module,
 def _accelerator(method: nn.Module, recipe: Recipe, roles: Roles) -> Accelerator:
     "Device, precision, and the other processes if there are any."
     alone = 'LOCAL_RANK' not in os.environ
-    AcceleratorState._reset_state()             # of an earlier run in this process, which may have had another precision
-    acc = Accelerator(mixed_precision={'fp32': 'no'}.get(recipe.precision, recipe.precision), cpu=True if not alone and not torch.cuda.is_available() else None,
-                      kwargs_handlers=[] if alone else [DistributedDataParallelKwargs(find_unused_parameters=True), InitProcessGroupKwargs(timeout=timedelta(hours=6))])
-    if recipe.precision == 'fp16' and not acc.native_amp: raise ScsamError(f'recipe: precision=fp16 needs a GPU, and this run is on {acc.device.type}; use bf16 or fp32')
-    sizes = {'batch_labeled': recipe.batch_labeled, **({'batch_unlabeled': recipe.batch_unlabeled} if method.needs_unlabeled and roles.unlabeled else {})}
+    # of an earlier run in this process, which may have had another precision
+    AcceleratorState._reset_state()
+    acc = Accelerator(
+        mixed_precision={'fp32': 'no'}.get(recipe.precision, recipe.precision),
+        cpu=True if not alone and not torch.cuda.is_available() else None, kwargs_handlers=[] if alone else [
+            DistributedDataParallelKwargs(find_unused_parameters=True),
+            InitProcessGroupKwargs(timeout=timedelta(hours=6))])
+    if recipe.precision == 'fp16' and not acc.native_amp:
+        raise ScsamError(f'recipe: precision=fp16 needs a GPU, and this run is on {acc.device.type}; use bf16 or fp32')
+    sizes = {
+        'batch_labeled': recipe.batch_labeled,
+        **({'batch_unlabeled': recipe.batch_unlabeled} if method.needs_unlabeled and roles.unlabeled else {})}
     for k, n in sizes.items():
-        if n % acc.num_processes: raise ScsamError(f'recipe: {k}={n} cannot be shared evenly by {acc.num_processes} processes; make it a multiple of {acc.num_processes}, or start fewer')
+        if n % acc.num_processes:
+            raise ScsamError(
+                f'recipe: {k}={n} cannot be shared evenly by {acc.num_processes} processes; make it a multiple of '
+                f'{acc.num_processes}, or start fewer'
+            )
     return acc
 
 
@@ -237,7 +269,7 @@ def _backward(acc: Accelerator, forward, feed: Feed, recipe: Recipe, step: int, 
         seen.append({k: v.detach() for k, v in parts.items()})
     return {k: sum(s[k] for s in seen) / len(seen) for k in seen[0]}
 
-
+# %% ../nbs/30c_learner.ipynb #8e924246
 def _update(acc: Accelerator, optimizers: list, clip: float):
     "Move the weights; with fp16 the gradients' scale is taken off first."
     if acc.scaler is not None:
@@ -257,7 +289,8 @@ def _any_process(acc: Accelerator, flag: bool) -> bool:
 def _flush(acc: Accelerator, history: History, rows: list, step: int):
     "Average the window's losses, over steps and processes, into the history; a loss that is not finite ends the run."
     names = list(rows[0])
-    table = acc.reduce(torch.stack([torch.stack([r[k].float() for k in names]) for r in rows]), 'mean').cpu()     # (steps, names)
+    # (steps, names)
+    table = acc.reduce(torch.stack([torch.stack([r[k].float() for k in names]) for r in rows]), 'mean').cpu()
     bad = ~torch.isfinite(table)
     if bad.any():
         i = int(bad.any(1).nonzero()[0])                # the first such step
@@ -267,19 +300,22 @@ def _flush(acc: Accelerator, history: History, rows: list, step: int):
     rows.clear()
 
 
-_DIVERGED = 'not finite; checkpoints from before it are kept. Train anew in another directory with a lower unet_lr or sam_lr, with clip=1, or with precision=fp32'
+_DIVERGED = ('not finite; checkpoints from before it are kept. Train anew in another directory with a lower unet_lr or '
+             'sam_lr, with clip=1, or with precision=fp32')
 
 def _check_weights(method: nn.Module, step: int): # before they are kept: the losses show it one step later only
     "Weights that are not finite end the run."
     bad = [k for k, v in trained_state(method).items() if not torch.isfinite(v).all()]
     if bad: raise ScsamError(f'step {step - 1}: {len(bad)} of the weights (first: {bad[0]}) {_DIVERGED}')
 
-
+# %% ../nbs/30c_learner.ipynb #44df9cfe
 def _curves(path: Path, step: int) -> History:
     "What was logged up to `step`; where it is lost that is said, and the run goes on: only its curves begin later."
     if not step: return History()
     try: return History.load(path, step)
-    except ScsamError as e: print(f'{e}; the weights do not depend on it, the curves begin at step {step}', file=sys.stderr); return History()
+    except ScsamError as e:
+        print(f'{e}; the weights do not depend on it, the curves begin at step {step}', file=sys.stderr)
+        return History()
 
 
 def _holds(path: Path, step: int) -> bool: # not where it is damaged, or newer than the checkpoint that is taken up
@@ -292,10 +328,14 @@ def _holds(path: Path, step: int) -> bool: # not where it is damaged, or newer t
 def _memory_hint(recipe: Recipe):
     "Out-of-memory says which recipe values to lower."
     try: yield
-    except (RuntimeError, MemoryError) as e:           # torch has a class of its own for a GPU's memory, and none for the processor's
+    # torch has a class of its own for a GPU's memory, and none for the processor's
+    except (RuntimeError, MemoryError) as e:
         if not isinstance(e, (torch.OutOfMemoryError, MemoryError)) and 'DefaultCPUAllocator' not in str(e): raise
-        raise ScsamError(f'out of memory at image_size={recipe.image_size} with {recipe.batch_labeled}+{recipe.batch_unlabeled} images a step: lower '
-                         f'batch_labeled and batch_unlabeled (and raise accumulate), or set grad_checkpoint=true ({str(e).splitlines()[0]})') from e
+        raise ScsamError(
+            f'out of memory at image_size={recipe.image_size} with {recipe.batch_labeled}+{recipe.batch_unlabeled} '
+            'images a step: lower batch_labeled and batch_unlabeled (and raise accumulate), or set '
+            f'grad_checkpoint=true ({str(e).splitlines()[0]})'
+        ) from e
 
 
 def main_process() -> bool:
@@ -319,13 +359,15 @@ def _check_recipe(method: Method, recipe: Recipe):
     other = [k for k in built if k in method.uses and built[k] != given[k]]
     if other:
         said = ', '.join(f'{k}: {built[k]!r} there, {given[k]!r} here' for k in other)
-        raise ScsamError(f'the method was built from another recipe ({said}); build it from the recipe that is given to fit')
+        raise ScsamError(
+            f'the method was built from another recipe ({said}); build it from the recipe that is given to fit')
     if recipe.branch not in ('validation', *method.branches):
         raise ScsamError(f'recipe: branch={recipe.branch!r} is no branch of {recipe.method!r}'
                          f'{nearest(recipe.branch, ["validation", *method.branches])}')
 
 
-def _select(method: nn.Module, val: Validation, history: History, meta: dict, report: str|None, step: int) -> bool: # are these the weights to keep?
+def _select(method: nn.Module, val: Validation, history: History, meta: dict, report: str|None, step: int
+            ) -> bool:  # are these the weights to keep?
     "Validate, and note it where this is the best so far."
     scores = val.scores(method)
     if not scores: return False
@@ -342,32 +384,45 @@ def _tell(method: Method, history: History):
     if newest: method.validated({k: v for k, v in newest.items() if k != 'step'})
 
 
-def _summary(meta: dict, recipe: Recipe, roles: Roles, method: nn.Module, sam: Sam|None, device, processes: int) -> dict:
+def _summary(meta: dict, recipe: Recipe, roles: Roles, method: nn.Module, sam: Sam|None, device,
+             processes: int) -> dict:
     "What `training.json` says."
     unlabeled = len(roles.unlabeled) if method.needs_unlabeled else 0
     images = recipe.steps * recipe.accumulate * (recipe.batch_labeled + (recipe.batch_unlabeled if unlabeled else 0))
-    return {'selected': meta['best'], 'steps': recipe.steps, 'seconds': round(meta['seconds'], 1), 'images_per_second': round(images / meta['seconds'], 2),
-            'peak_memory_mb': round(peak_memory_mb(device)), 'device': str(device), 'processes': processes,
-            'budget': {'labeled': len(roles.labeled), 'unlabeled': unlabeled, 'validation': len(roles.val), **roles.decided},
-            'weights': {'name': sam.name, 'sha256': sam.sha256, 'saw_similar_data': sam.saw_similar_data} if sam is not None else None}
+    return {
+        'selected': meta['best'], 'steps': recipe.steps, 'seconds': round(meta['seconds'], 1),
+        'images_per_second': round(images/meta['seconds'], 2), 'peak_memory_mb': round(peak_memory_mb(device)),
+        'device': str(device), 'processes': processes, 'budget': {
+            'labeled': len(roles.labeled), 'unlabeled': unlabeled, 'validation': len(roles.val), **roles.decided},
+        'weights': {'name': sam.name, 'sha256': sam.sha256, 'saw_similar_data': sam.saw_similar_data}
+        if sam is not None else None}
 
-
+# %% ../nbs/30c_learner.ipynb #04702dfd
 def _check_dir(out: Path, method: Method, recipe: Recipe, manifest: dict, decided: dict, resume: str):
     "May `out` be the directory of this run?"
     if (out/'recipe.json').exists():
         old = method.effective(read_recipe(out)).to_dict() # of an older version: lacks some keys
         new = recipe.to_dict()
         changed = [k for k in new if old[k] != new[k]]
-        if resume == 'never': raise ScsamError(f"{out} already holds a run; choose another directory, or go on with it (resume 'auto')")
-        if changed: raise ScsamError(f'{out} holds a run with other settings ({", ".join(f"{k}: {old[k]!r} there, {new[k]!r} now" for k in changed)}); choose another directory')
+        if resume == 'never':
+            raise ScsamError(f"{out} already holds a run; choose another directory, or go on with it (resume 'auto')")
+        if changed:
+            raise ScsamError(
+                f'{out} holds a run with other settings '
+                f'({", ".join(f"{k}: {old[k]!r} there, {new[k]!r} now" for k in changed)}); choose another directory'
+            )
         if (out/'manifest.json').exists() and read_manifest(out/'manifest.json')['sha256'] != manifest['sha256']:
             raise ScsamError(f'{out} holds a run on other data (its manifest differs); choose another directory')
         if (read_json(out/'decided.json', {...: object}) if (out/'decided.json').exists() else {}) != decided:
-            raise ScsamError(f'{out} holds a run with other decisions about its unlabelled cases, or none; choose another directory, and train anew with these')
+            raise ScsamError(
+                f'{out} holds a run with other decisions about its unlabelled cases, or none; choose another '
+                'directory, and train anew with these'
+            )
     elif out.is_file(): raise ScsamError(f'{out} is a file; choose a directory')
-    elif out.exists() and any(p.name[0] != '.' for p in out.iterdir()): raise ScsamError(f'{out} is not empty and holds no run; choose another directory')
+    elif out.exists() and any(p.name[0] != '.' for p in out.iterdir()):
+        raise ScsamError(f'{out} is not empty and holds no run; choose another directory')
 
-
+# %% ../nbs/30c_learner.ipynb #ea06c540
 @contextlib.contextmanager
 def _claimed(out: Path, recipe: Recipe, manifest: dict, decided: dict, main: bool):
     "`out` is the directory of this run, and of no other process's, until the end of the block."
@@ -376,13 +431,17 @@ def _claimed(out: Path, recipe: Recipe, manifest: dict, decided: dict, main: boo
     try:
         with locked(out/'.lock', busy):
             if decided: write_json(out/'decided.json', decided)
-            write_json(out/'recipe.json', recipe.to_dict())         # then the directory is a run's, wherever the process is killed
+            # then the directory is a run's, wherever the process is killed
+            write_json(out/'recipe.json', recipe.to_dict())
             write_json(out/'manifest.json', manifest)
             if recipe.method in PLUGINS: _keep_plugin(PLUGINS[recipe.method], out/'plugin.py')
             sweep(out)                                              # what a killed process has left half-written
             yield
     except OSError as e:
-        raise ScsamError(f'{e.filename or out}: {e.strerror or e}. When that is mended (room on the disk, a file put back), the same command goes on from the last checkpoint') from e
+        raise ScsamError(
+            f'{e.filename or out}: {e.strerror or e}. When that is mended (room on the disk, a file put back), the '
+            'same command goes on from the last checkpoint'
+        ) from e
 
 
 def _keep_plugin(path: Path, kept: Path):
@@ -392,7 +451,8 @@ def _keep_plugin(path: Path, kept: Path):
 
 
 class _Interrupt:
-    "While active, Ctrl-C and SIGTERM set `hit` instead of breaking a step in two; a second Ctrl-C, a second later or more, breaks at once."
+    """While active, Ctrl-C and SIGTERM set `hit` instead of breaking a step in two; a second Ctrl-C, a second later
+    or more, breaks at once."""
     hit = 0.
     def _on(self, signum, frame):
         if self.hit and signum == signal.SIGINT and time.monotonic() - self.hit > 1: raise KeyboardInterrupt
@@ -405,7 +465,7 @@ class _Interrupt:
     def __exit__(self, *_):
         for s, old in self.old.items(): signal.signal(s, old)
 
-
+# %% ../nbs/30c_learner.ipynb #5cd4482b
 def _display(figure):
     "Show a figure in a notebook; the handle replaces it by another."
     from IPython.display import display
@@ -445,7 +505,8 @@ def load_run(run_dir: str|Path, device='cpu',
     manifest = read_manifest(d/'manifest.json', force=True)     # its hash is part of the seal
     check_run(d, force)
     if (d/'plugin.py').exists(): load_plugin(d/'plugin.py')     # the method came from a file of the user's own
-    tensors, meta = load_tensors(d/'model.safetensors')         # an exported run may hold a lighter method: `recipe` in `meta`
+    # an exported run may hold a lighter method: `recipe` in `meta`
+    tensors, meta = load_tensors(d/'model.safetensors')
     lighter = {'unet_weights': '', **meta.get('recipe', {})}    # all weights of the U-Net are in the run
     method = make_method(recipe.replace(**lighter))
     method.recipe = method.effective(recipe)

@@ -19,8 +19,11 @@ def one_hot(target: torch.Tensor, # (B, H, W) labels 0..K-1 or IGNORE
     "Label map to class planes."
     bad = (target != IGNORE) & ((target < 0) | (target >= num_classes))
     if bad.any():
-        raise ScsamError(f'a label map holds {sorted(target[bad].unique().tolist())[:5]}, but labels must be 0 to '
-                         f'{num_classes - 1}, or {IGNORE} for no label; set num_classes to the number of classes with the background, or mend the masks')
+        raise ScsamError(
+            f'a label map holds {sorted(target[bad].unique().tolist())[:5]}, but labels must be 0 to '
+            f'{num_classes - 1}, or {IGNORE} for no label; set num_classes to the number of classes with the '
+            'background, or mend the masks'
+        )
     classes = torch.arange(num_classes, device=target.device).view(-1, 1, 1)
     return (target[:, None] == classes).float()
 
@@ -36,7 +39,8 @@ def _prepare(logits: torch.Tensor, # (B, K, H, W)
     "Full-precision logits, soft target, and weight with 0 at ignored pixels."
     logits = _full(logits)
     soft = one_hot(target, logits.shape[1]) if target.ndim == 3 else target
-    if soft.shape != logits.shape: raise ValueError(f'logits {tuple(logits.shape)} and target {tuple(target.shape)} do not match')
+    if soft.shape != logits.shape:
+        raise ValueError(f'logits {tuple(logits.shape)} and target {tuple(target.shape)} do not match')
     soft = soft.to(logits.dtype)
     labelled = (soft.sum(1) > 0).to(logits.dtype)
     return logits, soft, labelled if weight is None else labelled*weight.to(logits.dtype)
@@ -131,7 +135,8 @@ def foreground_dice(probs: torch.Tensor,  # (B, K, H, W)
                    ) -> torch.Tensor:     # (B,) in [0, 1], mean over foreground classes; 1 where a class is in neither
     "Dice of the argmax, per image."
     known = label != IGNORE
-    p, g = (torch.stack([(x == c) & known for c in range(1, probs.shape[1])], 1).flatten(2).float() for x in (probs.argmax(1), label))
+    p, g = (torch.stack([(x == c) & known for c in range(1, probs.shape[1])], 1).flatten(2).float()
+            for x in (probs.argmax(1), label))
     total = p.sum(-1) + g.sum(-1)
     return torch.where(total > 0, 2*(p*g).sum(-1)/total.clamp(min=1), 1.).mean(1)
 

@@ -33,7 +33,8 @@ COMMON = (group('method') | group('data') | group('batches') | group('training')
 UNET, SAM, PROMPTS = group('U-Net'), group('SAM'), group('what SAM is asked')
 
 # %% ../nbs/20a_method.ipynb #42762335
-def make_sam(recipe: Recipe) -> Sam: # ready to train: `recipe.peft` and `recipe.sam_stages` decide which of its parameters are
+def make_sam(recipe: Recipe
+             ) -> Sam:  # ready to train: `recipe.peft` and `recipe.sam_stages` decide which of its parameters are
     "SAM as the recipe asks for it."
     sam = load_sam(recipe.sam, recipe.weights or None, recipe.image_size, recipe.num_classes)
     sam.working_size = recipe.sam_size or None
@@ -41,7 +42,9 @@ def make_sam(recipe: Recipe) -> Sam: # ready to train: `recipe.peft` and `recipe
 
 
 def unet_optimizer(unet: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    "SGD with momentum 0.9, the paper's choice for the specialist; or Adam, or AdamW. A timm encoder has a rate of its own."
+    """SGD with momentum 0.9, the paper's choice for the specialist; or Adam, or AdamW.
+
+    A timm encoder has a rate of its own."""
     inner = {id(p) for p in unet.encoder.parameters()} if isinstance(unet, TimmUNet) else set()
     groups = [{'params': [p for p in unet.parameters() if id(p) not in inner], 'lr': recipe.unet_lr}]
     if inner:
@@ -79,7 +82,8 @@ class Method(nn.Module):
     branches: tuple = ()             # what `predict` returns, in this order
     branch: str = 'unet'             # the one that is reported when nothing was validated
     needs_unlabeled: bool = True     # are images without a mask part of a batch?
-    needs_embeddings: bool = True    # does training ask SAM about every image? (False: its embeddings are not cached for training)
+    # does training ask SAM about every image? (False: its embeddings are not cached for training)
+    needs_embeddings: bool = True
     trains_sam: bool = True          # is anything trained in SAM, if there is one?
     oracle: bool = False             # does its record also hold SAM's answer to boxes around the truth?
     view: str = ''                   # of unlabelled images: '' as the recipe says, 'weak', or 'none'
@@ -113,7 +117,8 @@ class Method(nn.Module):
         raise NotImplementedError(f'{type(self).__name__} does not predict')
 
     def prompts(self, images: Tensor, probs: dict, seeds=None) -> dict|None:
-        "What `predict(images, seeds=seeds)`, which gave `probs`, asked SAM: as of `make_prompts`, in pixels; None = nothing."
+        """What `predict(images, seeds=seeds)`, which gave `probs`, asked SAM: as of `make_prompts`, in pixels; None
+        = nothing."""
         return None
 
     def own_tokens(self, seen: Tensor) -> Tensor|None: # (B, K-1, 2, C)
@@ -147,7 +152,8 @@ def register(name: str): # a value of `--method`
     def put(cls):
         known, there = {f.name for f in fields(Recipe)}, METHODS.get(name, cls)
         for f in (*cls.uses, *cls.fixed):
-            if f not in known: raise ScsamError(f'method {name!r}: uses {f!r}, which is no field of the recipe{nearest(f, known)}')
+            if f not in known:
+                raise ScsamError(f'method {name!r}: uses {f!r}, which is no field of the recipe{nearest(f, known)}')
         places = there.__module__, cls.__module__     # a cell of scsam's own notebooks defines what the package has too
         if there.__qualname__ != cls.__qualname__ or (places[0] != places[1] and '__main__' not in places):
             raise ScsamError(f'method {name!r} exists already ({places[0]}.{there.__qualname__}); choose another name')
@@ -183,7 +189,8 @@ def build(recipe: Recipe) -> Method:
     return method
 
 
-def all_uses() -> dict[str, list]: # method -> fields of the recipe that it reads; what `scsam.records.table` takes as `uses`
+def all_uses(
+    ) -> dict[str, list]:  # method -> fields of the recipe that it reads; what `scsam.records.table` takes as `uses`
     "What each known method reads."
     return {name: sorted(COMMON | cls.uses) for name, cls in methods().items()}
 
@@ -196,10 +203,12 @@ def refuse_unread(name: str,  # of a method
     for k, v in Recipe.renamed(given).items():
         value = getattr(default.replace(method=name, **{k: v}), k) if k != 'method' else name
         if k in cls.fixed and value != getattr(cls.effective(default), k):
-            raise ScsamError(f'--{k.replace("_", "-")} {v}: {name} decides this itself ({getattr(cls.effective(default), k)!r})')
+            raise ScsamError(
+                f'--{k.replace("_", "-")} {v}: {name} decides this itself ({getattr(cls.effective(default), k)!r})')
         if k in COMMON | cls.uses or value == getattr(default, k): continue
         readers = [n for n, c in methods().items() if k in c.uses - c.fixed.keys()]
-        raise ScsamError(f'--{k.replace("_", "-")} {v}: {name} does not read it; it is read by {", ".join(readers) or "no method"}')
+        raise ScsamError(
+            f'--{k.replace("_", "-")} {v}: {name} does not read it; it is read by {", ".join(readers) or "no method"}')
 
 # %% ../nbs/20a_method.ipynb #b3880f07
 PLUGINS: dict[str, Path] = {} # name of a method -> the file that registered it

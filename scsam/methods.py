@@ -155,7 +155,8 @@ class BCP(MeanTeacher):
 
     def mixed(self, one: tuple, two: tuple,    # (images, labels) of equal number
               where: Tensor                    # (n, H, W) bool: which pixels are exchanged
-             ) -> tuple[Tensor, Tensor]:       # 2n images and labels: `one` with pixels of `two`, then `two` with pixels of `one`
+             # 2n images and labels: `one` with pixels of `two`, then `two` with pixels of `one`
+             ) -> tuple[Tensor, Tensor]:
         "Copy-paste in both directions."
         swap = lambda a, b, w: torch.cat([torch.where(w, b, a), torch.where(w, a, b)])
         return swap(one[0], two[0], where[:, None]), swap(one[1], two[1], where)
@@ -177,7 +178,8 @@ class BCP(MeanTeacher):
 
 # %% ../nbs/23_methods.ipynb #9f710c0a
 NOTHING = -20.            # the logit where SAM was not asked, because there was nothing to ask about
-FROZEN = frozenset({'sam', 'weights', 'cache_embeddings', 'peft'}) # nothing is trained; the cache asks for a `peft` that says so
+# nothing is trained; the cache asks for a `peft` that says so
+FROZEN = frozenset({'sam', 'weights', 'cache_embeddings', 'peft'})
 
 
 def frozen_sam(recipe: Recipe) -> nn.Module:
@@ -204,7 +206,9 @@ def oracle_boxes(sam: nn.Module,
                  masks: Tensor,    # (B, H, W) the ground truth
                  embeddings=None
                 ) -> Tensor:       # (B, K, H, W) probabilities
-    "ORACLE: SAM's answer to boxes around the true objects. It reads the truth; its scores belong in no row beside a method's."
+    """ORACLE:
+
+    SAM's answer to boxes around the true objects. It reads the truth; its scores belong in no row beside a method's."""
     seen = sam.see(images, embeddings)
     known = one_hot(masks, sam.num_classes)
     logits = sam.decode(seen, boxes=mask_box(known))
@@ -229,15 +233,18 @@ class ZeroShot(UNetOnly):
         u = super().predict(images)['unet']
         return {'unet': u, 'sam': ask_of(self, images, u, embeddings, seeds)}
 
-    def prompts(self, images: Tensor, probs: dict, seeds=None) -> dict|None: return asked_by(probs['unet'], self.recipe, seeds)
+    def prompts(self, images: Tensor, probs: dict, seeds=None) -> dict|None:
+        return asked_by(probs['unet'], self.recipe, seeds)
 
 
-def ask_of(method: Method, images: Tensor, probs: Tensor, embeddings=None, seeds=None) -> Tensor: # (B, K, H, W) probabilities
+def ask_of(method: Method, images: Tensor, probs: Tensor, embeddings=None, seeds=None
+           ) -> Tensor:  # (B, K, H, W) probabilities
     "What a method's frozen SAM answers to a prediction."
     if seeds is not None: seeds = torch.as_tensor(seeds, device=images.device)
-    return ask_frozen(method.sam, method.sam.see(images, embeddings), probs, method.recipe, seeds=seeds).float().softmax(1)
+    return ask_frozen(method.sam, method.sam.see(images, embeddings), probs, method.recipe,
+                      seeds=seeds).float().softmax(1)
 
-
+# %% ../nbs/23_methods.ipynb #38b28a4f
 @register('sam-zero')
 class SamZero(ZeroShot):
     "SAM, prompted as the recipe says."
@@ -277,7 +284,8 @@ class SemiSam(MeanTeacher):
         parts, n = super().unlabeled(z, images, valid, step, batch), batch.n_labeled
         e, flips = (None if x is None else x[n:] for x in (batch.embeddings, batch.flips))
         probs = z.softmax(1).detach()
-        with torch.no_grad(): target = ask_frozen(self.sam, self.sam.see(images, e), probs, self.recipe, flips).softmax(1)
+        with torch.no_grad():
+            target = ask_frozen(self.sam, self.sam.see(images, e), probs, self.recipe, flips).softmax(1)
         asked = regions(probs)[0].flatten(1).any(1)
         difference = consistency(z, target, valid & asked[:, None, None])
         return {**parts, 'unet_from_sam': self.recipe.consistency*self.ramp(step)*difference}
@@ -287,7 +295,8 @@ class SemiSam(MeanTeacher):
         probs = super().predict(images)
         return {**probs, 'sam': ask_of(self, images, probs['unet'], embeddings, seeds)}
 
-    def prompts(self, images: Tensor, probs: dict, seeds=None) -> dict|None: return asked_by(probs['unet'], self.recipe, seeds)
+    def prompts(self, images: Tensor, probs: dict, seeds=None) -> dict|None:
+        return asked_by(probs['unet'], self.recipe, seeds)
 
 # %% ../nbs/23_methods.ipynb #06eb0ba4
 def with_decoder(sam: nn.Module, decoder: nn.Module) -> nn.Module:
@@ -296,7 +305,7 @@ def with_decoder(sam: nn.Module, decoder: nn.Module) -> nn.Module:
     view._modules = {**sam._modules, 'mask_decoder': decoder}
     return view
 
-
+# %% ../nbs/23_methods.ipynb #7c3c0929
 @register('cpc-sam')
 class CpcSam(Method):
     "A SAM with two decoders that prompt and label each other."
@@ -386,7 +395,8 @@ class KnowSam(Method):
     def build(cls, recipe: Recipe) -> Method:
         return cls(make_unet(recipe), VNet(recipe.num_classes), make_sam(recipe), recipe)
 
-    def look(self, images: Tensor, embeddings=None, flips=None) -> dict[str, Tensor]: # four times class logits (B, K, H, W)
+    def look(self, images: Tensor, embeddings=None, flips=None
+             ) -> dict[str, Tensor]:  # four times class logits (B, K, H, W)
         "U-Net, V-Net, their fusion, and SAM prompted by the fusion."
         u, v = self.unet(images), self.vnet(images)
         fused = (u + v).detach()/2 + self.fuse(torch.cat([u, v], 1).detach())
@@ -424,8 +434,10 @@ class ScSamReleased(ScSam):
         super().__init__(unet, sam, recipe)
         self.tokens = BoxTokens(sam.prompt_dim, sam.prompt_dim, self.recipe.num_classes)
 
-    def ask(self, images: Tensor, probs: Tensor, embeddings=None, flips=None, seeds=None) -> Tensor: # class logits (B, K, H, W)
+    def ask(self, images: Tensor, probs: Tensor, embeddings=None, flips=None, seeds=None
+            ) -> Tensor:  # class logits (B, K, H, W)
         seen = self.sam.see(images, embeddings)
         # an empty class before the background, so that the latter is prompted as the others are
         every = F.pad(flip(probs, flips), (0, 0, 0, 0, 1, 0), value=-1.)
-        return flip(self.sam.decode(seen, **make_prompts(every, self.recipe, seeds=seeds), tokens=self.tokens(seen)), flips)
+        return flip(self.sam.decode(seen, **make_prompts(every, self.recipe, seeds=seeds), tokens=self.tokens(seen)),
+                    flips)

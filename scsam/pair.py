@@ -77,8 +77,8 @@ def paste_others(p: float,             # probability of a row
 class Pair(ScSam):
     "A U-Net and a SAM that learn one label on unlabelled images, made by the slow averages of both."
     branch, view, fixed = 'mean', 'none', {'teacher': 'student', 'views': 'same'}
-    uses = UNLABELED | UNET | SAM | PROMPTS | group('scsam-pair') | {'ema', 'rampup', 'pseudo', 'confidence', 'teacher', 'views',
-                                                                     'sam_to_unet', 'unet_to_sam'}
+    uses = UNLABELED | UNET | SAM | PROMPTS | group('scsam-pair') | {
+        'ema', 'rampup', 'pseudo', 'confidence', 'teacher', 'views', 'sam_to_unet', 'unet_to_sam'}
 
     def __init__(self, unet: nn.Module, sam: nn.Module, recipe: Recipe):
         super().__init__(unet, sam, recipe)
@@ -88,7 +88,8 @@ class Pair(ScSam):
     def needs_unlabeled(self) -> bool: return self.recipe.unlabeled_weight > 0
 
     @torch.no_grad()
-    def answers(self, images: Tensor, kept=None, seeds=None) -> tuple: # class probabilities (B, K, H, W) of U-Net and SAM
+    def answers(self, images: Tensor, kept=None, seeds=None
+                ) -> tuple:  # class probabilities (B, K, H, W) of U-Net and SAM
         "What the slow averages say of images as they are."
         training = self.training
         try:
@@ -117,7 +118,8 @@ class Pair(ScSam):
         x, label, *_ = augment(x, label, kind, cutout=self.recipe.cutout)
         return tuple(paste_others(mix, x, label, weight))
 
-    def sam_view(self, x, kept, p, label, weight, kind: str, mix: float = 0.) -> tuple: # images, features, `p`, label, weight
+    def sam_view(self, x, kept, p, label, weight, kind: str, mix: float = 0.
+                 ) -> tuple:  # images, features, `p`, label, weight
         "What SAM sees: a view of the images or, where their features are kept, flips of these."
         if kept is None: x, label, _, flips = augment(x, label, kind, cutout=self.recipe.cutout, geometric=False)
         else:
@@ -134,17 +136,20 @@ class Pair(ScSam):
         shared = step - r.pair_wait*r.steps                      # steps of the exchange so far
         free = len(x) > n and self.needs_unlabeled and shared >= 0
         if self.slow: self.slow.update(step)
-        asked = slice(0 if r.prompts else n, len(x) if free else n)          # labelled images are asked about only where answers are prompts
+        # labelled images are asked about only where answers are prompts
+        asked = slice(0 if r.prompts else n, len(x) if free else n)
         p = q = x.new_zeros(len(x), r.num_classes, *x.shape[-2:])
         if asked.stop > asked.start:
-            p, q = (torch.cat([a[:asked.start], b, a[asked.stop:]]) for a, b in zip((p, q), self.answers(x[asked], cut(seen, asked))))
+            p, q = (torch.cat([a[:asked.start], b, a[asked.stop:]])
+                    for a, b in zip((p, q), self.answers(x[asked], cut(seen, asked))))
         us = [self.unet_view(x[here], masks[here], None, kind)]
         ss = [self.sam_view(x[here], cut(seen, here), p[here], masks[here], None, kind)]
         if free:
             for_unet, for_sam, agree = self.labels(p[there], q[there])
             trust = agree[:, None, None].expand(for_sam.shape)
             if r.sam_to_unet: us.append(self.unet_view(x[there], for_unet, trust, r.augment, r.cutmix))
-            if r.unet_to_sam: ss.append(self.sam_view(x[there], cut(seen, there), p[there], for_sam, trust, r.augment, r.cutmix))
+            if r.unet_to_sam:
+                ss.append(self.sam_view(x[there], cut(seen, there), p[there], for_sam, trust, r.augment, r.cutmix))
         u = self.unet(join(us, 0))
         s = self.ask(join(ss, 0), join(ss, 2), join(ss, 1))
         parts = {'unet_labeled': ce_dice(u[:n], us[0][1]), 'sam_labeled': ce_dice(s[:n], ss[0][3])}
@@ -152,17 +157,21 @@ class Pair(ScSam):
             share = r.unlabeled_weight*rampup(shared, r.rampup*(1 - r.pair_wait)*r.steps)*agree.mean()
             if r.sam_to_unet: parts['unet_unlabeled'] = r.sam_to_unet*share*ce_dice(u[n:], *us[1][1:])
             if r.unet_to_sam: parts['sam_unlabeled'] = r.unet_to_sam*share*ce_dice(s[n:], *ss[1][3:])
-        elif self.needs_unlabeled: parts |= {k: x.new_zeros(()) for k, w in (('unet_unlabeled', r.sam_to_unet), ('sam_unlabeled', r.unet_to_sam)) if w}
+        elif self.needs_unlabeled:
+            parts |= {
+                k: x.new_zeros(()) for k, w in (('unet_unlabeled', r.sam_to_unet), ('sam_unlabeled', r.unet_to_sam))
+                if w}
         agreement = {'agreement': agree.mean() if free else x.new_zeros(())} if self.needs_unlabeled else {}
         return {**total(parts), **agreement}
 
     @torch.no_grad()
-    def predict(self, images: Tensor, embeddings=None, seeds=None) -> dict[str, Tensor]: # each (B, K, H, W), summing to 1 over K
+    def predict(self, images: Tensor, embeddings=None, seeds=None
+                ) -> dict[str, Tensor]:  # each (B, K, H, W), summing to 1 over K
         "Class probabilities of both slow averages and of their mean, which is what is reported."
         p, q = self.answers(images, embeddings, None if seeds is None else torch.as_tensor(seeds, device=images.device))
         return {'unet': p, 'sam': q, 'mean': (p + q)/2}
 
-
+# %% ../nbs/24_pair.ipynb #da42b869
 def join(views: list, i: int) -> Tensor|None:
     "Part `i` of several views, as one batch; None where it is None."
     return None if views[0][i] is None else torch.cat([v[i] for v in views])

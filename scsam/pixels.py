@@ -70,7 +70,7 @@ def open_image(path: str|Path) -> Image.Image: # decoded and upright; 16-bit col
         raise ScsamError(f'{path} is not a readable image ({type(e).__name__}: {e}); copy it again '
                          f'or remove it') from None
 
-
+# %% ../nbs/00d_pixels.ipynb #688ef72a
 def _regular(path: Path):
     "Refuse what is not a file with something in it."
     if path.is_dir():
@@ -196,7 +196,8 @@ def to_rgb(im: Image.Image, # as `open_image` gives it
         return np.repeat(stretch(a)[..., None], 3, -1)
     im = im if im.mode == 'RGB' else im.convert('RGB')
     out = np.empty((im.height, im.width, 3), np.uint8)
-    for y in range(0, im.height, 256): out[y:y + 256] = im.crop((0, y, im.width, min(y + 256, im.height)))   # at once: twice the memory
+    # at once: twice the memory
+    for y in range(0, im.height, 256): out[y:y + 256] = im.crop((0, y, im.width, min(y + 256, im.height)))
     return out
 
 # %% ../nbs/00d_pixels.ipynb #f8707c76
@@ -234,7 +235,7 @@ def _found(a: np.ndarray) -> np.ndarray: # the values that occur, in order; smal
     if a.dtype.kind not in 'iu' or not a.size or int(a.max()) - int(a.min()) > 100_000: return np.unique(a)
     return np.flatnonzero(np.bincount((a - a.min() if a.min() else a).ravel())) + a.min()
 
-
+# %% ../nbs/00d_pixels.ipynb #567e719b
 def labels_of(a: np.ndarray,          # numbers of any type, of a mask or a whole volume
               path,                   # where they are from, for messages
               values: tuple = (),     # number that stands for each class; () = binary
@@ -352,7 +353,7 @@ def _bright(im: Image.Image, path: Path, threshold: int, jpeg: bool, told: bool)
                              f'other; save label maps of several classes as PNG')
     return (grey > threshold).astype(np.uint8)
 
-
+# %% ../nbs/00d_pixels.ipynb #9ff52e72
 def read_labels(path: str|Path,
                 values: tuple = (),         # value of each class in the file: an int or an (r, g, b); () = binary
                 threshold: int|None = None, # the file is grey, and what is brighter is foreground

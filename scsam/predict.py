@@ -76,7 +76,7 @@ class Job:
         mask = _small(mask)
         save(overlay(_small(self.cases[0].read_image()), mask), out/self.files[1])
 
-
+# %% ../nbs/31a_predict.ipynb #7de976bc
 def _small(a: np.ndarray, side: int = 4096) -> np.ndarray: # an image or label map, at most `side` pixels high and wide
     "To look at: a large image is shrunk, without another copy of the whole."
     f = side / max(a.shape[:2])
@@ -139,7 +139,7 @@ def predict_files(run: Run,
     masks = [[out/j.files[0] for j in jobs if j.volume == volume] for volume in (False, True)]
     return {'images': masks[0], 'volumes': masks[1], 'kept': len(jobs) - len(todo)}
 
-
+# %% ../nbs/31a_predict.ipynb #8e0d9cd0
 def _batches(jobs: list, batch_size: int) -> list: # of lists of jobs
     "Images by the batch, volumes one by one."
     images, volumes = [j for j in jobs if not j.volume], [j for j in jobs if j.volume]

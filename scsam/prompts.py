@@ -31,7 +31,8 @@ def seeded_noise(seeds: Tensor, # (B,) int64, one per image
 # %% ../nbs/13_prompts.ipynb #1b1550ca
 def regions(mask_or_prob: Tensor # bool or probability (B, H, W), or of classes (B, K, H, W), background first
            ) -> tuple[Tensor, Tensor]: # bool, and confidence in it in [0, 1], both (B, C, H, W); C = 1 or K - 1
-    "Where each foreground class is predicted, and how sure the prediction is there (and, outside, that it is not there)."
+    """Where each foreground class is predicted, and how sure the prediction is there (and, outside, that it is not
+    there)."""
     x = mask_or_prob
     if x.ndim == 3: x = x[:, None].float(); region = x > .5
     elif x.ndim == 4 and x.shape[1] > 1:
@@ -42,13 +43,15 @@ def regions(mask_or_prob: Tensor # bool or probability (B, H, W), or of classes 
     return region, torch.where(region, x, 1 - x)
 
 # %% ../nbs/13_prompts.ipynb #3e0f07cb
-def components(region: Tensor) -> Tensor: # (N, H, W) bool -> (N, H, W) int64: 0 outside, one positive number per 8-connected component
+def components(region: Tensor
+    ) -> Tensor:  # (N, H, W) bool -> (N, H, W) int64: 0 outside, one positive number per 8-connected component
     "Connected components by label propagation with pointer jumping."
     N, H, W = region.shape
     ids = torch.arange(1, H*W + 1, device=region.device).reshape(1, H, W) * region
     while True:
         best = ids
-        for dim in (1, 2):                                   # largest label in the 3×3 neighbourhood, one axis at a time
+        # largest label in the 3×3 neighbourhood, one axis at a time
+        for dim in (1, 2):
             pad = F.pad(best, (0, 0, 1, 1) if dim == 1 else (1, 1))
             size = best.shape[dim]
             best = torch.stack([pad.narrow(dim, k, size) for k in range(3)]).amax(0)
@@ -96,15 +99,17 @@ def _farthest(region: Tensor, n: int) -> tuple[Tensor, Tensor]:
         inside = inside.scatter(1, i[:, None], False)
     return torch.stack(picks, 1), torch.stack(real, 1)
 
-
-def sample_points(mask_or_prob: Tensor,     # (B, H, W) mask or probability, or (B, K, H, W) class probabilities, background first
+# %% ../nbs/13_prompts.ipynb #1d2d3687
+def sample_points(mask_or_prob: Tensor,     # (B, H, W) mask or probability, or (B, K, H, W) class probabilities
                   n_pos: int = 5,           # points inside the region
                   n_neg: int = 5,           # points outside
                   strategy: str = 'random', # random, confident or spread
                   generator=None,           # torch.Generator on the same device; None = the global one
                   seeds: Tensor|None = None # (B,) int64: each image's own seed, instead of `generator`
-                 ) -> tuple[Tensor, Tensor]: # xy (B, N, 2) float pixels, labels (B, N): 1 fore, 0 back, -1 none; (B, K-1, N, …) for classes
-    "Point prompts from a prediction; positives first. Regions with too few pixels are padded with label -1."
+                 ) -> tuple[Tensor, Tensor]: # xy (B, N, 2) float pixels; labels (B, N): 1 fore, 0 back, -1 none
+    """Point prompts from a prediction; positives first. Regions with too few pixels are padded with label -1.
+
+    Class probabilities have the background first; their points have an axis more, (B, K-1, N, …)."""
     if strategy not in STRATEGIES: raise ScsamError(f'unknown strategy {strategy!r}{nearest(strategy, STRATEGIES)}')
     region, sure = regions(mask_or_prob)
     B, C, H, W = region.shape
@@ -124,7 +129,8 @@ def sample_points(mask_or_prob: Tensor,     # (B, H, W) mask or probability, or 
 def mask_box(mask_or_prob: Tensor,      # as in `sample_points`
              jitter: float = 0.,        # each side moves by up to this fraction of the box's width or height
              generator=None
-            ) -> Tensor:                # (B, 4) or (B, K-1, 4): x0, y0, x1, y1 in pixels, inclusive corners; NaN where the region is empty
+            # (B, 4) or (B, K-1, 4): x0, y0, x1, y1 in pixels, inclusive corners; NaN where the region is empty
+            ) -> Tensor:
     "The bounding box of each region."
     region, _ = regions(mask_or_prob)
     B, C, H, W = region.shape
@@ -147,7 +153,8 @@ def mask_prompt(mask_or_prob: Tensor # as in `sample_points`
                ) -> Tensor:          # (B, 1 or K-1, H, W) logits in [-7, 7]
     "The prediction itself as SAM's mask prompt: log-odds, as SAM's own low-resolution outputs are."
     region, sure = regions(mask_or_prob)
-    return torch.where(region, sure, 1 - sure).float().clamp(1e-3, 1 - 1e-3).logit()       # in bf16 1 - 1e-3 is 1, whose log-odds are infinite
+    # in bf16 1 - 1e-3 is 1, whose log-odds are infinite
+    return torch.where(region, sure, 1 - sure).float().clamp(1e-3, 1 - 1e-3).logit()
 
 # %% ../nbs/13_prompts.ipynb #1b0a47c7
 class BoxTokens(nn.Module):
@@ -173,7 +180,8 @@ def make_prompts(probs: Tensor,             # (B, K, H, W) the U-Net's class pro
                  recipe: Recipe,
                  generator=None,
                  seeds: Tensor|None = None  # (B,) int64: deterministic prompts for evaluation
-                ) -> dict:                  # arguments of `Sam.decode`: points, boxes, masks, each with a class dimension
+                # arguments of `Sam.decode`: points, boxes, masks, each with a class dimension
+                ) -> dict:
     "What the U-Net hands to SAM."
     out = {}
     if 'points' in recipe.prompts and recipe.n_pos + recipe.n_neg:

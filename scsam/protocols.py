@@ -97,6 +97,6 @@ def compare_protocol(data: Dataset|str|Path, # or a path to open
     if found: said = f'{data.name}: {len(found)} differences from {name}'
     elif not unknown: said = f'{data.name} is the data of {name}: {known} images and masks have the same content'
     else:
-        said = f'{data.name} has the files of {name} by name; the content of {unknown} of {known + unknown} cannot be ' \
-               f'compared, since the protocol has no hash of it'
+        said = (f'{data.name} has the files of {name} by name; the content of {unknown} of {known + unknown} cannot '
+                'be compared, since the protocol has no hash of it')
     return found, said

@@ -363,7 +363,7 @@ def _points(x: float, metric: str) -> str:
     "A difference as it is shown: with its sign, in points where the metric is a share."
     return f'{SHOWN[metric][1] * x + 0.:+.1f}'.replace('-', '−')
 
-
+# %% ../nbs/05_records.ipynb #396f6e26
 @dataclass
 class Difference:
     "How much more one method scores than another, by seed, with an interval over seeds and cases."
@@ -495,7 +495,7 @@ class Differences:
 
     _repr_markdown_ = __repr__ = markdown
 
-
+# %% ../nbs/05_records.ipynb #a1b0b638
 def differences(rows: dict,    # label -> (records of a, records of b), and maybe the branch as in `difference`
                 columns: dict|list, # title -> test set or sets, or a list of test sets
                 metric: str = 'dice'

@@ -103,7 +103,7 @@ def part_curves(run: Run) -> str:
     if not any(panels.values()): return section('Curves', said('The history is empty: no curves.'))
     return section('Curves', html_image(curves(h.get('train', []) + val, panels), 'learning curves'))
 
-
+# %% ../nbs/44_report.ipynb #7aea0ffe
 def _title(name: str) -> str: return name.replace('$', r'\$') # of a figure, where $ begins a formula
 
 
@@ -185,8 +185,10 @@ def part_trust(run: Run, sets: dict, most: int = 60) -> str: # most: images of a
         ax.set(xlabel='expected Dice', title=_title(name), xlim=(-.02, 1.02), ylim=(-.02, 1.02))
     axs[0, 0].set_ylabel('true Dice'); plt.close(fig)
     head = ('test set', 'images', 'mean error', 'mean expected', 'mean true', f'in the {100*e.level:.0f} % interval')
-    note = said(f'Fitted on {e.fitted_on} and measured on {e.measured_on} validation images, half-width {e.margin:.2f}. '
-                'The interval promises its level for images like those of validation only.')
+    note = said(
+        f'Fitted on {e.fitted_on} and measured on {e.measured_on} validation images, half-width {e.margin:.2f}. The '
+        'interval promises its level for images like those of validation only.'
+    )
     return section('Expected Dice', note, html_table(head, rows), html_image(fig, 'calibration'))
 
 

@@ -26,7 +26,8 @@ TRAINING = {'selected': {'step': int, 'by': str, 'branch': str, 'dice': (float, 
 def read_recipe(run_dir: str|Path) -> Recipe:
     "The recipe of a run, finished or not."
     path = Path(run_dir)/'recipe.json'
-    if not path.exists(): raise ScsamError(f'{run_dir} holds no run (no recipe.json); give the directory that `scsam train --out` made')
+    if not path.exists():
+        raise ScsamError(f'{run_dir} holds no run (no recipe.json); give the directory that `scsam train --out` made')
     try: return Recipe.from_dict(read_json(path, {...: (str, float, bool, [str])}))
     except ScsamError as e: raise e if str(path) in str(e) else ScsamError(f'{path}: {e}') from None
 
@@ -34,14 +35,16 @@ def read_recipe(run_dir: str|Path) -> Recipe:
 def read_training(run_dir: str|Path) -> dict:
     "What training has come to; only a finished run has it."
     path = Path(run_dir)/'training.json'
-    if not path.exists(): raise ScsamError(f'the run in {run_dir} is not finished; repeat its `scsam train` command to resume it')
+    if not path.exists():
+        raise ScsamError(f'the run in {run_dir} is not finished; repeat its `scsam train` command to resume it')
     return read_json(path, TRAINING)
 
 
 def read_data(run_dir: str|Path) -> dict: # path, kind, options: arguments of `load_dataset`
     "How the data set of a run is opened."
     path = Path(run_dir)/'data.json'
-    if not path.exists(): raise ScsamError(f'{run_dir} does not say where its data is; name it with --data (in Python: data=...)')
+    if not path.exists():
+        raise ScsamError(f'{run_dir} does not say where its data is; name it with --data (in Python: data=...)')
     return read_json(path, DATA)
 
 # %% ../nbs/08_rundir.ipynb #d1f37a87
@@ -50,7 +53,8 @@ SEALED = ('recipe.json', 'manifest.json', 'model.safetensors')
 def content_sha256(value: dict) -> str: # its own `sha256` left out
     "Hash of a JSON object's content."
     rest = {k: v for k, v in value.items() if k != 'sha256'}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True, ensure_ascii=False, separators=(',', ':')).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, ensure_ascii=False,
+                                     separators=(',', ':')).encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:
@@ -64,11 +68,13 @@ def write_training(run_dir: str|Path, summary: dict): # as in `TRAINING`
     sealed = json.loads(json.dumps(sealed))                                 # as it will be read
     write_json(d/'training.json', {**sealed, 'sha256': content_sha256(sealed)})
 
-
-def changed(run_dir: str|Path) -> list: # names of files; of a run of an earlier version, without a seal, only the manifest can be told
+# %% ../nbs/08_rundir.ipynb #4f110acc
+def changed(run_dir: str|Path
+            ) -> list:  # names of files; of a run of an earlier version, without a seal, only the manifest can be told
     "Which files of a finished run are not as training has left them."
     d, training = Path(run_dir), read_training(run_dir)
-    out = [n for n, sha in training.get('files', {}).items() if n in SEALED and ((d/n).exists() and _sha256(d/n) != sha)]
+    out = [
+        n for n, sha in training.get('files', {}).items() if n in SEALED and ((d/n).exists() and _sha256(d/n) != sha)]
     if 'sha256' in training and training['sha256'] != content_sha256(training): out.append('training.json')
     if 'manifest.json' not in out and (d/'manifest.json').exists():
         try: read_manifest(d/'manifest.json')
@@ -83,5 +89,8 @@ def check_run(run_dir: str|Path,
     "An error that names what was changed in a finished run since it was trained."
     out = [] if force else changed(run_dir)
     if out:
-        raise ScsamError(f'{run_dir}: {", ".join(out)} {"was" if len(out) == 1 else "were"} changed after training, so that a result would '
-                         f'not be that of this run; put back what was there, train anew, or, if you mean it, give --force')
+        raise ScsamError(
+            f'{run_dir}: {", ".join(out)} {"was" if len(out) == 1 else "were"} changed after training, so that a '
+            'result would not be that of this run; put back what was there, train anew, or, if you mean it, give '
+            '--force'
+        )

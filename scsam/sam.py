@@ -211,7 +211,7 @@ class ViT(nn.Module):
 
     def forward(self, x): return self.upper(self.lower(x)) # (B, 3, H, W), normalised → (B, out, H/16, W/16)
 
-
+# %% ../nbs/11_sam.ipynb #d90a47b1
 def _run(block, x, save_memory):
     "`block(x)`; its activations are recomputed in the backward pass when memory is to be saved."
     return recompute(block, x, use_reentrant=False) if save_memory and torch.is_grad_enabled() else block(x)
@@ -281,7 +281,8 @@ def _ours(state: dict) -> dict: # of official names
     out = {}
     for k, v in state.items():
         k = k.replace('image_encoder.', 'encoder.', 1)
-        if k.startswith('encoder.') and any(f'encoder.{p}.' in k for p in ('layers', 'patch_embed.seq', 'norm_head', 'head')):
+        if k.startswith('encoder.') and any(f'encoder.{p}.' in k
+                                            for p in ('layers', 'patch_embed.seq', 'norm_head', 'head')):
             if 'head.' in k: continue # left over from ImageNet, and not used
             k = k.replace('seq.0', 'conv1').replace('seq.2', 'conv2').replace('.c.', '.conv.')
             parts = k.split('.')
@@ -351,7 +352,8 @@ class Sam(nn.Module):
         self.name, self.normalise, self.prompt_dim, self.num_classes = facts.name, facts.normalise, dim, num_classes
         self.sha256, self.saw_similar_data = 'random', 'no'
         self.image_size, self.trained_stages = image_size, 0
-        self.working_size = None       # side of the square to which images of `image_size` are resized before they are encoded
+        # side of the square to which images of `image_size` are resized before they are encoded
+        self.working_size = None
         self.encoder = encoder
         self.prompt_encoder = PromptEncoder(dim, self.embedding_size(image_size), _pair(image_size), 16)
         two_way = TwoWayTransformer(2, dim, 8 if dim >= 256 else 2, 8*dim)
@@ -370,7 +372,8 @@ class Sam(nn.Module):
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
             raise ScsamError(f'sam: images are {images.dtype} {tuple(images.shape)}; '
                              'give floats in [0, 1] of shape (B, 3, H, W)')
-        if self.working_size: images = F.interpolate(images, self._inner(images.shape[-2:]), mode='bilinear', antialias=True)
+        if self.working_size:
+            images = F.interpolate(images, self._inner(images.shape[-2:]), mode='bilinear', antialias=True)
         if self.normalise == 'sam':
             mean = images.new_tensor([123.675, 116.28, 103.53]).view(3, 1, 1)
             std = images.new_tensor([58.395, 57.12, 57.375]).view(3, 1, 1)
@@ -481,7 +484,7 @@ class Sam(nn.Module):
         if logits.shape[1:] != square: logits = F.interpolate(logits[:, None], square, mode='bilinear')[:, 0]
         return logits[:, :size[0], :size[1]]
 
-
+# %% ../nbs/11_sam.ipynb #d06c9adf
 def scale_prompts(points, boxes, factor: list # of x and of y
                  ) -> tuple:                # points and boxes of the resized image
     "Pixel centres stay pixel centres: x + 1/2 is scaled, not x."
@@ -529,7 +532,8 @@ def load_sam(name: str,                 # a key of `SAMS`
     rows = torch.channels_last # the memory layout in which convolutions are fast
     if str(weights) == 'random' or (c.arch == 'tiny' and not weights):
         sam = _build(c, image_size, num_classes)
-        return (sam if c.arch == 'tiny' else sam.to(memory_format=rows)).eval() # the tiny one's state can be saved as it is
+        # the tiny one's state can be saved as it is
+        return (sam if c.arch == 'tiny' else sam.to(memory_format=rows)).eval()
     path, sha256 = find_weights(name, weights)
     state = _ours(read_checkpoint(path))
     with torch.device('meta' if c.arch in _VITS else 'cpu'): # no time spent on random numbers

@@ -33,11 +33,14 @@ class History:
     @classmethod
     def load(cls, path, until: int|None = None) -> 'History': # rows up to step `until`
         d = read_json(path, HISTORY)
-        return cls(*([r for r in d.get(k, []) if until is None or r['step'] <= until] for k in ('train', 'val', 'pseudo')))
+        return cls(*([r for r in d.get(k, []) if until is None or r['step'] <= until]
+                     for k in ('train', 'val', 'pseudo')))
 
 # %% ../nbs/30b_snapshots.ipynb #c3ec9710
-def asked_points(method: Method, images: Tensor, probs: dict, seeds: list) -> tuple|None: # xy (B, K-1, P, 2) in pixels, labels (B, K-1, P)
-    "The points that `method.predict(images, seeds=seeds)`, which gave `probs`, asked SAM with; None where it asks otherwise."
+def asked_points(method: Method, images: Tensor, probs: dict, seeds: list
+                 ) -> tuple|None:  # xy (B, K-1, P, 2) in pixels, labels (B, K-1, P)
+    """The points that `method.predict(images, seeds=seeds)`, which gave `probs`, asked SAM with; None where it asks
+    otherwise."""
     with evaluating(method): return (method.prompts(images, probs, seeds) or {}).get('points')
 
 
@@ -48,7 +51,7 @@ def masks_of(cases: list, size: int) -> np.ndarray: # uint8 (N, size, size); IGN
         if c.has_mask: a[:] = resize_mask(c.read_mask(), (size, size))
     return out
 
-
+# %% ../nbs/30b_snapshots.ipynb #39d33e23
 class Snapshots:
     "Predictions of every branch for all unlabelled images, at `steps`."
     def __init__(self, folder: Path, roles: Roles, recipe: Recipe,
@@ -60,7 +63,8 @@ class Snapshots:
         self.steps = {round(i * recipe.steps / count) for i in range(1, count + 1)} - {0} if roles.unlabeled else set()
         if not self.steps: return
         self.known = [i for i, c in enumerate(roles.unlabeled) if c.has_mask]
-        mine = feed.unlabeled or load_arrays(roles.unlabeled, recipe.image_size, masks=False, cache=cache, progress=progress)
+        mine = feed.unlabeled or load_arrays(roles.unlabeled, recipe.image_size, masks=False, cache=cache,
+                                             progress=progress)
         self.arrays = Arrays(mine.images, masks_of(roles.unlabeled, recipe.image_size), mine.ids)
         self.seen = None
         if sam is not None and feed.unlabeled and feed.embeddings: self.seen = feed.embeddings.since(feed.n)
@@ -68,11 +72,13 @@ class Snapshots:
             self.seen = Embeddings(sam, mine.images, device=device, precision=recipe.precision, progress=progress)
 
     def take(self, method: nn.Module, step: int, history: History):
-        "Write the snapshot of `step`, and mean foreground Dice of each branch, where there are masks to compare with, into the history."
+        """Write the snapshot of `step`, and mean foreground Dice of each branch, where there are masks to compare
+        with, into the history."""
         new, final = self.folder/f'.step-{step:07d}.tmp', self.folder/f'step-{step:07d}'
         dice, points, files = {}, [], {}
         try:
-            for old in (new, final): shutil.rmtree(old, ignore_errors=True)     # of a process that was killed after it wrote
+            # of a process that was killed after it wrote
+            for old in (new, final): shutil.rmtree(old, ignore_errors=True)
             new.mkdir(parents=True)
             with contextlib.ExitStack() as stack:
                 for rows, probs in predict_arrays(method, self.arrays, self.seen, device=self.device):
@@ -80,7 +86,8 @@ class Snapshots:
                     for k, p in probs.items():
                         dice.setdefault(k, []).append(foreground_dice(p, masks))
                         if k == 'mean': continue
-                        if k not in files: files[k] = _npy(stack, new/f'{k}.npy', (len(self.arrays), p.shape[1] - 1, *p.shape[2:]))
+                        if k not in files:
+                            files[k] = _npy(stack, new/f'{k}.npy', (len(self.arrays), p.shape[1] - 1, *p.shape[2:]))
                         files[k].write((p[:, 1:] * 255).round().byte().cpu().numpy().tobytes())
                     images, ids = to_float(self.arrays.images[rows], self.device), self.arrays.ids[rows]
                     asked = asked_points(method, images, probs, [mix(i) for i in ids])
@@ -88,16 +95,20 @@ class Snapshots:
             if points:
                 xy, labels = (np.concatenate(x) for x in zip(*points))
                 np.savez(new/'points.npz', xy=xy.astype(np.float32), labels=labels.astype(np.int8))
-            write_json(self.folder/'cases.json', {'format': 1, 'ids': list(self.arrays.ids), 'size': self.recipe.image_size,
-                                                  'branches': list(files), 'classes': self.recipe.num_classes})
+            write_json(
+                self.folder/'cases.json', {
+                    'format': 1, 'ids': list(self.arrays.ids), 'size': self.recipe.image_size, 'branches': list(files),
+                    'classes': self.recipe.num_classes})
             new.rename(final)
         except OSError as e:
-            raise ScsamError(f'cannot write the snapshot {final} ({e.strerror or e}); free some room, or train with fewer '
-                             'snapshots') from e
+            raise ScsamError(
+                f'cannot write the snapshot {final} ({e.strerror or e}); free some room, or train with fewer snapshots'
+            ) from e
         if self.known:
-            history.pseudo.append({'step': step, **{k: float(torch.cat(v)[self.known].mean()) for k, v in dice.items()}})
+            history.pseudo.append({
+                'step': step, **{k: float(torch.cat(v)[self.known].mean()) for k, v in dice.items()}})
 
-
+# %% ../nbs/30b_snapshots.ipynb #d1012162
 def _npy(stack: contextlib.ExitStack, path: Path, shape: tuple):
     "A file to which uint8 values are written piece by piece, and which `np.load` reads."
     f = stack.enter_context(open(path, 'wb'))

@@ -130,8 +130,10 @@ def expected_dice(run: Run,
     if data is None: raise ScsamError(f'{run.dir} has no expected.json, and its data is needed to make it: give data')
     cases = [c for c in data.where(role='val') if c.has_mask]
     if len(cases) < ENOUGH:
-        raise ScsamError(f'an expected Dice needs {ENOUGH} validation images with masks, and {run.dir} has {len(cases)}; '
-                         'train with a larger --val')
+        raise ScsamError(
+            f'an expected Dice needs {ENOUGH} validation images with masks, and {run.dir} has {len(cases)}; train with '
+            'a larger --val'
+        )
     found = [(c.id, signal(f), true_dice(c, m, run.recipe.num_classes)) for c, m, f in signals(run, cases)]
     e = calibrate(*zip(*found), s['branch'], s['step'])
     e.save(path)
@@ -140,6 +142,7 @@ def expected_dice(run: Run,
 
 SIGNALS = ('area', 'confidence', 'agreement', 'consistency')
 
+# %% ../nbs/43_trust.ipynb #4c541777
 def look_first(run: Run, cases, expected: Expected|None, # of the branch that was chosen in training
                branch: str|None = None) -> list:          # of dicts, the images to look at first in front
     "One row for every image: area, confidence, signal and, where it is known, expected Dice with its interval."

@@ -126,10 +126,10 @@ def _complaint(path: Path, e: BaseException) -> ScsamError:
     said = [l.strip() for l in str(e).splitlines() if l.strip()]
     said = re.sub(r'^(sitk::)?ERROR:\s*', '', said[-1]) if said else type(e).__name__
     if 'orthonormal' in str(e):
-        why = 'its axes are not at right angles (sheared by its transform), which scsam, like ITK, does not read; resample ' \
-              'the volume and its label to right-angled axes'
-    elif isinstance(e, (EOFError, zlib.error,
-                        gzip.BadGzipFile)) or 'not read completely' in str(e) or 'data ended' in str(e).lower():
+        why = ('its axes are not at right angles (sheared by its transform), which scsam, like ITK, does not read; '
+               'resample the volume and its label to right-angled axes')
+    elif (isinstance(e, (EOFError, zlib.error, gzip.BadGzipFile)) or 'not read completely' in str(e)
+          or 'data ended' in str(e).lower()):
         why = 'it is cut off or its bytes were changed; copy it again from its origin'
     else:
         why = 'if other programs read it, save it from there as .nii.gz or .nrrd; else copy it again with all its files'
@@ -429,7 +429,8 @@ def _labels(mask: Path, changed: int, image: Path, of: int, reader) -> tuple: # 
 
 def _misplaced(mask, image, different: str, label: Volume, like: Volume) -> str:
     plain = np.allclose(label.affine(), np.eye(3, 4)) and label.array.shape == like.array.shape
-    remedy = "save the label on its image's grid, or have it resampled (--resample-labels, or labels='resample' in Python)"
+    remedy = ("save the label on its image's grid, or have it resampled (--resample-labels, or labels='resample' in "
+              "Python)")
     if plain:
         remedy = ("the label has lost its place in space (spacing 1, origin 0): give it its image's, as "
                   'label.CopyInformation(image) does in SimpleITK')
@@ -491,7 +492,7 @@ def _slices_and_spacing(path: Path) -> tuple: # (number of slices, mm (slice, ro
     if len(reader.GetSize()) != 3: return whole(read_volume(path))
     return reader.GetSize()[2], reader.GetSpacing()[::-1]
 
-
+# %% ../nbs/02b_volumes.ipynb #bff2632d
 def volume_patient(path: Path) -> str: # '' where the header does not say
     "The PatientID of a DICOM series."
     files = dicom_files(path) if path.is_dir() else [path] if is_dicom(path) else []

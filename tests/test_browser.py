@@ -1,4 +1,6 @@
-"""The inspector in a real browser: JupyterLab and the private app, driven through Chromium; screenshots in tests/artefacts/."""
+"""The inspector in a real browser: JupyterLab and the private app, driven through Chromium.
+
+Screenshots go to tests/artefacts/."""
 import importlib.util
 import io
 import json
@@ -19,7 +21,9 @@ from PIL import Image
 
 ARTEFACTS = Path(__file__).with_name("artefacts")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the PATH (Debian: apt-get install chromium), so nothing can be shown in a browser")
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None,
+    reason="no Chromium on the PATH (Debian: apt-get install chromium), so nothing can be shown in a browser")
 YELLOW = (240, 228, 66)  # of the correction
 WAIT = 120_000  # ms
 
@@ -67,8 +71,11 @@ class Server:
     "A web server in a process of its own; its words go to a log that is shown when it does not come up."
 
     def __init__(self, command, url, folder):
-        env = {**os.environ, "OMP_NUM_THREADS": "1", **{f"JUPYTER_{k}_DIR": str(folder / k.lower()) for k in ("CONFIG", "RUNTIME", "DATA")}, "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
-               "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"), "IPYTHONDIR": str(folder / "ipython"), "JUPYTER_PLATFORM_DIRS": "1"}
+        folders = {f"JUPYTER_{k}_DIR": folder/k.lower() for k in ("CONFIG", "RUNTIME", "DATA")}
+        folders |= {"JUPYTERLAB_SETTINGS_DIR": folder/"settings", "JUPYTERLAB_WORKSPACES_DIR": folder/"workspaces"}
+        folders |= {"IPYTHONDIR": folder/"ipython"}
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "JUPYTER_PLATFORM_DIRS": "1"}
+        env |= {k: str(v) for k, v in folders.items()}
         env.pop("IN_TEST", None)  # the reader's tutorial, with the widget
         self.url, self.log = url, folder / "server.log"
         with open(self.log, "w") as log:
@@ -102,7 +109,8 @@ class App:
     def __init__(self, *words, folder):
         env = {**os.environ, "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "scsam.cli", *map(str, words), "--no-browser", "--port", "0"]
-        self.process = subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                        text=True)
 
     def __enter__(self):
         self.url = next((line.strip() for line in self.process.stdout if line.startswith("http://")), None)
@@ -121,7 +129,9 @@ def browser():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as p:
-        options = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--host-resolver-rules=MAP evil.example 127.0.0.1"]
+        options = [
+            "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+            "--host-resolver-rules=MAP evil.example 127.0.0.1"]
         b = p.chromium.launch(executable_path=CHROMIUM, args=options)
         yield b
         b.close()
@@ -132,18 +142,26 @@ class Inspector:
 
     def __init__(self, page, port):
         self.page, self.elsewhere, self.broken = page, [], []
-        page.on("request", lambda r: self.elsewhere.append(r.url) if r.url.startswith("http") and f":{port}/" not in r.url else None)
+        page.on(
+            "request", lambda r: self.elsewhere.append(r.url)
+            if r.url.startswith("http") and f":{port}/" not in r.url else None)
         page.on("pageerror", lambda e: self.broken.append(str(e)))
 
     def ready(self):
         self.root = self.page.locator(".scsam").last
         self.root.wait_for(timeout=WAIT)
-        self.page.wait_for_function("() => { const r = [...document.querySelectorAll('.scsam')].pop(); return r.dataset.ready && r.dataset.painted && r.dataset.busy === '0' }", timeout=WAIT)
+        self.page.wait_for_function(
+            "() => { const r = [...document.querySelectorAll('.scsam')].pop(); return r.dataset.ready && "
+            "r.dataset.painted && r.dataset.busy === '0' }",
+            timeout=WAIT)
         self.canvas = self.root.locator("canvas")
         return self
 
     def idle(self):
-        self.page.wait_for_function("() => { const r = [...document.querySelectorAll('.scsam')].pop(); return r.dataset.busy === '0' && r.dataset.painted === r.dataset.case }", timeout=WAIT)
+        self.page.wait_for_function(
+            "() => { const r = [...document.querySelectorAll('.scsam')].pop(); return r.dataset.busy === '0' && "
+            "r.dataset.painted === r.dataset.case }",
+            timeout=WAIT)
         self.page.wait_for_timeout(150)  # a frame to paint in
 
     def press(self, *keys):
@@ -250,7 +268,9 @@ def test_the_tutorial_in_jupyterlab(browser, tmp_path):
     quiet.parent.mkdir(parents=True)
     quiet.write_text('{"fetchNews": "false", "checkForUpdates": false}')
     port, token = free_port(), secrets.token_hex(16)
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", f"--port={port}", "--ip=127.0.0.1", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={tmp_path}", "--allow-root"]
+    command = [
+        sys.executable, "-m", "jupyterlab", "--no-browser", f"--port={port}", "--ip=127.0.0.1",
+        f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={tmp_path}", "--allow-root"]
     with Server(command, f"http://127.0.0.1:{port}/api", tmp_path):
         page = browser.new_page(viewport={"width": 1600, "height": 1100})
         page.goto(f"http://127.0.0.1:{port}/lab/tree/nbs/tutorials/inspect.ipynb?token={token}", timeout=WAIT)
@@ -306,7 +326,10 @@ def test_the_tutorial_in_jupyterlab(browser, tmp_path):
         w.shoot("jupyterlab-curtain")
         assert w.root.get_attribute("data-step") == "2"
 
-        api = lambda path, data=None: json.load(urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{port}/api/{path}", data, {"Authorization": f"token {token}"})))
+        api = lambda path, data=None: json.load(
+            urllib.request.urlopen(
+                urllib.request.Request(f"http://127.0.0.1:{port}/api/{path}", data, {"Authorization": f"token {token}"})
+            ))
         api(f"kernels/{api('kernels')[0]['id']}/restart", b"{}")  # in the middle of a correction
         page.reload(timeout=WAIT)
         run_all(page)
@@ -344,7 +367,8 @@ def test_the_app_is_private(run, browser, tmp_path):
         other = tmp_path / "elsewhere"  # a page of another origin, in the same browser: its requests carry the cookie
         other.mkdir()
         case = json.dumps({"kind": "decide", "id": w.case, "to": "rejected", "seq": 1, "view": "x"})
-        script = f"fetch('{base}/ask', {{method: 'POST', mode: 'no-cors', credentials: 'include', body: {case!r}}}).then(() => {{ document.title = 'sent' }})"
+        asked = f"{{method: 'POST', mode: 'no-cors', credentials: 'include', body: {case!r}}}"
+        script = f"fetch('{base}/ask', {asked}).then(() => {{ document.title = 'sent' }})"
         (other / "index.html").write_text(f"<script>{script}</script><iframe src='{base}/'></iframe>")
         port = free_port()
         command = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1", "--directory", str(other)]
@@ -433,7 +457,8 @@ def test_an_annotator_makes_masks_before_any_training(browser, tmp_path):
             if k == 0:
                 w.shoot("annotate-box")
             w.press("Enter", *["l"] * ("again" in w.message))  # the label; the next image comes by itself
-            page.wait_for_function("id => document.querySelector('.scsam').dataset.case !== id", arg=done[-1], timeout=WAIT)
+            page.wait_for_function("id => document.querySelector('.scsam').dataset.case !== id", arg=done[-1],
+                                   timeout=WAIT)
             w.idle()
         empty = w.case
         w.press("y")  # nothing to see here
@@ -454,7 +479,8 @@ def test_an_annotator_makes_masks_before_any_training(browser, tmp_path):
         dice = [dice_maps(masks[i][None], cases[Path(i).stem].read_mask()[None])[0] for i in done]
         assert np.median(dice) > 0.6, dice
 
-    folder = train(tmp_path / "run", data, images, decisions=tmp_path / "images-masks")  # and the new masks are looked at
+    # and the new masks are looked at
+    folder = train(tmp_path / "run", data, images, decisions=tmp_path / "images-masks")
     with App("inspect", folder, folder=tmp_path) as app:
         page = browser.new_page()
         w = Inspector(page, app.port)
@@ -468,12 +494,14 @@ def test_an_annotator_makes_masks_before_any_training(browser, tmp_path):
 def test_by_keyboard_alone_at_150_percent(scheme, run, browser, tmp_path):
     folder = tmp_path / "decisions"
     with App("inspect", run, "--decisions", folder, folder=tmp_path) as app:
-        context = browser.new_context(viewport={"width": 1000, "height": 730}, device_scale_factor=1.5, color_scheme=scheme)
+        context = browser.new_context(viewport={"width": 1000, "height": 730}, device_scale_factor=1.5,
+                                      color_scheme=scheme)
         page = context.new_page()  # 1500 x 1095 at 150 %
         w = Inspector(page, app.port)
         page.goto(app.url, timeout=WAIT)
         w.ready()
-        light = page.evaluate("() => getComputedStyle(document.querySelector('.scsam')).backgroundColor.match(/\\d+/g).map(Number)")
+        light = page.evaluate(
+            "() => getComputedStyle(document.querySelector('.scsam')).backgroundColor.match(/\\d+/g).map(Number)")
         assert max(light) < 80 if scheme == "dark" else min(light) > 200, f"{scheme}: {light}"
         assert w.root.locator(".intro").is_visible()
         w.press("n", "a")  # no click, no Tab
@@ -494,7 +522,8 @@ def test_by_keyboard_alone_at_150_percent(scheme, run, browser, tmp_path):
         w.press("u")
         w.press("c", "1", "2")
         wide = "e => e.scrollWidth > e.clientWidth + 2 && getComputedStyle(e).display === 'grid'"
-        assert page.evaluate(f"() => [...document.querySelectorAll('.scsam, .scsam *')].filter({wide}).length") == 0, "something sticks out"
+        assert page.evaluate(f"() => [...document.querySelectorAll('.scsam, .scsam *')].filter({wide}).length"
+                             ) == 0, "something sticks out"
         assert page.evaluate("() => document.documentElement.scrollWidth <= window.innerWidth + 2")
         w.shoot(f"keyboard-{scheme}")
 

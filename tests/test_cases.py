@@ -1,4 +1,4 @@
-"""Situations from public reports: each folder of ../shared/cases makes a small input; here stands what is right for it."""
+"""Situations from public reports: each folder of ../shared/cases makes a small input; here is what is right for it."""
 import contextlib
 import io
 import json
@@ -41,7 +41,8 @@ def scsam(*args):
 def train(data, *more):
     "A run of two steps of a small U-Net."
     run = data.parent / "run"
-    code, said = scsam("train", "--data", data, "--preset", "smoke", "--method", "unet", "--steps", "2", "--val-every", "1", "--out", run, "--quiet", *more)
+    code, said = scsam("train", "--data", data, "--preset", "smoke", "--method", "unet", "--steps", "2", "--val-every",
+                       "1", "--out", run, "--quiet", *more)
     assert code == 0, said
     return run
 
@@ -50,7 +51,8 @@ def train(data, *more):
 def any_run(tmp_path_factory):
     "A run to predict with."
     run = tmp_path_factory.mktemp("any") / "run"
-    code, said = scsam("train", "--data", "phantom", "--preset", "smoke", "--method", "unet", "--steps", "1", "--val-every", "1", "--out", run, "--quiet")
+    code, said = scsam("train", "--data", "phantom", "--preset", "smoke", "--method", "unet", "--steps", "1",
+                       "--val-every", "1", "--out", run, "--quiet")
     assert code == 0, said
     return run
 
@@ -107,7 +109,8 @@ def _(data, run):
 def _(data, run):
     code, said = scsam("predict", run, data, "--out", data.parent / "out", "--quiet")
     assert code == 0 and "photo.heic" in said
-    assert {p.name for p in (data.parent / "out").glob("*") if "overlay" not in p.name and p.name[0] != "."} == {"p0.png", "p1.png", "p2.png", "scan_segmentation.nii.gz"}
+    assert {p.name for p in (data.parent/"out").glob("*") if "overlay" not in p.name and p.name[0] != "."
+            } == {"p0.png", "p1.png", "p2.png", "scan_segmentation.nii.gz"}
 
 
 @right("35")
@@ -183,7 +186,8 @@ def _(data, run):
 def _(data, run):
     said = error_of(data)
     assert "direction" in said and "images/c0.nii.gz" in said and "labels/c0.nii.gz" in said
-    assert all(contrast(c)[0] > contrast(c)[1] + 60 for c in load_dataset(data, labels="resample") if c.read_mask().any())
+    assert all(
+        contrast(c)[0] > contrast(c)[1] + 60 for c in load_dataset(data, labels="resample") if c.read_mask().any())
 
 
 @right("33")
@@ -243,7 +247,8 @@ def _(data, run):
 def _(data, run):
     d = load_dataset(data)
     assert not error_of(data) and any(f.kind == "infinite" for f in check(data).findings)
-    assert all(c.read_image()[:, :6].max() == 0 for c in d) and np.mean([contrast(c)[0] - contrast(c)[1] for c in d if c.read_mask().any()]) > 60
+    assert all(c.read_image()[:, :6].max() == 0
+               for c in d) and np.mean([contrast(c)[0] - contrast(c)[1] for c in d if c.read_mask().any()]) > 60
 
 
 @right("60")

@@ -1,8 +1,8 @@
 """What the world does to files: processes killed at every write, full disks, damaged bytes, edited and malformed JSON.
 
-Under pytest a sample is tried (about a minute); `SCSAM_FAULTS=full pytest tests/test_faults.py` or `python tests/test_faults.py` tries
-everything (many minutes) and prints how much was tried, refused in words, accepted with the same content, accepted with other
-content, ended in a traceback, and left behind half-written files."""
+Under pytest a sample is tried (about a minute); `SCSAM_FAULTS=full pytest tests/test_faults.py` or
+`python tests/test_faults.py` tries everything (many minutes) and prints how much was tried, refused in words, accepted
+with the same content, accepted with other content, ended in a traceback, and left behind half-written files."""
 import contextlib
 import gzip
 import io
@@ -36,7 +36,8 @@ from scsam.records import find_records, table
 
 FULL = os.environ.get("SCSAM_FAULTS") == "full"
 RECIPE = Recipe.preset("smoke", labeled="4", val="0.2", steps=4, val_every=2, image_size=32)
-SAID, SAME, OTHER, CRASH, LEFT = "refused in words", "accepted, same", "accepted, other content", "traceback", "leftover"
+SAID, SAME, OTHER = "refused in words", "accepted, same", "accepted, other content"
+CRASH, LEFT = "traceback", "leftover"
 fork = multiprocessing.get_context("fork")  # a child starts at once: torch is imported already
 REPORT = {}  # class of fault -> Counter
 
@@ -76,8 +77,12 @@ class World:
     def __init__(self, home):
         self.home, self.data, self.run = home, home / "data", home / "runs" / "b"
         save_images(self.data, load_dataset("phantom", n=16, test=4, source="colour"))
-        options = [f"--{k.replace('_', '-')}={v}" for k, v in dict(preset="smoke", labeled=4, val=0.2, steps=4, val_every=2).items()]
-        self.train = ["train", "--data", str(self.data), *options, "--image-size=32", "--snapshots=2", "--quiet", "--out"]
+        options = [
+            f"--{k.replace('_', '-')}={v}"
+            for k, v in dict(preset="smoke", labeled=4, val=0.2, steps=4, val_every=2).items()]
+        self.train = [
+            "train", "--data",
+            str(self.data), *options, "--image-size=32", "--snapshots=2", "--quiet", "--out"]
         assert call(*self.train, self.run)[0] == 0
         assert call("evaluate", self.run, "--save", "--quiet")[0] == 0
         d, unlabeled = Decisions(self.run / "decisions"), [c for c in load_dataset(self.data).where(role="train")]
@@ -120,9 +125,12 @@ def world(tmp_path_factory):
 # ---------------------------------------------------------------- JSON of every shape
 
 DEEP = json.loads("[" * 55 + "]" * 55)
-VALUES = [None, True, -1, 3, 0.5, 10**30, 1e300, "", "x", "../../x", "x" * 300, [], [[]], ["x"], {}, {"": None}, {"x": {}}, DEEP]
-TEXTS = [b"", b"null", b"[]", b"{}", b"1", b'"x"', b"[" * 100_000 + b"]" * 100_000, b'{"a":' * 50_000, b"\xff\xfe\0{", b"NaN",
-         b'{"steps": 1e999}', b"9" * 5000, b"\0" * 64]
+VALUES = [
+    None, True, -1, 3, 0.5, 10**30, 1e300, "", "x", "../../x", "x"*300, [], [[]], ["x"], {}, {"": None}, {"x": {}},
+    DEEP]
+TEXTS = [
+    b"", b"null", b"[]", b"{}", b"1", b'"x"', b"["*100_000 + b"]"*100_000, b'{"a":'*50_000, b"\xff\xfe\0{", b"NaN",
+    b'{"steps": 1e999}', b"9"*5000, b"\0"*64]
 
 
 def places(v, at=()):
@@ -200,9 +208,10 @@ def tabled(world, d):
     return "" if "changed after" in text else text  # a footnote: said, and shown
 
 
-READ = {"recipe.json": opened, "manifest.json": opened, "training.json": opened, "data.json": opened, "record.json": tabled,
-        "history.json": lambda w, d: vars(History.load(d / "history.json")), "snapshots/cases.json": shown,
-        "decisions/decisions.json": shown}
+READ = {
+    "recipe.json": opened, "manifest.json": opened, "training.json": opened, "data.json": opened, "record.json": tabled,
+    "history.json": lambda w, d: vars(History.load(d/"history.json")), "snapshots/cases.json": shown,
+    "decisions/decisions.json": shown}
 
 
 @pytest.mark.parametrize("name", READ)
@@ -223,8 +232,9 @@ def test_json_of_a_run(world, tmp_path, name):
     clean(name)
 
 
-TABLES = {"classes.json": b'{"background": 0, "polyp": 255}', "dataset.json": b'{"labels": {"background": 0, "polyp": 255}}',
-          "classes.txt": b"background\npolyp\n", "all.csv": b"image,mask,role,id\ntrain/images/%s,train/masks/%s,train,a\n"}
+TABLES = {
+    "classes.json": b'{"background": 0, "polyp": 255}', "dataset.json": b'{"labels": {"background": 0, "polyp": 255}}',
+    "classes.txt": b"background\npolyp\n", "all.csv": b"image,mask,role,id\ntrain/images/%s,train/masks/%s,train,a\n"}
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -234,8 +244,10 @@ def test_tables_of_a_folder(world, tmp_path, name):
     raw, path = TABLES[name].replace(b"%s", first), tmp_path / "data" / name
     path.write_bytes(raw)
     texts = list(mutants(path)) if name.endswith(".json") else [*TEXTS]
-    texts += [b'{"threshold": "x"}', b'{"threshold": null}', b'{"labels": {"\xc2\xb2": 0, "\xc2\xb3": 1}}', b"a" * 200_000, raw + b"\0.png,,,\n",
-              raw + b'"' + b"x" * 140_000 + b"\n", raw.replace(b"train,a", b"test:../../x,../../y"), raw + raw]
+    texts += [
+        b'{"threshold": "x"}', b'{"threshold": null}', b'{"labels": {"\xc2\xb2": 0, "\xc2\xb3": 1}}', b"a"*200_000,
+        raw + b"\0.png,,,\n", raw + b'"' + b"x"*140_000 + b"\n",
+        raw.replace(b"train,a", b"test:../../x,../../y"), raw + raw]
 
     def read():
         data = load_dataset(tmp_path / "data")
@@ -327,7 +339,8 @@ def test_damaged_correction(world, tmp_path):
 
 
 def killed_at(n, root, work):
-    "Run `work` in a child that is killed before its n-th change to a file below `root`; None lets it end and gives their number."
+    """Run `work` in a child that is killed before its n-th change to a file below `root`; None lets it end and gives
+    their number."""
     here, there = fork.Pipe(duplex=False)
 
     def child():
@@ -365,7 +378,9 @@ def killed_at(n, root, work):
 
 
 def leftovers(*folders):
-    return [p for f in folders for p in Path(f).rglob(".*") if p.name.endswith(".tmp") or p.name.startswith((".writing", ".lock"))]
+    return [
+        p for f in folders for p in Path(f).rglob(".*")
+        if p.name.endswith(".tmp") or p.name.startswith((".writing", ".lock"))]
 
 
 def kills(name, root, work, state, quick, prepare=lambda d: None):
@@ -388,7 +403,9 @@ def kills(name, root, work, state, quick, prepare=lambda d: None):
 
 
 def hashes(folder, *endings):
-    return {p.relative_to(folder).as_posix(): file_sha256(p) for p in sorted(Path(folder).rglob("*")) if p.suffix in endings}
+    return {
+        p.relative_to(folder).as_posix(): file_sha256(p) for p in sorted(Path(folder).rglob("*")) if p.suffix in endings
+    }
 
 
 def trained(d):
@@ -396,7 +413,8 @@ def trained(d):
     done = read_json(d / "training.json")
     times = ("seconds", "images_per_second", "peak_memory_mb", "sha256")
     points = {p.parent.name: {k: v.tolist() for k, v in np.load(p).items()} for p in d.rglob("*.npz")}
-    return hashes(d, ".safetensors", ".npy"), points, read_json(d / "history.json"), {k: v for k, v in done.items() if k not in times}
+    return hashes(d, ".safetensors",
+                  ".npy"), points, read_json(d/"history.json"), {k: v for k, v in done.items() if k not in times}
 
 
 def test_train_killed_at_every_file_event(world, tmp_path):
@@ -422,7 +440,8 @@ def test_experiment_killed_at_every_file_event(world, tmp_path):
     data, recipe = load_dataset(world.data), RECIPE.replace(method="unet")
 
     def work(d):
-        run_queue("e", data, {"a": recipe}, d / "runs", d / "results", where=(world.data,), progress=False, say=lambda *_: None)
+        run_queue("e", data, {"a": recipe}, d/"runs", d/"results", where=(world.data, ), progress=False,
+                  say=lambda *_: None)
 
     def state(d):
         return trained(d / "runs" / "e" / "a"), read_json(d / "results" / "e" / "a.json")["scores"]
@@ -527,12 +546,14 @@ def test_hostile_names_stay_where_they_belong(world, tmp_path):
     images = sorted((world.data / "train" / "images").iterdir())
     refused = []
     outside = tmp_path / "deep" / "outside"
-    names = ["../../../../up", str(outside / "abs"), "a/b", "a__b", "A__B", "..", "x", "x_overlay", "con", "<img src=x>"]
+    names = ["../../../../up", str(outside/"abs"), "a/b", "a__b", "A__B", "..", "x", "x_overlay", "con", "<img src=x>"]
     roles = ["test:../../../set", f"test:{outside}/set", "test:ok"]
     folder = tmp_path / "deep" / "data"
     folder.mkdir(parents=True)
     ids = [("train", f"t{i}") for i in range(6)] + [(roles[i % 3], n) for i, n in enumerate(names)]
-    rows = [f"{image},{image.parents[1] / 'masks' / image.name},{role},{n}" for image, (role, n) in zip(images, ids, strict=True)]
+    rows = [
+        f"{image},{image.parents[1] / 'masks' / image.name},{role},{n}"
+        for image, (role, n) in zip(images, ids, strict=True)]
     for role, n in ids[6:]:  # some are refused at once; what is not must stay in its place
         (folder / "d.csv").write_text(f"image,mask,role,id\n{images[0]},,{role},{n}\n")
         try:
@@ -543,7 +564,9 @@ def test_hostile_names_stay_where_they_belong(world, tmp_path):
     names = [n for id, (_, n) in zip(ids[6:], ids[6:], strict=True) if id not in refused]
     (folder / "d.csv").write_text("image,mask,role,id\n" + "\n".join(kept) + "\n")
     csv, run, out = folder / "d.csv", tmp_path / "deep" / "runs" / "r", tmp_path / "deep" / "out"
-    argv = ["train", "--data", csv, *"--preset smoke --method unet --labeled 4 --steps 2 --image-size 32 --quiet --out".split(), run]
+    argv = [
+        "train", "--data", csv,
+        *"--preset smoke --method unet --labeled 4 --steps 2 --image-size 32 --quiet --out".split(), run]
     code, text = call(*argv)
     assert code == 0, text
     elsewhere = lambda: {p for p in tmp_path.rglob("*") if not {run, out} & {p, *p.parents}}
@@ -573,7 +596,8 @@ def test_an_edited_run_says_so(world, tmp_path):
         for c in m["cases"]:
             c["role"] = "test:test"
 
-    for name, change in (("recipe.json", lambda r: r.update(image_size=64)), ("recipe.json", lambda r: r.update(seed=5)),
+    for name, change in (("recipe.json", lambda r: r.update(image_size=64)), ("recipe.json",
+                                                                              lambda r: r.update(seed=5)),
                          ("manifest.json", to_test), ("training.json", lambda t: t["selected"].update(branch="unet2")),
                          ("training.json", lambda t: t["budget"].update(labeled=1))):
         d = edit(name, change)
@@ -608,8 +632,10 @@ def test_a_large_image_needs_little_memory(world, tmp_path):
     image = tmp_path / "in" / "large.png"
     image.parent.mkdir()
     Image.fromarray(np.zeros((n, n, 3), np.uint8)).save(image, compress_level=1)
-    code = "import resource, sys; from scsam.cli import main; c = main(sys.argv[1:]); print('MB', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024); sys.exit(c)"
-    for argv in (["predict", world.run, image.parent, "--out", tmp_path / "out", "--quiet"], ["data", "check", image.parent, "--quiet"]):
+    code = ("import resource, sys; from scsam.cli import main; c = main(sys.argv[1:]); print('MB', "
+            "resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024); sys.exit(c)")
+    for argv in (["predict", world.run, image.parent, "--out", tmp_path/"out",
+                  "--quiet"], ["data", "check", image.parent, "--quiet"]):
         p = subprocess.run([sys.executable, "-c", code, *map(str, argv)], capture_output=True, text=True, timeout=600)
         assert p.returncode in (0, 1, 2) and "Traceback" not in p.stderr, p.stderr
         used = int(p.stdout.split("MB")[-1])
@@ -628,4 +654,6 @@ def report():
 
 
 if __name__ == "__main__":
-    raise SystemExit(subprocess.run([sys.executable, "-m", "pytest", "-q", "-s", __file__], env={**os.environ, "SCSAM_FAULTS": "full"}).returncode)
+    raise SystemExit(
+        subprocess.run([sys.executable, "-m", "pytest", "-q", "-s", __file__],
+                       env={**os.environ, "SCSAM_FAULTS": "full"}).returncode)

@@ -1,4 +1,4 @@
-"""Published data sets in their official form, generated small: opened, checked, trained on, scored and predicted from the command line."""
+"""Published data sets in their official form, generated small: opened, checked, trained on, scored and predicted."""
 import contextlib
 import io
 import json
@@ -28,7 +28,8 @@ def blob(seed, h=40, w=48):
     r = np.random.default_rng(seed)
     y, x = np.mgrid[:h, :w]
     m = ((y - h * r.uniform(0.3, 0.45)) / (h * 0.2)) ** 2 + ((x - w * r.uniform(0.55, 0.7)) / (w * 0.17)) ** 2 < 1
-    return np.repeat((r.normal(70, 12, (h, w)) + 110 * m).clip(0, 255).astype(np.uint8)[..., None], 3, -1), m.astype(np.uint8)
+    return np.repeat((r.normal(70, 12, (h, w)) + 110*m).clip(0, 255).astype(np.uint8)[..., None], 3,
+                     -1), m.astype(np.uint8)
 
 
 class Tree:
@@ -111,7 +112,8 @@ def isic(t):
     for part, n in (("Training", 5), ("Validation", 2), ("Test", 2)):
         for i in range(n):
             name = f"ISIC_{len(part):03d}{i:04d}"
-            t.image(f"ISIC2018_Task1-2_{part}_Input/{name}.jpg", f"ISIC2018_Task1_{part}_GroundTruth/{name}_segmentation.png")
+            t.image(f"ISIC2018_Task1-2_{part}_Input/{name}.jpg",
+                    f"ISIC2018_Task1_{part}_GroundTruth/{name}_segmentation.png")
         t.text(f"ISIC2018_Task1-2_{part}_Input/ATTRIBUTION.txt", "who")
     t.text("ISIC2018_Task3_Training_GroundTruth.csv", "image,MEL,NV\nISIC_0000000,1.0,0.0\n")
 
@@ -120,11 +122,13 @@ def refuge(t):
     for kind, letter in (("Glaucoma", "g"), ("Non-Glaucoma", "n")):
         for i in range(3):
             name = f"{letter}{i:04d}"
-            t.image(f"Training400/{kind}/{name}.jpg", f"Annotation-Training400/Disc_Cup_Masks/{kind}/{name}.bmp", value=128, second=255)
+            t.image(f"Training400/{kind}/{name}.jpg", f"Annotation-Training400/Disc_Cup_Masks/{kind}/{name}.bmp",
+                    value=128, second=255)
     for part, letter in (("Validation", "V"), ("Test", "T")):
         for i in range(2):
             name = f"{letter}{i:04d}"
-            t.image(f"REFUGE-{part}400/{name}.jpg", f"REFUGE-{part}400-GT/Disc_Cup_Masks/{name}.bmp", value=128, second=255)
+            t.image(f"REFUGE-{part}400/{name}.jpg", f"REFUGE-{part}400-GT/Disc_Cup_Masks/{name}.bmp", value=128,
+                    second=255)
     t.text("classes.json", json.dumps({"background": 0, "disc": 128, "cup": 255}))
     t.path("Annotation-Training400/Fovea_location.xlsx").write_bytes(b"x")
 
@@ -132,7 +136,8 @@ def refuge(t):
 def brats(t):
     for i in range(3):
         d = f"BraTS2021_{i:05d}/BraTS2021_{i:05d}"
-        t.volume(f"{d}_flair.nii.gz", f"{d}_seg.nii.gz", [f"{d}_{s}.nii.gz" for s in ("t1", "t1ce", "t2")], labels=(0, 1, 2, 4))
+        t.volume(f"{d}_flair.nii.gz", f"{d}_seg.nii.gz", [f"{d}_{s}.nii.gz" for s in ("t1", "t1ce", "t2")],
+                 labels=(0, 1, 2, 4))
     t.text("classes.json", json.dumps({"background": 0, "necrotic core": 1, "oedema": 2, "enhancing tumour": 4}))
 
 
@@ -156,21 +161,26 @@ def nnunet(t):
     for i in range(5):
         part = "Tr" if i < 4 else "Ts"
         t.volume(f"images{part}/la_{i:03d}_0000.nii.gz", f"labels{part}/la_{i:03d}.nii.gz")
-    t.text("dataset.json", json.dumps({"channel_names": {"0": "MRI"}, "labels": {"background": 0, "atrium": 1}, "numTraining": 4, "file_ending": ".nii.gz"}))
+    t.text(
+        "dataset.json",
+        json.dumps({
+            "channel_names": {"0": "MRI"}, "labels": {"background": 0, "atrium": 1}, "numTraining": 4,
+            "file_ending": ".nii.gz"}))
 
 
 # layout: (writer, kind, images or volumes by role, patients by role, units that are scored and their test set)
 OFFICIAL = {
     "acdc": (acdc, "volumes", {"train": 6, "test:test": 4}, {"train": 3, "test:test": 2}, ("test", 4)),
-    "promise12": (promise12, "promise12", {"train": 2, "val": 1, "test:PROMISE12": 2}, {"train": 2, "val": 1, "test:PROMISE12": 2}, ("PROMISE12", 2)),
-    "busi": (busi, "folder", {"train": 9}, {"train": 9}, None),
-    "isic": (isic, "folder", {"train": 5, "val": 2, "test:test": 2}, {"train": 5, "val": 2, "test:test": 2}, ("test", 2)),
-    "refuge": (refuge, "folder", {"train": 6, "val": 2, "test:test": 2}, {"train": 6, "val": 2, "test:test": 2}, ("test", 2)),
-    "brats": (brats, "volumes", {"train": 12}, {"train": 3}, None),
-    "ade": (ade, "folder", {"train": 6, "val": 2}, {"train": 6, "val": 2}, None),
-    "kvasir": (kvasir, "folder", {"train": 6}, {"train": 6}, None),
-    "nnunet": (nnunet, "volumes", {"train": 4, "test:test": 1}, {"train": 4, "test:test": 1}, ("test", 1)),
-}
+    "promise12": (promise12, "promise12", {"train": 2, "val": 1,
+                                           "test:PROMISE12": 2}, {"train": 2, "val": 1, "test:PROMISE12": 2},
+                  ("PROMISE12", 2)), "busi": (busi, "folder", {"train": 9}, {"train": 9}, None),
+    "isic": (isic, "folder", {"train": 5, "val": 2, "test:test": 2}, {"train": 5, "val": 2, "test:test": 2},
+             ("test", 2)), "refuge": (refuge, "folder", {"train": 6, "val": 2,
+                                                         "test:test": 2}, {"train": 6, "val": 2, "test:test": 2},
+                                      ("test", 2)), "brats": (brats, "volumes", {"train": 12}, {"train": 3}, None),
+    "ade": (ade, "folder", {"train": 6, "val": 2}, {"train": 6, "val": 2},
+            None), "kvasir": (kvasir, "folder", {"train": 6}, {"train": 6}, None),
+    "nnunet": (nnunet, "volumes", {"train": 4, "test:test": 1}, {"train": 4, "test:test": 1}, ("test", 1)), }
 
 
 @pytest.mark.parametrize("name", OFFICIAL)
@@ -184,14 +194,16 @@ def test_official(name, tmp_path):
     assert all(c.has_mask for c in data)
     assert dict(Counter(r for r, _ in {(c.role, c.image) for c in data})) == units
     assert dict(Counter(r for r, _ in {(c.role, c.patient) for c in data})) == patients
-    unread = {p for p in root.rglob("*") if p.is_file()} - {p for c in data for p in (c.image, c.mask, *getattr(c.reader, "others", ()))} - {*data.left}
-    assert {p.suffix for p in unread} <= {".raw"} or {p.name for p in unread} <= {"classes.txt", "classes.json", "dataset.json"}
+    unread = {p for p in root.rglob("*") if p.is_file()} - {
+        p for c in data for p in (c.image, c.mask, *getattr(c.reader, "others", ()))} - {*data.left}
+    assert {p.suffix
+            for p in unread} <= {".raw"} or {p.name for p in unread} <= {"classes.txt", "classes.json", "dataset.json"}
     report = check(root)
     assert not [f for f in report.findings if f.level == "error"], report.text()
     assert str(len({c.image for c in data})) in re.search(r"read \d+ files: (\d+) of images", report.text())[1]
     used = max(1, len({c.patient for c in data if c.role == "train"}) - 1)
-    code, said = scsam("train", "--data", root, "--preset", "smoke", "--method", "unet", "--steps", 2, "--val-every", 1, "--labeled", min(2, used),
-                       "--out", run, "--quiet")
+    code, said = scsam("train", "--data", root, "--preset", "smoke", "--method", "unet", "--steps", 2, "--val-every", 1,
+                       "--labeled", min(2, used), "--out", run, "--quiet")
     assert code == 0, said
     code, said = scsam("evaluate", run, "--quiet")
     assert code == 0, said

