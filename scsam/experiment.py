@@ -221,7 +221,7 @@ def polyp_queue(mode: str) -> dict[str, Recipe]:
     }
 
 # %% ../nbs/32_experiment.ipynb #e74ef6c8
-FEW = dict(labeled='15', val_every=400)
+FEW = dict(labeled='15', steps=240, val_every=240, precision='fp32')
 PAIR_VARIANTS = {  # the first four are the question, the rest says why
     'unet': dict(method='unet', branch='validation'),
     'sam': dict(method='sam', branch='validation'),
