@@ -109,12 +109,10 @@ def download(url: str,               # where from
         if e.errno in (errno.ENOSPC, errno.EDQUOT):
             part.unlink(missing_ok=True)
             raise ScsamError(f'cannot download {path.name}: the disk of {path.parent} is full; free some room, or set '
-                             f'SCSAM_CACHE '
-                             'to a folder on another disk') from None
+                             'SCSAM_CACHE to a folder on another disk') from None
         if isinstance(e, (urllib.error.URLError, ConnectionError, TimeoutError)):
             raise ScsamError(f'cannot download {path.name}: no connection to {url} ({getattr(e, "reason", e)}); call '
-                             f'again to resume, '
-                             f'or {by_hand}') from None
+                             f'again to resume, or {by_hand}') from None
         raise ScsamError(f'cannot write {path}: {e.strerror or e}; choose another place with SCSAM_CACHE') from None
     except http.client.HTTPException as e:
         raise ScsamError(f'the download of {path.name} was cut ({e!r}); what has come is kept: call again to resume, '
@@ -150,8 +148,7 @@ def _fetch(url, part, progress, timeout, hashed: bool):
         left = int(reply.headers.get('Content-Length') or 0)
         if not (left or hashed or getattr(reply, 'chunked', False)):
             raise ScsamError(f'{url} does not say how long it is, and no hash of it is known, so that a cut download '
-                             f'could not be noticed; '
-                             f'fetch it by hand')
+                             'could not be noticed; fetch it by hand')
         _receive(reply, part, have, left, progress)
 
 
