@@ -580,7 +580,8 @@ def _outside(e: Exception) -> str: # '' where it is not
         size = str(e).splitlines()[0] if str(e) else 'no size given'
         return f'out of memory ({size}): close other programs, or take smaller images or batches'
     if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
-        return f'{e.filename or "a file"}: {e.strerror}; free some room, change the permissions, or choose another place'
+        where = e.filename or 'a file'
+        return f'{where}: {e.strerror}; free some room, change the permissions, or choose another place'
     return ''
 
 
