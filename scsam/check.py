@@ -146,7 +146,7 @@ class Finding:
     @property
     def level(self) -> str: return FINDINGS[self.kind][0]
 
-
+# %% ../nbs/02e_check.ipynb #c6be3bbc
 @dataclass
 class Report:
     "What a check found."

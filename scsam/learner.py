@@ -217,8 +217,8 @@ class _Started:
         self.method.train()
 
 # %% ../nbs/30c_learner.ipynb #b63f681c
-class _Training(_Started):
-    "A run that trains."
+class _Learning(_Started):
+    "A run that takes steps."
     def learn(self):
         "One step: seed, learning rates, gradients, update."
         acc, r, t = self.acc, self.recipe, self.step
@@ -239,6 +239,9 @@ class _Training(_Started):
         if now: _check_weights(self.method, self.step)
         self.monitor.bar.update()
 
+# %% ../nbs/30c_learner.ipynb #84a98f65
+class _Training(_Learning):
+    "A run that also validates, keeps the best weights, and ends."
     def averaged(self): return self.average.inside() if self.average else contextlib.nullcontext()
 
     def keep(self): save_tensors(self.out/'model.safetensors', trained_state(self.method), {'step': self.step})
@@ -262,6 +265,7 @@ class _Training(_Started):
         return True
 
     def save(self):
+        "Write a checkpoint."
         if not self.main: return
         self.meta['seconds'] = self.before + time.monotonic() - self.began
         self.meta['scaler'] = self.acc.scaler.state_dict() if self.acc.scaler else None

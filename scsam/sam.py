@@ -167,7 +167,7 @@ def _run(block, x, save_memory):
     "`block(x)`; its activations are recomputed in the backward pass when memory is to be saved."
     return recompute(block, x, use_reentrant=False) if save_memory and torch.is_grad_enabled() else block(x)
 
-
+# %% ../nbs/11_sam.ipynb #c33f93f9
 class ViT(nn.Module):
     "SAM's image encoder for images of any size that is a multiple of 16."
     stride = 16 # pixels per cell of the embedding
@@ -304,7 +304,7 @@ def normalised(images, how: str): # (B, 3, H, W) in [0, 1] → same shape
 
 def _pair(size): return (size, size) if isinstance(size, int) else tuple(size)
 
-
+# %% ../nbs/11_sam.ipynb #aeeaee92
 class _Seeing(nn.Module):
     "The half of SAM that turns images into embeddings."
     def __init__(self, normalise: str, encoder: nn.Module, dim: int, image_size: int|tuple):
