@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['FEW', 'FORMATS', 'DEMO_ROWS', 'OPTIONS', 'COMMANDS', 'EXIT', 'ISSUES', 'recipe_from', 'announce', 'train', 'evaluate',
-           'predict', 'export', 'report', 'auto', 'table', 'show_table', 'data', 'compare', 'weights', 'inspect',
-           'annotate', 'experiment', 'demo', 'demo_table', 'demo_figure', 'make_parser', 'process_name', 'main']
+           'predict', 'export', 'report', 'auto', 'table', 'show_table', 'data', 'compare', 'import_', 'weights',
+           'inspect', 'annotate', 'experiment', 'demo', 'demo_table', 'demo_figure', 'make_parser', 'process_name',
+           'main']
 
 # %% ../nbs/50_cli.ipynb #65d1ca23
 import argparse, errno, os, sys, textwrap, time, traceback
@@ -226,15 +227,16 @@ def show_table(t, form: str = 'text') -> str: # a key of `FORMATS`
 
 # %% ../nbs/50_cli.ipynb #0d39badd
 def data(args: argparse.Namespace) -> int|None: # of a check: 0 clean, 1 warnings, 2 errors
-    """Show what a dataset holds (DATA), what is wrong with it (check DATA), or where it differs from a protocol
-    (compare DATA PROTOCOL)."""
+    """Show what a dataset holds (DATA), what is wrong with it (check DATA), where it differs from a protocol
+    (compare DATA PROTOCOL), or make one of downloaded zips (import promise12|polyp ZIP... --out DIR)."""
     from scsam.datasets import load_dataset
     word, *rest = args.words
     labels = 'resample' if args.resample_labels else 'same'
     if not rest: return print(load_dataset(word, args.kind, labels))
     if word == 'compare' and len(rest) == 2: return compare(*rest, args.kind)
+    if word == 'import': return import_(rest, args)
     if word != 'check' or len(rest) != 1:
-        raise ScsamError('scsam data takes one of: DATA; check DATA; compare DATA PROTOCOL')
+        raise ScsamError('scsam data takes one of: DATA; check DATA; compare DATA PROTOCOL; import NAME ZIP…')
     from scsam.check import check, figure_sheet
     announce(args, f'reading every file of {rest[0]}')
     report = check(rest[0], args.kind, progress=not args.quiet, labels=labels)
@@ -252,6 +254,16 @@ def compare(data: str, protocol: str, kind: str|None = None) -> int: # 0 the sam
     differences, said = compare_protocol(data, protocol, kind)
     print('\n'.join([*differences, said]))
     return int(bool(differences))
+
+
+def import_(words: list, args: argparse.Namespace) -> int: # 0 as published, 1 different
+    "Make a dataset of downloaded zips, and say where it differs from what was published."
+    from scsam.imports import DOWNLOADS, import_zips
+    if not words or not args.out:
+        raise ScsamError(f'scsam data import takes {" or ".join(DOWNLOADS)}, the zip files, and --out DIR')
+    differs = import_zips(words[0], words[1:], args.out, args.partial)
+    print('\n'.join(differs) or 'names and numbers are those of the published data set')
+    return int(bool(differs))
 
 
 def weights(args: argparse.Namespace):
@@ -441,9 +453,13 @@ OPTIONS = dict(
         _o('--out', default='scsam-demo', help='where runs, records and the picture go'),
         _o('--seed', type=int, default=0),
         _o('--steps', type=int, help='steps of each training'), _QUIET], data=[
-            _o('words', nargs='+', metavar='[check|compare] DATA [PROTOCOL]',
-               help='a folder, a CSV, or phantom; to compare with: a name, a manifest, or a run'), _KIND, _GRID,
-            _o('--figure', help='with check: save a sheet of the cases it names here'), _QUIET],
+            _o('words', nargs='+', metavar='[check|compare|import] DATA [PROTOCOL]',
+               help='a folder, a CSV, or phantom; to compare with: a name, a manifest, or a run; to import: promise12 '
+                    'or polyp, and the zips'), _KIND, _GRID,
+            _o('--figure', help='with check: save a sheet of the cases it names here'),
+            _o('--out', help='with import: the new folder'),
+            _o('--partial', action='store_true', help='with import: take what is there, though parts are missing'),
+            _QUIET],
     train=[
         _o('--data', required=True, help='a folder, a CSV, or phantom'), _KIND, _GRID,
         _o('--out', required=True, help='the run directory: new, or one to resume'),
@@ -524,7 +540,7 @@ OPTIONS |= dict(
 COMMANDS = dict(demo=demo, data=data, train=train, evaluate=evaluate, predict=predict, export=export, report=report,
                 auto=auto, inspect=inspect, annotate=annotate, experiment=experiment, table=table, weights=weights)
 EXIT = {
-    0: 'done', 1: 'warnings only (data check), or different (data compare)',
+    0: 'done', 1: 'warnings only (data check), or different (data compare, data import)',
     2: 'an error that you can fix: the message says how', 3: 'stopped before the end: the same command resumes',
     70: "a fault of scsam's own", 130: 'interrupted'}
 
@@ -543,7 +559,8 @@ def make_parser() -> argparse.ArgumentParser:
             _recipe_options(c)
             c.late, c.formatter_class = _methods, argparse.RawDescriptionHelpFormatter
         if name == 'data':
-            c.usage = 'scsam data [-h] [--kind KIND] [--figure FIGURE] [--quiet] [check | compare] DATA [PROTOCOL]'
+            c.usage = ('scsam data [-h] [--kind KIND] [--figure FIGURE] [--quiet] [check | compare] DATA [PROTOCOL]\n'
+                       '       scsam data import {promise12,polyp} ZIP [ZIP ...] --out DIR [--partial]')
     return p
 
 # %% ../nbs/50_cli.ipynb #9ae3bcde
