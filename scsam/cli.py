@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['FEW', 'FORMATS', 'DEMO_ROWS', 'OPTIONS', 'COMMANDS', 'EXIT', 'ISSUES', 'recipe_from', 'announce', 'train', 'evaluate',
-           'predict', 'export', 'report', 'auto', 'table', 'show_table', 'data', 'compare', 'weights', 'inspect',
-           'annotate', 'experiment', 'demo', 'demo_table', 'demo_figure', 'make_parser', 'process_name', 'main']
+           'predict', 'export', 'report', 'auto', 'table', 'show_table', 'data', 'compare', 'import_', 'weights',
+           'inspect', 'annotate', 'experiment', 'demo', 'demo_table', 'demo_figure', 'make_parser', 'process_name',
+           'main']
 
 # %% ../nbs/50_cli.ipynb #65d1ca23
 import argparse, errno, os, sys, textwrap, time, traceback
@@ -13,6 +14,7 @@ from dataclasses import fields
 from pathlib import Path
 from . import __version__
 from .config import PRESETS, Recipe, ScsamError, cache_dir, nearest
+from .files import ROOM
 
 # %% ../nbs/50_cli.ipynb #ff5ea9d5
 def recipe_from(args: argparse.Namespace, num_classes: int) -> Recipe: # the preset with the options that were given
@@ -41,9 +43,6 @@ def train(args: argparse.Namespace):
     from scsam.experiment import remember_data
     from scsam.learner import fit, main_process
     from scsam.rundir import read_training
-    if args.plugin:
-        from scsam.method import load_plugin
-        load_plugin(args.plugin)
     options = {'labels': 'resample'} if args.resample_labels else {}
     data = load_dataset(args.data, args.kind, **options)
     recipe, out = recipe_from(args, data.num_classes), Path(args.out)
@@ -223,15 +222,16 @@ def show_table(t, form: str = 'text') -> str: # a key of `FORMATS`
 
 # %% ../nbs/50_cli.ipynb #0d39badd
 def data(args: argparse.Namespace) -> int|None: # of a check: 0 clean, 1 warnings, 2 errors
-    """Show what a dataset holds (DATA), what is wrong with it (check DATA), or where it differs from a protocol
-    (compare DATA PROTOCOL)."""
+    """Show what a dataset holds (DATA), what is wrong with it (check DATA), where it differs from a protocol
+    (compare DATA PROTOCOL), or make one of downloaded zips (import promise12|polyp ZIP... --out DIR)."""
     from scsam.datasets import load_dataset
     word, *rest = args.words
     labels = 'resample' if args.resample_labels else 'same'
     if not rest: return print(load_dataset(word, args.kind, labels))
     if word == 'compare' and len(rest) == 2: return compare(*rest, args.kind)
+    if word == 'import': return import_(rest, args)
     if word != 'check' or len(rest) != 1:
-        raise ScsamError('scsam data takes one of: DATA; check DATA; compare DATA PROTOCOL')
+        raise ScsamError('scsam data takes one of: DATA; check DATA; compare DATA PROTOCOL; import NAME ZIP…')
     from scsam.check import check, figure_sheet
     announce(args, f'reading every file of {rest[0]}')
     report = check(rest[0], args.kind, progress=not args.quiet, labels=labels)
@@ -249,6 +249,16 @@ def compare(data: str, protocol: str, kind: str|None = None) -> int: # 0 the sam
     differences, said = compare_protocol(data, protocol, kind)
     print('\n'.join([*differences, said]))
     return int(bool(differences))
+
+
+def import_(words: list, args: argparse.Namespace) -> int: # 0 as published, 1 different
+    "Make a dataset of downloaded zips, and say where it differs from what was published."
+    from scsam.imports import DOWNLOADS, import_zips
+    if not words or not args.out:
+        raise ScsamError(f'scsam data import takes {" or ".join(DOWNLOADS)}, the zip files, and --out DIR')
+    differs = import_zips(words[0], words[1:], args.out, args.partial)
+    print('\n'.join(differs) or 'names and numbers are those of the published data set')
+    return int(bool(differs))
 
 
 def weights(args: argparse.Namespace):
@@ -417,6 +427,7 @@ _GRID = _o('--resample-labels', action='store_true',
 _MOVED = _o('--data', help='where the data is now, if it has moved')
 _FORCE = _o('--force', action='store_true',
             help='take the run though its recipe, manifest or model was changed after training')
+_PLUGIN = _o('--plugin', metavar='FILE', help='run the Python file that registers the method of this run')
 _FORMAT = _o('--format', choices=FORMATS, default='text', help='of the table: for a terminal, or for a paper')
 _PAGE = [_o('--port', type=int, default=8866, help='of the page; 0 = any free one'),
          _o('--no-browser', action='store_true', help='do not open a browser')]
@@ -429,10 +440,13 @@ OPTIONS['demo'] = [
     _o('--steps', type=int, help='steps of each training'),
     _QUIET]
 OPTIONS['data'] = [
-    _o('words', nargs='+', metavar='[check|compare] DATA [PROTOCOL]',
-       help='a folder, a CSV, or phantom; to compare with: a name, a manifest, or a run'),
+    _o('words', nargs='+', metavar='[check|compare|import] DATA [PROTOCOL]',
+       help='a folder, a CSV, or phantom; to compare with: a name, a manifest, or a run; to import: promise12 '
+            'or polyp, and the zips'),
     _KIND, _GRID,
     _o('--figure', help='with check: save a sheet of the cases it names here'),
+    _o('--out', help='with import: the new folder'),
+    _o('--partial', action='store_true', help='with import: take what is there, though parts are missing'),
     _QUIET]
 OPTIONS['train'] = [
     _o('--data', required=True, help='a folder, a CSV, or phantom'),
@@ -447,7 +461,7 @@ OPTIONS['train'] = [
     _o('--tensorboard', action='store_true', help='also write files for TensorBoard into the run directory'),
     _QUIET]
 OPTIONS['evaluate'] = [
-    _RUN, _MOVED, _FORCE,
+    _RUN, _MOVED, _FORCE, _PLUGIN,
     _o('--metrics', default='dice,iou', help='any of dice, iou, hd95, assd'),
     _o('--save', action='store_true', help='keep the predicted masks in the run'),
     _o('--allow-oracle', action='store_true',
@@ -461,7 +475,7 @@ OPTIONS['predict'] = [
     _RUN,
     _o('input', help='an image, a volume, or a folder of either'),
     _o('--out', required=True, help='folder for masks and overlays'),
-    _KIND, _FORCE,
+    _KIND, _FORCE, _PLUGIN,
     _o('--format', choices=('.nii.gz', '.nii', '.nrrd', '.mha', '.mhd'),
        help='of volumes; by default the one that they came in'),
     _o('--branch', help="unet, sam or mean; by default the run's chosen one"),
@@ -475,11 +489,11 @@ OPTIONS['export'] = [
     _o('--graphs', metavar='A,B', help='of the U-Net branch: onnx, torchscript, none; by default both'),
     _o('--whole', action='store_true', help="with SAM's frozen weights, so that nothing else is needed"),
     _o('--data-licence', default='', metavar='TEXT', help='of the data, for the model card'),
-    _FORCE]
+    _FORCE, _PLUGIN]
 OPTIONS['report'] = [
     _RUN,
     _o('--out', help='the page; by default report.html in the run'),
-    _MOVED, _FORCE,
+    _MOVED, _FORCE, _PLUGIN,
     _o('--quick', action='store_true', help='tables and curves only, nothing is predicted'),
     _QUIET]
 OPTIONS['auto'] = [
@@ -498,7 +512,7 @@ OPTIONS['auto'] = [
 # %% ../nbs/50_cli.ipynb #3766ad85
 OPTIONS['inspect'] = [
     _o('run', help='a run directory with snapshots'),
-    _MOVED,
+    _MOVED, _PLUGIN,
     _o('--decisions', metavar='DIR', help='where decisions are kept; by default decisions/ in the run'),
     *_PAGE]
 OPTIONS['annotate'] = [
@@ -527,7 +541,7 @@ OPTIONS['weights'] = [_o('--fetch', metavar='NAME', help='find or download this 
 
 COMMANDS = dict(demo=demo, data=data, train=train, evaluate=evaluate, predict=predict, export=export, report=report,
                 auto=auto, inspect=inspect, annotate=annotate, experiment=experiment, table=table, weights=weights)
-EXIT = {0: 'done', 1: 'warnings only (data check), or different (data compare)',
+EXIT = {0: 'done', 1: 'warnings only (data check), or different (data compare, data import)',
         2: 'an error that you can fix: the message says how', 3: 'stopped before the end: the same command resumes',
         70: "a fault of scsam's own", 130: 'interrupted'}
 
@@ -546,7 +560,8 @@ def make_parser() -> argparse.ArgumentParser:
             _recipe_options(c)
             c.late, c.formatter_class = _methods, argparse.RawDescriptionHelpFormatter
         if name == 'data':
-            c.usage = 'scsam data [-h] [--kind KIND] [--figure FIGURE] [--quiet] [check | compare] DATA [PROTOCOL]'
+            c.usage = ('scsam data [-h] [--kind KIND] [--figure FIGURE] [--quiet] [check | compare] DATA [PROTOCOL]\n'
+                       '       scsam data import {promise12,polyp} ZIP [ZIP ...] --out DIR [--partial]')
     return p
 
 # %% ../nbs/50_cli.ipynb #9ae3bcde
@@ -562,6 +577,9 @@ def main(argv=None) -> int: # a key of `EXIT`
     def said(text, code): print(f'scsam{process_name()}: {text}', file=sys.stderr); return code
     try:
         args = make_parser().parse_args(argv)
+        if getattr(args, 'plugin', None):
+            from scsam.method import load_plugin
+            load_plugin(args.plugin)
         return COMMANDS[args.command](args) or 0
     except ScsamError as e: return said(e, 2)
     except KeyboardInterrupt: return said('interrupted', 130)
@@ -579,7 +597,9 @@ def _outside(e: Exception) -> str: # '' where it is not
     if isinstance(e, MemoryError) or type(e).__name__ == 'OutOfMemoryError' or 'DefaultCPUAllocator' in str(e):
         size = str(e).splitlines()[0] if str(e) else 'no size given'
         return f'out of memory ({size}): close other programs, or take smaller images or batches'
-    if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+    if isinstance(e, OSError) and e.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR) and e.filename:
+        return f'{e.filename}: {e.strerror}; was it moved or removed meanwhile? Put it back, or name another place'
+    if isinstance(e, OSError) and e.errno in {*ROOM, errno.EACCES, errno.EPERM}:
         where = e.filename or 'a file'
         return f'{where}: {e.strerror}; free some room, change the permissions, or choose another place'
     return ''
