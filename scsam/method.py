@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['UNLABELED', 'COMMON', 'UNET', 'SAM', 'PROMPTS', 'METHODS', 'ROOMS', 'PLUGINS', 'group', 'make_sam', 'unet_optimizer',
            'sam_optimizer', 'class_logits', 'total', 'Method', 'register', 'methods', 'find_method', 'build',
-           'all_uses', 'refuse_unread', 'load_plugin', 'average_in', 'EMA', 'evaluating', 'predict_batch',
+           'all_uses', 'refuse_unread', 'load_plugin', 'load_kept', 'average_in', 'EMA', 'evaluating', 'predict_batch',
            'predict_arrays']
 
 # %% ../nbs/20a_method.ipynb #c2d57952
@@ -13,8 +13,9 @@ import contextlib, copy, hashlib, importlib, importlib.metadata, importlib.util,
 from dataclasses import fields
 from pathlib import Path
 from torch import nn, Tensor
-from .config import Recipe, ScsamError, mix, nearest
-from .data import Batch, to_float
+from .config import Recipe, ScsamError, cache_dir, mix, nearest
+from .files import atomic
+from .data import Batch, file_sha256, to_float
 from .augment import flip
 from .unet import SegmentationNet, TimmUNet, make_unet
 from .sam import Sam, load_sam
@@ -82,8 +83,7 @@ class Method(nn.Module):
     branches: tuple = ()             # what `predict` returns, in this order
     branch: str = 'unet'             # the one that is reported when nothing was validated
     needs_unlabeled: bool = True     # are images without a mask part of a batch?
-    # does training ask SAM about every image? (False: its embeddings are not cached for training)
-    needs_embeddings: bool = True
+    needs_embeddings: bool = True    # does training ask SAM about every image? (False: none is cached for training)
     trains_sam: bool = True          # is anything trained in SAM, if there is one?
     oracle: bool = False             # does its record also hold SAM's answer to boxes around the truth?
     view: str = ''                   # of unlabelled images: '' as the recipe says, 'weak', or 'none'
@@ -117,8 +117,7 @@ class Method(nn.Module):
         raise NotImplementedError(f'{type(self).__name__} does not predict')
 
     def prompts(self, images: Tensor, probs: dict, seeds=None) -> dict|None:
-        """What `predict(images, seeds=seeds)`, which gave `probs`, asked SAM: as of `make_prompts`, in pixels; None
-        = nothing."""
+        "What SAM was asked when `predict(images, seeds=seeds)` gave `probs`: as of `make_prompts`; None = nothing."
         return None
 
     def own_tokens(self, seen: Tensor) -> Tensor|None: # (B, K-1, 2, C)
@@ -126,7 +125,7 @@ class Method(nn.Module):
         return self.tokens(seen)[:, 1 - self.recipe.num_classes:] if self.tokens else None
 
     def validated(self, scores: dict[str, float]):
-        "The learner tells the mean validation Dice of each branch, after every validation."
+        "Called by the learner after every validation, with the mean Dice of each branch."
 
     def lighten(self) -> dict: # recipe values that the lighter method differs in
         "Drop what training needs and predictions do not."
@@ -189,9 +188,8 @@ def build(recipe: Recipe) -> Method:
     return method
 
 
-def all_uses(
-    ) -> dict[str, list]:  # method -> fields of the recipe that it reads; what `scsam.records.table` takes as `uses`
-    "What each known method reads."
+def all_uses() -> dict[str, list]: # method -> names of fields
+    "What each known method reads of the recipe; `scsam.records.table` takes it as `uses`."
     return {name: sorted(COMMON | cls.uses) for name, cls in methods().items()}
 
 
@@ -202,24 +200,23 @@ def refuse_unread(name: str,  # of a method
     cls, default = find_method(name), Recipe()
     for k, v in Recipe.renamed(given).items():
         value = getattr(default.replace(method=name, **{k: v}), k) if k != 'method' else name
-        if k in cls.fixed and value != getattr(cls.effective(default), k):
-            raise ScsamError(
-                f'--{k.replace("_", "-")} {v}: {name} decides this itself ({getattr(cls.effective(default), k)!r})')
+        said, own = f'--{k.replace("_", "-")} {v}', getattr(cls.effective(default), k)
+        if k in cls.fixed and value != own: raise ScsamError(f'{said}: {name} decides this itself ({own!r})')
         if k in COMMON | cls.uses or value == getattr(default, k): continue
-        readers = [n for n, c in methods().items() if k in c.uses - c.fixed.keys()]
-        raise ScsamError(
-            f'--{k.replace("_", "-")} {v}: {name} does not read it; it is read by {", ".join(readers) or "no method"}')
+        readers = ', '.join(n for n, c in methods().items() if k in c.uses - c.fixed.keys()) or 'no method'
+        raise ScsamError(f'{said}: {name} does not read it; it is read by {readers}')
 
 # %% ../nbs/20a_method.ipynb #b3880f07
 PLUGINS: dict[str, Path] = {} # name of a method -> the file that registered it
+_LOADED: set[str] = set()     # hashes of the files that were loaded in this process
 
 def load_plugin(path: str|Path # a Python file with `@register('name')` before a subclass of `Method`
                ) -> list:      # names of the methods that it registers
     "Run a file that registers methods."
     path = Path(path)
     if not path.is_file(): raise ScsamError(f'{path} is no file; give a Python file that registers a method')
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-    spec = importlib.util.spec_from_file_location(f'scsam_plugin_{digest}', path)
+    digest = file_sha256(path)
+    spec = importlib.util.spec_from_file_location(f'scsam_plugin_{digest[:12]}', path)
     before = {n: METHODS.pop(n) for n in PLUGINS}            # a plugin may replace what an earlier one registered
     try: spec.loader.exec_module(importlib.util.module_from_spec(spec))
     except ScsamError: raise
@@ -229,7 +226,27 @@ def load_plugin(path: str|Path # a Python file with `@register('name')` before a
         for n, cls in before.items(): METHODS.setdefault(n, cls)
     if not names: raise ScsamError(f"{path} registers no method; put @register('name') before its class")
     PLUGINS.update(dict.fromkeys(names, path))
+    _LOADED.add(digest)
+    _trust(digest)
     return names
+
+
+def _trusted() -> set: # hashes of the plugins that were loaded by hand on this computer
+    try: return set((cache_dir()/'plugins.txt').read_text('utf-8').split())
+    except (OSError, UnicodeDecodeError): return set()
+
+
+def _trust(digest: str):
+    if digest in (known := _trusted()): return
+    with contextlib.suppress(ScsamError), atomic(cache_dir()/'plugins.txt') as tmp:     # this process knows it anyway
+        tmp.write_text('\n'.join(sorted({*known, digest})) + '\n', 'utf-8')
+
+
+def load_kept(path: str|Path) -> list: # names of the methods that it registers
+    "`load_plugin` for the copy in a run: refused unless the same file was loaded by hand before."
+    if file_sha256(path) in _trusted() | _LOADED: return load_plugin(path)
+    raise ScsamError(f'{path} is Python code that came with the run, and nobody has run it on this computer yet: read '
+                     f'it, and if you trust it, give --plugin {path} once (in Python: load_plugin)')
 
 # %% ../nbs/20a_method.ipynb #c27d46a8
 @torch.no_grad()
