@@ -116,8 +116,8 @@ def _data_files(path: Path) -> list: # of the files that a header names
     except OSError: there = False               # such as a name that is too long
     if not there: raise ScsamError(f'{path} says that its voxels are in {name:.100}, which is not there; copy it, too')
     if not path.is_symlink() and not file.resolve().is_relative_to(path.parent.resolve()):
-        raise ScsamError(f'{path} says that its voxels are in {name}, a link that leads out of its folder; put the file '
-                         f'itself there')
+        raise ScsamError(f'{path} says that its voxels are in {name}, a link that leads out of its folder; put '
+                         f'the file itself there')
     if not file.is_file():
         raise ScsamError(f'{path} says that its voxels are in {name}, which is not a regular file; copy the volume '
                          f'again')
