@@ -310,8 +310,8 @@ def _accelerator(method: nn.Module, recipe: Recipe, roles: Roles) -> Accelerator
     if recipe.precision == 'fp16' and not acc.native_amp:
         raise ScsamError(f'recipe: precision=fp16 needs a GPU, and this run is on {acc.device.type}; use bf16 or fp32')
     if recipe.precision == 'bf16' and acc.device.type == 'cpu' and bf16_cost() > 1.2:
-        print(f'note: this processor has no bf16 of its own; a step with precision=fp32 takes about 1/{bf16_cost():.1f} '
-              'of the time', file=sys.stderr)
+        print('note: this processor has no bf16 of its own; a step with precision=fp32 takes about '
+              f'1/{bf16_cost():.1f} of the time', file=sys.stderr)
     sizes = {'batch_labeled': recipe.batch_labeled}
     if method.needs_unlabeled and roles.unlabeled: sizes['batch_unlabeled'] = recipe.batch_unlabeled
     for k, n in sizes.items():
