@@ -290,13 +290,23 @@ def annotate(args: argparse.Namespace):
                 not args.no_browser)
 
 
+def _changes(words: list|None) -> dict: # of KEY=VALUE
+    pairs = [w.partition('=') for w in words or []]
+    if wrong := [k for k, eq, _ in pairs if not eq]: raise ScsamError(f'--set {wrong[0]}: write KEY=VALUE')
+    return {k.replace('-', '_'): v for k, _, v in pairs}
+
+
 def experiment(args: argparse.Namespace):
-    "Run what is missing of an experiment's queue, or list the queue."
+    "Run what is missing of an experiment's queue, list the queue, or say what it will take."
     from scsam.experiment import experiment_queue, run_experiment, show_queue
-    if args.list: return print(show_queue(args.name, args.mode, args.results))
     only = [n.strip() for n in args.only.split(',') if n.strip()] if args.only else None
+    if args.plan:
+        from scsam.plan import plan
+        if args.mode != 'full': raise ScsamError(f"--plan is for --mode full; the queue of '{args.mode}': --list")
+        return print(plan(args.name, only, args.data, args.results, args.runs))
+    if args.list: return print(show_queue(args.name, args.mode, args.results))
     done = run_experiment(args.name, args.mode, only=only, data=args.data, max_minutes=args.max_minutes, runs=args.runs,
-                          results=args.results)
+                          results=args.results, changes=_changes(args.set))
     return 0 if len(done) == len(only or experiment_queue(args.name, args.mode)) else 3
 
 # %% ../nbs/50_cli.ipynb #87bc94b9
@@ -526,10 +536,13 @@ OPTIONS |= dict(
             _o('--image-size', type=int, default=128, help='side, in pixels, of the images that SAM sees'),
             _o('--again', action='store_true', help='let this SAM answer the boxes that another one has answered'),
             *_PAGE], experiment=[
-                _o('name', help='prostate, polyp, ablations …'),
+                _o('name', help='prostate, polyp, ablations …; with --plan several, with commas between'),
                 _o('--mode', choices=('smoke', 'cpu', 'full'), default='smoke'),
                 _o('--list', action='store_true', help='list the queue and stop'),
-                _o('--only', metavar='RUN[,RUN]', help='these runs only'),
+                _o('--plan', action='store_true', help='with --mode full: what each run takes and what is missing'),
+                _o('--only', metavar='RUN[,RUN]', help='these runs only, by name or by place in the queue, from 1'),
+                _o('--set', action='append', metavar='KEY=VALUE',
+                   help='a rehearsal: change this in every recipe; its records go to a folder of their own'),
                 _o('--data', help='a folder'), _MINUTES,
                 _o('--runs', default='runs', help='where run directories go'),
                 _o('--results', default='results', help='where records go')], table=[
