@@ -96,7 +96,7 @@ class Settings:
         if twice: raise ScsamError(f'recipe: {twice[0]} is the old name of {new[twice[0]]}; give one of them')
         values = {f.name: f.metadata['renamed'] for f in fields(cls) if f.metadata['renamed']}
         d = {new.get(k, k): v for k, v in d.items()}
-        return {k: values[k].get(v, v) if k in values else v for k, v in d.items()}
+        return {k: values[k].get(v, v) if k in values and isinstance(v, str) else v for k, v in d.items()}
 
     def replace(self, **changes):
         "A copy with some values changed; an unknown key is an error that names the nearest one."

@@ -24,7 +24,7 @@ from .rundir import check_run, read_recipe, read_training, write_training
 from .data import Dataset, load_arrays, read_manifest
 from .sam import Sam
 from .losses import foreground_dice
-from .method import PLUGINS, Method, build as make_method, load_plugin, predict_arrays
+from .method import PLUGINS, Method, build as make_method, load_kept, predict_arrays
 from .feed import Embeddings, Feed, Roles, assign_roles
 from .checkpoint import (Average, load_checkpoint, load_tensors, load_trained, save_checkpoint, save_tensors,
                               trained_state)
@@ -504,7 +504,7 @@ def load_run(run_dir: str|Path, device='cpu',
     recipe, training = read_recipe(d), read_training(d)
     manifest = read_manifest(d/'manifest.json', force=True)     # its hash is part of the seal
     check_run(d, force)
-    if (d/'plugin.py').exists(): load_plugin(d/'plugin.py')     # the method came from a file of the user's own
+    if (d/'plugin.py').exists(): load_kept(d/'plugin.py')       # the method came from a file of somebody's own
     # an exported run may hold a lighter method: `recipe` in `meta`
     tensors, meta = load_tensors(d/'model.safetensors')
     lighter = {'unet_weights': '', **meta.get('recipe', {})}    # all weights of the U-Net are in the run

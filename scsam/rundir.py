@@ -48,7 +48,7 @@ def read_data(run_dir: str|Path) -> dict: # path, kind, options: arguments of `l
     return read_json(path, DATA)
 
 # %% ../nbs/08_rundir.ipynb #d1f37a87
-SEALED = ('recipe.json', 'manifest.json', 'model.safetensors')
+SEALED = ('recipe.json', 'manifest.json', 'model.safetensors', 'plugin.py')
 
 def content_sha256(value: dict) -> str: # its own `sha256` left out
     "Hash of a JSON object's content."

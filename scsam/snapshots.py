@@ -135,8 +135,8 @@ def _checked_points(path: Path, n: int) -> tuple: # xy (N, K-1, P, 2) in pixels,
         with np.load(path) as z: xy, labels = z['xy'], z['labels']
     except Exception as e:      # a damaged archive raises whatever its parts happen to raise
         raise ScsamError(f'{path} is damaged ({e}); its points are left out') from None
-    fits = len(xy) == n and xy.shape == (*labels.shape, 2) and xy.dtype.kind == 'f' and labels.dtype.kind == 'i'
-    if not fits:
+    fits = xy.shape == (*labels.shape, 2) and xy.dtype.kind == 'f' and labels.dtype.kind == 'i'
+    if not (fits and xy.ndim == 4 and len(xy) == n and np.isfinite(xy).all()):
         raise ScsamError(f'{path} is damaged: {xy.dtype} {xy.shape} and {labels.dtype} {labels.shape} are no points')
     return xy, labels
 
@@ -161,7 +161,7 @@ class PseudoLabels:
         path, out = self._file(step, f'{branch}.npy'), 'this snapshot is left out'
         if path not in self._open:
             try: a = np.load(path, mmap_mode='r')
-            except (OSError, ValueError, EOFError) as e:
+            except Exception as e:      # a damaged header raises whatever its parts happen to raise
                 raise ScsamError(f'{path} is missing or damaged ({e}); {out}') from None
             if a.shape != self.shape or a.dtype != np.uint8:
                 raise ScsamError(f'{path} holds {a.dtype} {a.shape}, not uint8 {self.shape}; {out}')

@@ -126,10 +126,15 @@ def download(url: str,               # where from
 # %% ../nbs/09_weights.ipynb #ecb82dcc
 def _tag(part: Path) -> Path: return part.with_name(part.name + '.tag') # which version of the file a part is of
 
+def _one_line(path: Path) -> str: # of a note; '' where it is absent or damaged
+    try: text = path.read_text('utf-8').strip()
+    except (OSError, UnicodeDecodeError): return ''
+    return text if text.isascii() and text.isprintable() else ''
+
 
 def _fetch(url, part, progress, timeout, hashed: bool):
     "Append to `part` what it lacks of `url`, if it is of the same version, or if a hash will tell."
-    tag = _tag(part).read_text() if part.exists() and _tag(part).exists() else ''
+    tag = _one_line(_tag(part)) if part.exists() else ''
     have = part.stat().st_size if part.exists() and (tag or hashed) else 0
     asked = {'Range': f'bytes={have}-', **({'If-Range': tag} if tag else {})} if have else {}
     try:
@@ -180,8 +185,8 @@ def _in_wheel(c: Checkpoint) -> Path|None:
 def _verified(path: Path, c: Checkpoint) -> str:
     "The file's sha256 if it is what the registry, or its first use, says; else an error."
     got, note = file_sha256(path), path.with_name(path.name + '.sha256')
-    expected, by = (c.sha256, 'its authors\' file') if c.sha256 else (note.read_text().split()[0] if note.exists()
-                                                            else '', 'its first use')
+    expected, by = (c.sha256, 'its authors\' file') if c.sha256 else (
+        _one_line(note)[:64] or 'unreadable'*note.exists(), 'its first use')
     if expected and got != expected:
         raise ScsamError(f'{path} is damaged or is another file: its sha256 is {got}, but that of {by} is {expected}; '
                          'delete it, and it will be fetched again')
