@@ -14,6 +14,7 @@ from dataclasses import fields
 from pathlib import Path
 from . import __version__
 from .config import PRESETS, Recipe, ScsamError, cache_dir, nearest
+from .files import ROOM
 
 # %% ../nbs/50_cli.ipynb #ff5ea9d5
 def recipe_from(args: argparse.Namespace, num_classes: int) -> Recipe: # the preset with the options that were given
@@ -42,9 +43,6 @@ def train(args: argparse.Namespace):
     from scsam.experiment import remember_data
     from scsam.learner import fit, main_process
     from scsam.rundir import read_training
-    if args.plugin:
-        from scsam.method import load_plugin
-        load_plugin(args.plugin)
     options = {'labels': 'resample'} if args.resample_labels else {}
     data = load_dataset(args.data, args.kind, **options)
     recipe, out = recipe_from(args, data.num_classes), Path(args.out)
@@ -457,6 +455,7 @@ _GRID = _o('--resample-labels', action='store_true',
 _MOVED = _o('--data', help='where the data is now, if it has moved')
 _FORCE = _o('--force', action='store_true',
             help='take the run though its recipe, manifest or model was changed after training')
+_PLUGIN = _o('--plugin', metavar='FILE', help='run the Python file that registers the method of this run')
 _FORMAT = _o('--format', choices=FORMATS, default='text', help='of the table: for a terminal, or for a paper')
 
 OPTIONS = dict(
@@ -483,7 +482,7 @@ OPTIONS = dict(
         _o('--plugin', metavar='FILE', help='a Python file that registers the method; the run keeps a copy'),
         _o('--tensorboard', action='store_true', help='also write files for TensorBoard into the run directory'),
         _QUIET], evaluate=[
-            _RUN, _MOVED, _FORCE,
+            _RUN, _MOVED, _FORCE, _PLUGIN,
             _o('--metrics', default='dice,iou', help='any of dice, iou, hd95, assd'),
             _o('--save', action='store_true', help='keep the predicted masks in the run'),
             _o('--allow-oracle', action='store_true',
@@ -498,7 +497,7 @@ OPTIONS |= dict(
     predict=[
         _RUN,
         _o('input', help='an image, a volume, or a folder of either'),
-        _o('--out', required=True, help='folder for masks and overlays'), _KIND, _FORCE,
+        _o('--out', required=True, help='folder for masks and overlays'), _KIND, _FORCE, _PLUGIN,
         _o('--format', choices=('.nii.gz', '.nii', '.nrrd', '.mha', '.mhd'),
            help='of volumes; by default the one that they came in'),
         _o('--branch', help="unet, sam or mean; by default the run's chosen one"),
@@ -510,9 +509,10 @@ OPTIONS |= dict(
             _o('--half', action='store_true', help='weights in half precision'),
             _o('--graphs', metavar='A,B', help='of the U-Net branch: onnx, torchscript, none; by default both'),
             _o('--whole', action='store_true', help="with SAM's frozen weights, so that nothing else is needed"),
-            _o('--data-licence', default='', metavar='TEXT', help='of the data, for the model card'), _FORCE], report=[
+            _o('--data-licence', default='', metavar='TEXT', help='of the data, for the model card'),
+            _FORCE, _PLUGIN], report=[
                 _RUN,
-                _o('--out', help='the page; by default report.html in the run'), _MOVED, _FORCE,
+                _o('--out', help='the page; by default report.html in the run'), _MOVED, _FORCE, _PLUGIN,
                 _o('--quick', action='store_true', help='tables and curves only, nothing is predicted'), _QUIET], auto=[
                     _o('data', help='a folder of images, some of them with masks'), _KIND,
                     _o('--out', required=True, help='folder for trainings, masks and the page'),
@@ -526,7 +526,7 @@ OPTIONS |= dict(
                     _o('--seed', type=int),
                     _o('--dry-run', action='store_true', help='print the plan with its time, and stop'), _QUIET],
     inspect=[
-        _o('run', help='a run directory with snapshots'), _MOVED,
+        _o('run', help='a run directory with snapshots'), _MOVED, _PLUGIN,
         _o('--decisions', metavar='DIR', help='where decisions are kept; by default decisions/ in the run'),
         *_PAGE], annotate=[
             _o('folder', help='a folder of images; some may have masks'), _KIND,
@@ -589,6 +589,9 @@ def main(argv=None) -> int: # a key of `EXIT`
     def said(text, code): print(f'scsam{process_name()}: {text}', file=sys.stderr); return code
     try:
         args = make_parser().parse_args(argv)
+        if getattr(args, 'plugin', None):
+            from scsam.method import load_plugin
+            load_plugin(args.plugin)
         return COMMANDS[args.command](args) or 0
     except ScsamError as e: return said(e, 2)
     except KeyboardInterrupt: return said('interrupted', 130)
@@ -607,7 +610,9 @@ def _outside(e: Exception) -> str: # '' where it is not
     if isinstance(e, MemoryError) or type(e).__name__ == 'OutOfMemoryError' or 'DefaultCPUAllocator' in str(e):
         size = str(e).splitlines()[0] if str(e) else 'no size given'
         return f'out of memory ({size}): close other programs, or take smaller images or batches'
-    if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+    if isinstance(e, OSError) and e.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR) and e.filename:
+        return f'{e.filename}: {e.strerror}; was it moved or removed meanwhile? Put it back, or name another place'
+    if isinstance(e, OSError) and e.errno in {*ROOM, errno.EACCES, errno.EPERM}:
         return (f'{e.filename or "a file"}: {e.strerror}; free some room, change the permissions, or choose another '
                 'place')
     return ''

@@ -16,13 +16,26 @@ from .experiment import (EXPERIMENTS, chosen, experiment_folder, experiment_queu
                               lacks_weights)
 
 # %% ../nbs/32b_plan.ipynb #8a6e2299
-COSTS = {  # row -> (1e12 operations of a step, megabytes or None, 1e6 trained numbers); results/rehearsal/full-size.json
+COSTS = {  # row -> (1e12 operations of a step, megabytes or None, 1e6 trained numbers)
     'unet': (0.11, None, 1.94),
     'sam': (0.58, None, 3.88),
     'scsam': (1.38, None, 5.82),
     'scsam-adaptive': (1.38, None, 5.82),
     'mean-teacher': (0.33, None, 1.94),
     'cps': (0.44, None, 3.89),
+    'unimatch': (0.54, None, 1.94),
+    'cpc-sam': (1.20, None, 7.60),
+    'knowsam': (1.63, None, 8.12),
+    'semisam': (0.61, None, 1.94),
+    'ua-mt': (0.62, None, 1.94),
+    'fixmatch': (0.33, None, 1.94),
+    'bcp': (0.25, None, 1.94),
+    'scsam-released': (1.39, None, 5.86),
+    'medsam': (0.58, None, 3.88),
+    'samed': (0.58, None, 3.66),
+    'pair-unet': (0.34, None, 5.20),
+    'pair-sam': (0.58, None, 3.88),
+    'pair': (1.57, None, 9.08),
 }
 LIBRARIES = 1500 # megabytes that CUDA itself takes, about
 
@@ -77,9 +90,9 @@ def plan_lines(name: str, queue: dict, device: Device, results: Path) -> list:
         row, w = _row(k), _weights(r)
         there = (results/experiment_folder(name, 'full')/f'{k}.json').exists()
         memory = f'{_memory(row)/1024:.1f}' if _memory(row) else '?'
-        rows.append((str(n), k, r.labeled, ' '.join(a for a, _ in w) or 'none', ' '.join(dict.fromkeys(b for _, b in w)),
-                     str(r.steps), f'{device.hours(row, r.steps):.1f}', memory, f'{_disk(row, True):.0f}',
-                     'yes' if there else 'no'))
+        licences = ' '.join(dict.fromkeys(b for _, b in w))
+        rows.append((str(n), k, r.labeled, ' '.join(a for a, _ in w) or 'none', licences, str(r.steps),
+                     f'{device.hours(row, r.steps):.1f}', memory, f'{_disk(row, True):.0f}', 'yes' if there else 'no'))
     return in_columns(rows).splitlines()
 
 # %% ../nbs/32b_plan.ipynb #bb543303
@@ -105,11 +118,12 @@ def lacking(names: list,    # of experiments
     at = next(p for p in (Path(runs).resolve(), *Path(runs).resolve().parents) if p.exists())
     disk = sum(_disk(_row(k), True) for q in queues.values() for k in q) + max(_disk(r) for r in rows)
     free = shutil.disk_usage(at).free/2**20
-    if free < disk: out.append(f'disk: {at} has {free/1024:.0f} GB free, and the runs take {disk/1024:.0f}; name another '
-                               'place with --runs')
+    if free < disk:
+        out.append(f'disk: {at} has {free/1024:.0f} GB free, and the runs take {disk/1024:.0f}; name another place with '
+                   '--runs')
     return list(dict.fromkeys(out))
 
-
+# %% ../nbs/32b_plan.ipynb #f364daae
 def plan(names: str|list,    # of experiments, a list or with commas between
          only=None,          # as in `run_experiment`
          data=None,          # where the data is; with one experiment
