@@ -26,10 +26,8 @@ def trained_state(method: nn.Module) -> dict[str, Tensor]:
         if not isinstance(sam, Sam) or sam.sha256 == 'random': continue
         for sub, m in sam.named_modules():
             own = list(m.named_parameters(recurse=False))
-            # with frozen parameters buffers stay too (batch-norm statistics)
-            still = not any(p.requires_grad for _, p in own)
-            keys = [k for k, p in own if not p.requires_grad
-                    ] + ([k for k, _ in m.named_buffers(recurse=False)] if still else [])
+            keys = [k for k, p in own if not p.requires_grad]
+            if len(keys) == len(own): keys += [k for k, _ in m.named_buffers(recurse=False)] # batch-norm statistics
             frozen |= {'.'.join(x for x in (name, sub, k) if x) for k in keys}
     return {k: v.detach() for k, v in state.items() if k not in frozen}
 
@@ -39,14 +37,12 @@ def load_trained(method: nn.Module, state: dict[str, Tensor], where: str = 'the 
     want = trained_state(method)
     missing, extra = sorted(want.keys() - state.keys()), sorted(state.keys() - want.keys())
     if missing or extra:
-        raise ScsamError(
-            f'{where} does not fit this recipe: {len(missing)} missing (first: {missing[:1]}), {len(extra)} unexpected '
-            f'(first: {extra[:1]})'
-        )
+        raise ScsamError(f'{where} does not fit this recipe: {len(missing)} missing (first: {missing[:1]}), '
+                         f'{len(extra)} unexpected (first: {extra[:1]})')
     for k, v in state.items():
         if want[k].shape != v.shape:
-            raise ScsamError(
-                f'{where} does not fit this recipe: {k} is {tuple(v.shape)}, expected {tuple(want[k].shape)}')
+            raise ScsamError(f'{where} does not fit this recipe: {k} is {tuple(v.shape)}, '
+                             f'expected {tuple(want[k].shape)}')
     method.load_state_dict(state, strict=False)
 
 # %% ../nbs/30a_checkpoint.ipynb #e988f6f7
@@ -89,8 +85,8 @@ def _hashes(tensors: dict[str, Tensor], meta: dict) -> dict: # of the tensors' b
 def save_checkpoint(folder: Path, step: int, method: nn.Module, optimizers: list, meta: dict,
                     average: dict|None = None):
     "State after `step` steps; the two newest checkpoints are kept."
-    tensors = {f'model.{k}': v
-               for k, v in trained_state(method).items()} | {f'average.{k}': v for k, v in (average or {}).items()}
+    tensors = {f'model.{k}': v for k, v in trained_state(method).items()}
+    tensors |= {f'average.{k}': v for k, v in (average or {}).items()}
     for i, o in enumerate(optimizers):
         for j, s in o.state_dict()['state'].items():
             tensors.update({f'optim.{i}.{j}.{k}': torch.as_tensor(v) for k, v in s.items() if v is not None})
@@ -105,8 +101,8 @@ def load_checkpoint(folder: Path, method: nn.Module, optimizers: list, say=print
     for path in paths:
         try: tensors, meta = load_tensors(path)
         except ScsamError as e:
-            say(f'{e}; ' +
-                ('no checkpoint is left, training begins anew' if path == paths[-1] else 'trying the one before it'))
+            last = path == paths[-1]
+            say(f'{e}; {"no checkpoint is left, training begins anew" if last else "trying the one before it"}')
             continue
         load_trained(method, {k[6:]: v for k, v in tensors.items() if k.startswith('model.')}, str(path))
         for i, o in enumerate(optimizers):

@@ -17,8 +17,8 @@ import numpy as np
 from .config import ScsamError, nearest
 from .data import Case, Dataset, FileReader, stratified_order
 from .layout import (IMAGE_DIRS, MASK_DIRS, SUFFIXES, TABLES, VOLUMES, Sorted, fault, folder, folder_means,
-                          leave_unmasked, listed,
-                          name_key, one_channel, pair, pictures, read_classes, sort_files, subfolder, tolerate)
+                          leave_unmasked, listed, name_key, one_channel, pair, pictures, read_classes, sort_files,
+                          subfolder, tolerate)
 from .phantom import phantom
 from .volumes import SliceReader, dicom_files, is_dicom, volume_cases, volume_extent, volume_name, volume_patient
 
@@ -47,8 +47,8 @@ def polyp(root: str|Path) -> Dataset: # the folder that holds TrainDataset and T
         if lacking:
             fault(f'{len(lacking)} of {len(images)} images have no mask in {masks_at}: {listed(lacking)}; {remedy}',
                    [f'{p} has no mask in {masks_at}; {remedy}' for p in lacking])
-        return [Case(prefix + k, p, mask_of.get(k), source=source(k), role=role, reader=reader) for k,
-                p in images.items()]
+        return [Case(prefix + k, p, mask_of.get(k), source=source(k), role=role, reader=reader)
+                for k, p in images.items()]
 
     train, tests = root/'TrainDataset', root/'TestDataset'
     cases = part(train, 'train', '', _polyp_source) if train.is_dir() else []
@@ -60,9 +60,9 @@ def polyp(root: str|Path) -> Dataset: # the folder that holds TrainDataset and T
     return Dataset('polyp', cases, ('background', 'polyp'), root)
 
 # %% ../nbs/02c_datasets.ipynb #d6ed0131
+# the first frame of each video of CVC-ClinicDB; the last frame of all is 612
 CLINIC_VIDEOS = (1, 26, 51, 68, 79, 104, 127, 152, 178, 200, 206, 228, 253, 278, 298, 318, 343, 364, 384, 409, 429, 448,
-                 467, 479,
-                 504, 529, 547, 572, 592) # the first frame of each video of CVC-ClinicDB; the last frame of all is 612
+                 467, 479, 504, 529, 547, 572, 592)
 
 def clinic_video(case: Case) -> int|None: # 1 … 29; None for other data, and where the name holds no such frame number
     "Which video of CVC-ClinicDB a case is from."
@@ -194,17 +194,16 @@ def promise12(root: str|Path, normalize: str = 'volume') -> Dataset: # see `volu
     labelled = {number(c) for c in found if c.has_mask}
     official = labelled >= set(range(50))
     role = lambda n: 'train' if n < 35 or n >= 50 else 'val' if n < 40 else 'test:PROMISE12'
-    # a test part stays what it is
-    ours = lambda c: c if c.role != 'train' else replace(c, role=role(number(c)) if c.has_mask else 'train',
-                                                         source=_centre(number(c)) if official and c.has_mask else '')
-    cases = [ours(c) for c in found]
-    return Dataset('promise12', cases, ('background', 'prostate') if found.num_classes == 2 else found.class_names,
-                   root,
-                   notes=found.notes, left=found.left)
+    def ours(c):
+        if c.role != 'train': return c # a test part stays what it is
+        if not c.has_mask: return replace(c, source='')
+        return replace(c, role=role(number(c)), source=_centre(number(c)) if official else '')
+    names = ('background', 'prostate') if found.num_classes == 2 else found.class_names
+    return Dataset('promise12', map(ours, found), names, root, notes=found.notes, left=found.left)
 
-
+# %% ../nbs/02c_datasets.ipynb #e32f2aec
 def promise12_slices(root: str|Path, normalize: str = 'volume') -> Dataset: # see `volumes`
-    "PROMISE12 with a budget of slices, as papers give it: a training slice has labelled neighbours of its own patient."
+    "PROMISE12 with a budget of slices, as papers give it: each training slice counts as a patient of its own."
     data = promise12(root, normalize)
     alone = lambda c: replace(c, patient=c.id) if c.role == 'train' else c
     return Dataset('promise12-slices', map(alone, data), data.class_names, data.root, notes=data.notes, left=data.left)
@@ -428,7 +427,6 @@ def inputs(path: str|Path,
         out.notes += faults
         left.append(data.left)
         out.cases += list(data)
-    # what no kind can use
-    out.left = {p: why for p, why in (left or [{}])[0].items() if all(p in other for other in left)}
+    out.left = {p: why for p, why in (left or [{}])[0].items() if all(p in x for x in left)} # what no kind can use
     if not out.cases: raise ScsamError('; '.join(out.notes) or f'{path} holds nothing to predict on')
     return out

@@ -15,9 +15,8 @@ try: import fcntl
 except ImportError: fcntl = None; import msvcrt      # Windows
 
 # %% ../nbs/00a_files.ipynb #4a72b186
-ROOM = {
-    getattr(errno, n) for n in ('ENOSPC', 'EFBIG', 'EDQUOT', 'EROFS', 'EIO', 'ESTALE', 'ENXIO', 'ENODEV', 'ENOTCONN',
-                                'EHOSTDOWN', 'ETIMEDOUT') if hasattr(errno, n)}
+_NAMES = 'ENOSPC EFBIG EDQUOT EROFS EIO ESTALE ENXIO ENODEV ENOTCONN EHOSTDOWN ETIMEDOUT'
+ROOM = {getattr(errno, n) for n in _NAMES.split() if hasattr(errno, n)}
 
 def _no_room(e: BaseException, tmp) -> str: # why nothing can be written at `tmp`; '' = it is another error
     if isinstance(e, OSError):
@@ -127,8 +126,7 @@ def _try_lock(path: Path): # the open file; None where another process has it
 
 @contextlib.contextmanager
 def locked(path: str|Path,  # of the lock's file; its folder is made
-           # called once where another process has the lock; unless it raises, that process is waited for
-           busy=None
+           busy=None        # called once where another process has the lock; unless it raises, that one is waited for
           ):                # yields whether another process was waited for
     "Keep other processes out of the block."
     path, waited = Path(path), False
@@ -139,8 +137,7 @@ def locked(path: str|Path,  # of the lock's file; its folder is made
         time.sleep(.05)
     try: yield waited
     finally:
-        # while it is held; Windows refuses, and an empty file stays
-        with contextlib.suppress(OSError): path.unlink()
+        with contextlib.suppress(OSError): path.unlink() # while it is held; Windows refuses, and an empty file stays
         f.close()
 
 # %% ../nbs/00a_files.ipynb #d39104b2
@@ -216,8 +213,8 @@ def _misfit_object(value: dict, shape: dict, place: str) -> str:
     return next((m for part in parts if (m := _misfit(*part))), '')
 
 
-_WORDS = {
-    str: 'text', int: 'a whole number', float: 'a number', bool: 'true or false', list: 'a list', dict: 'an object'}
+_WORDS = {str: 'text', int: 'a whole number', float: 'a number', bool: 'true or false', list: 'a list',
+          dict: 'an object'}
 
 def _told(shape) -> str: # in words
     if shape is None: return 'null'

@@ -83,8 +83,8 @@ def add_lora(module: nn.Module,            # changed in place
     if next(lora_layers(module), None): raise ScsamError('lora: this model has LoRA already; load a fresh one')
     names, found = [], [(n, b) for n, b in module.named_modules() if hasattr(b, 'attn') and hasattr(b, 'mlp')]
     if blocks and max(blocks) >= len(found):
-        raise ScsamError(
-            f'lora: there is no block {max(blocks)}; this model has {len(found)}, numbered from 0 to {len(found) - 1}')
+        raise ScsamError(f'lora: there is no block {max(blocks)}; this model has {len(found)}, '
+                         f'numbered from 0 to {len(found) - 1}')
     for number, (block_name, block) in enumerate(found):
         if blocks is not None and number not in blocks: continue
         for name, layer in list(block.named_modules()):
@@ -99,13 +99,11 @@ def add_lora(module: nn.Module,            # changed in place
     module.lora = dict(rank=rank, alpha=alpha or rank, targets=list(targets), dropout=dropout,
                        blocks=None if blocks is None else list(blocks))
     if not names:
-        raise ScsamError(
-            f'lora: no layer for targets={tuple(targets)}, blocks={blocks}; a block is a module with `attn` and `mlp`, '
-            'whose layers are named qkv, proj, lin1/fc1 and lin2/fc2'
-        )
+        raise ScsamError(f'lora: no layer for targets={tuple(targets)}, blocks={blocks}; a block is a module with '
+                         '`attn` and `mlp`, whose layers are named qkv, proj, lin1/fc1 and lin2/fc2')
     return names
 
-# %% ../nbs/12_lora.ipynb #30664544
+
 def lora_layers(module: nn.Module): # yields (name, layer)
     "All LoRA layers of a model."
     return ((n, m) for n, m in module.named_modules() if isinstance(m, LoRA))
@@ -187,7 +185,6 @@ def block_numbers(text: str    # as in a recipe's `lora_blocks`: '8-11' or '0,2,
     return tuple(n for s in spans for n in range(s[0], s[-1] + 1))
 
 
-
 def count_trained(sam: nn.Module) -> dict: # part → parameters
     "How many parameters are trained, in each part of a Sam."
     out = {part: sum(p.numel() for p in getattr(sam, part).parameters() if p.requires_grad)
@@ -243,8 +240,8 @@ def apply_peft(sam: nn.Module,             # a Sam, changed in place
 # %% ../nbs/12_lora.ipynb #e6434941
 def lora_state(module: nn.Module) -> dict: # name → tensor on the CPU
     "The corrections' A and B, and nothing else."
-    return {
-        f'{n}.{k}': getattr(m, k).detach().cpu().clone() for n, m in lora_layers(module) for k in ('lora_a', 'lora_b')}
+    return {f'{n}.{k}': getattr(m, k).detach().cpu().clone()
+            for n, m in lora_layers(module) for k in ('lora_a', 'lora_b')}
 
 
 @torch.no_grad()
@@ -256,10 +253,9 @@ def load_lora_state(module: nn.Module, # with LoRA of the same kind
     shapes = lambda d: {k: tuple(v.shape) for k, v in d.items()}
     if shapes(want) != shapes(state):
         k = next(k for k in [*want, *state] if shapes(want).get(k) != shapes(state).get(k))
-        raise ScsamError(
-            f'lora: the corrections do not fit this model: {k} is {shapes(state).get(k, "missing")} in the file and '
-            f'{shapes(want).get(k, "absent")} in the model; rank, targets and blocks must be the same'
-        )
+        raise ScsamError(f'lora: the corrections do not fit this model: {k} is {shapes(state).get(k, "missing")} in '
+                         f'the file and {shapes(want).get(k, "absent")} in the model; rank, targets and blocks must '
+                         'be the same')
     for n, m in lora_layers(module):
         if m.merged is not None: raise ScsamError('lora: unmerge_lora before loading other corrections')
         m.lora_a.copy_(state[f'{n}.lora_a']); m.lora_b.copy_(state[f'{n}.lora_b'])
@@ -271,8 +267,8 @@ def save_lora(sam: nn.Module, path: str|Path):
     "Write the corrections, with the base's name and hash, as safetensors."
     state = lora_state(sam)
     if not state: raise ScsamError('lora: this model has no LoRA to save')
-    about = {
-        'format': 'scsam-lora-1', 'base': sam.name, 'base_sha256': sam.sha256, 'lora': json.dumps(sam.encoder.lora)}
+    about = {'format': 'scsam-lora-1', 'base': sam.name, 'base_sha256': sam.sha256,
+             'lora': json.dumps(sam.encoder.lora)}
     with atomic(path) as tmp: save_file(state, tmp, about)
 
 
@@ -288,15 +284,12 @@ def load_lora(sam: nn.Module,       # changed in place; LoRA is added where it h
         raise ScsamError(f'{path} was not written by save_lora: it names no base checkpoint')
     name = lambda n, sha: f'{n} ({sha[:8]})'
     if (about['base'], about['base_sha256']) != (sam.name, sam.sha256):
-        raise ScsamError(
-            f'{path} belongs to {name(about["base"], about["base_sha256"])}, but this model is '
-            f'{name(sam.name, sam.sha256)}; load that base first'
-        )
+        raise ScsamError(f'{path} belongs to {name(about["base"], about["base_sha256"])}, but this model is '
+                         f'{name(sam.name, sam.sha256)}; load that base first')
     settings = parse_json(about['lora'], path, ADDED)
     if not hasattr(sam.encoder, 'lora'): add_lora(sam.encoder, **settings)
-    unlike = [
-        f'{k} is {settings[k]} in the file and {v} in the model' for k, v in sam.encoder.lora.items()
-        if k != 'dropout' and settings[k] != v]
+    unlike = [f'{k} is {settings[k]} in the file and {v} in the model'
+              for k, v in sam.encoder.lora.items() if k != 'dropout' and settings[k] != v]
     if unlike: raise ScsamError(f'lora: {path} does not fit: {"; ".join(unlike)}')
     load_lora_state(sam, state)
     return sam

@@ -410,7 +410,7 @@ class Difference:
     def _repr_markdown_(self) -> str:
         return _md(self.text()) + (f' <sub>{_md(self.drawn)}</sub>' if self.drawn else '')
 
-# %% ../nbs/05_records.ipynb #b0c15469
+# %% ../nbs/05_records.ipynb #57ffb17b
 def _by_seed(records) -> dict: # {seed: Record}
     "The records of one method, given by seed, as a list, or alone."
     if isinstance(records, Record): records = [records]
@@ -419,7 +419,7 @@ def _by_seed(records) -> dict: # {seed: Record}
         raise ScsamError('difference: two records have the same seed; give one record of each seed')
     return {r['seed']: r for r in records}
 
-# %% ../nbs/05_records.ipynb #57ffb17b
+
 def _paired_sums(a: dict, b: dict, name: str, branches: tuple, metric: str): # (sums (seeds, clusters), counts, words)
     "Differences on one test set, summed in clusters."
     rows, ids = [], None
