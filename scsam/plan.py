@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COSTS', 'LIBRARIES', 'PEAKS', 'EFFICIENCY', 'Device', 'plan_lines', 'lacking', 'plan']
 
-# %% ../nbs/32b_plan.ipynb #984c885c
+# %% ../nbs/32b_plan.ipynb #441a86fe
 import importlib.util, shutil, torch
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +15,11 @@ from .weights import ENCODERS, SAMS
 from .experiment import (EXPERIMENTS, chosen, experiment_folder, experiment_queue, in_columns, lacks_data,
                               lacks_weights)
 
-# %% ../nbs/32b_plan.ipynb #8a6e2299
+# %% ../nbs/32b_plan.ipynb #598350d9
 COSTS = {  # row -> (1e12 operations of a step, megabytes or None, 1e6 trained numbers)
     'unet': (0.11, None, 1.94),
     'sam': (0.58, None, 3.88),
-    'scsam': (1.38, None, 5.82),
+    'scsam': (1.38, 4532, 5.82),
     'scsam-adaptive': (1.38, None, 5.82),
     'mean-teacher': (0.33, None, 1.94),
     'cps': (0.44, None, 3.89),
@@ -35,11 +35,11 @@ COSTS = {  # row -> (1e12 operations of a step, megabytes or None, 1e6 trained n
     'samed': (0.58, None, 3.66),
     'pair-unet': (0.34, None, 5.20),
     'pair-sam': (0.58, None, 3.88),
-    'pair': (1.57, None, 9.08),
+    'pair': (1.57, 3922, 9.08),
 }
 LIBRARIES = 1500 # megabytes that CUDA itself takes, about
 
-# %% ../nbs/32b_plan.ipynb #d82aaf9f
+# %% ../nbs/32b_plan.ipynb #32fd9c1e
 PEAKS = {'H200': 67., 'H100': 67., 'A100': 19.5, 'L40S': 91.6, 'L4': 30.3, 'A10': 31.2, 'V100': 15.7, 'T4': 8.1,
          'RTX 4090': 82.6, 'RTX 3090': 35.6, 'RTX A6000': 38.7} # 1e12 operations a second, fp32 without matrix units
 EFFICIENCY = .4
@@ -62,7 +62,7 @@ class Device:
         if row not in COSTS or not self.peak: return float('nan')
         return COSTS[row][0]*steps/(self.peak*EFFICIENCY)/3600
 
-# %% ../nbs/32b_plan.ipynb #6d1c966b
+# %% ../nbs/32b_plan.ipynb #f375a563
 def _row(name: str) -> str: return name.rsplit('-', 2)[0] # of a run
 
 
@@ -95,7 +95,7 @@ def plan_lines(name: str, queue: dict, device: Device, results: Path) -> list:
                      f'{device.hours(row, r.steps):.1f}', memory, f'{_disk(row, True):.0f}', 'yes' if there else 'no'))
     return in_columns(rows).splitlines()
 
-# %% ../nbs/32b_plan.ipynb #bb543303
+# %% ../nbs/32b_plan.ipynb #01bbb2a1
 def lacking(names: list,    # of experiments
             queues: dict,   # name -> queue
             device: Device,
@@ -123,7 +123,7 @@ def lacking(names: list,    # of experiments
                    '--runs')
     return list(dict.fromkeys(out))
 
-# %% ../nbs/32b_plan.ipynb #f364daae
+# %% ../nbs/32b_plan.ipynb #5b7d1803
 def plan(names: str|list,    # of experiments, a list or with commas between
          only=None,          # as in `run_experiment`
          data=None,          # where the data is; with one experiment
