@@ -119,8 +119,8 @@ def lacking(names: list,    # of experiments
     disk = sum(_disk(_row(k), True) for q in queues.values() for k in q) + max(_disk(r) for r in rows)
     free = shutil.disk_usage(at).free/2**20
     if free < disk:
-        out.append(f'disk: {at} has {free/1024:.0f} GB free, and the runs take {disk/1024:.0f}; name another place with '
-                   '--runs')
+        out.append(f'disk: {at} has {free/1024:.0f} GB free, and the runs take {disk/1024:.0f}; name another '
+                   'place with --runs')
     return list(dict.fromkeys(out))
 
 # %% ../nbs/32b_plan.ipynb #5b7d1803
