@@ -39,7 +39,8 @@ def fault(message: str, each=()): # what is raised; what is noted instead, one m
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.gif')
 VOLUMES = ('.mhd', '.mha', '.nii', '.nii.gz', '.nrrd')
 ARRAYS = ('.h5', '.hdf5', '.mat', '.mgz', '.mgh', '.mnc', '.hdr', '.img', '.npy', '.npz') # of slices or volumes
-UNREAD = (*VOLUMES, '.dcm', '.npy', '.npz', '.heic', '.heif', '.jp2', '.j2k', '.avif', '.jxl', '.svs', '.ndpi', '.czi') # that a folder of images may hold by mistake
+# that a folder of images may hold by mistake
+UNREAD = (*VOLUMES, '.dcm', '.npy', '.npz', '.heic', '.heif', '.jp2', '.j2k', '.avif', '.jxl', '.svs', '.ndpi', '.czi')
 
 def name_key(path: str) -> str: return unicodedata.normalize('NFC', path)
 
@@ -177,7 +178,8 @@ def no_image(extra: list, of: int, images: dict):
         if stem in images:
             like = (f' ({images[stem]} has this name, but no folder {p.parent.name} above it: if there is a folder of '
                     f'masks for each class, join them into one label map)')
-        elif stem.casefold() in capitals: like = f' ({capitals[stem.casefold()].name} differs from {p.name} in capitals)'
+        elif stem.casefold() in capitals:
+            like = f' ({capitals[stem.casefold()].name} differs from {p.name} in capitals)'
         elif here: like = f' ({images[here[0]].name} is in another folder: {images[here[0]].parent})'
         elif (z := zeros.get(_no_zeros(stem))) is not None:
             like = f' ({z.name} differs from {p.name} in the zeros of its number)'
@@ -208,7 +210,8 @@ OTHER_WORDS = {
              'treningowy egitim обучение обучающая тренировка 训练 訓練 学習 학습 훈련',
     'val': 'validierung validierungs validacion validazione validacao walidacja dogrulama валидация 验证 驗證 検証 검증',
     'test': 'essai essais prueba pruebas prova prove teste testes testowy тест тестовая 测试 測試 テスト 테스트',
-    'image': 'bild bilder imagen imagenes immagine immagini imagem imagens obraz obrazy goruntu изображения 图像 图片 影像 画像 영상',
+    'image': 'bild bilder imagen imagenes immagine immagini imagem imagens obraz obrazy goruntu изображения '
+             '图像 图片 影像 画像 영상',
     'mask': 'msk msks maske masken masque masques mascara mascaras maschera maschere etiquetas etichette maska maski '
             'маски разметка 标签 标注 掩码 掩膜 遮罩 マスク ラベル 라벨 마스크',
     '': 'daten datensatz donnees datos dati dados 集 数据 数据集 データ 데이터'}
@@ -770,7 +773,7 @@ def suffix_of(path: Path) -> str: # as it is written, such as .PNG or .nii.gz
 
 # %% ../nbs/02a_layout.ipynb #b25d2381
 def listed_splits(others: list, found: Sorted):
-    "Splits that lists such as train.txt and test.txt tell, where folders tell none; the lists are taken out of `others`."
+    "Splits that lists such as train.txt and test.txt tell, where folders tell none; read lists leave `others`."
     lists = {p: folder_means(p.stem) for p in others if p.suffix.lower() in ('.txt', '.lst', '.list')}
     lists = {p: m for p, m in lists.items() if m.role in ('train', 'val', 'test')}
     if len({m.role for m in lists.values()}) < 2 or any(i.role != 'train' for i in found.items): return

@@ -40,7 +40,8 @@ def is_dicom(path: Path) -> bool: # by the mark at byte 128, or the first tag: m
     try:
         with open(path, 'rb') as f: head = f.read(132)
     except OSError: return False
-    return head[128:] == b'DICM' or head[:2] in (b'\2\0', b'\x08\0') and head[4:6] in (b'UL', b'OB', b'UI', b'CS', b'DA')
+    first = head[:2] in (b'\2\0', b'\x08\0') and head[4:6] in (b'UL', b'OB', b'UI', b'CS', b'DA')
+    return head[128:] == b'DICM' or first
 
 
 _CLASSES = {'1.3.10': 'an index of files (DICOMDIR)', '5.1.4.1.1.481.3': 'a structure set (RTSTRUCT)',
@@ -50,8 +51,10 @@ _CLASSES = {'1.3.10': 'an index of files (DICOMDIR)', '5.1.4.1.1.481.3': 'a stru
 
 def without_voxels(path: Path) -> str: # what it is; '' = it may have voxels
     "DICOM files that are no images lie beside those that are."
-    with open(path, 'rb') as f: uid = re.search(rb'\x02\0\x02\0UI..1\.2\.840\.10008\.([0-9.]+)', f.read(1024), re.DOTALL)
-    return next((what for of, what in _CLASSES.items() if uid and f'{uid[1].decode()}.'.startswith(of.rstrip('.') + '.')), '')
+    with open(path, 'rb') as f: head = f.read(1024)
+    uid = re.search(rb'\x02\0\x02\0UI..1\.2\.840\.10008\.([0-9.]+)', head, re.DOTALL)
+    said = f'{uid[1].decode()}.' if uid else ''
+    return next((what for of, what in _CLASSES.items() if said.startswith(of.rstrip('.') + '.')), '')
 
 
 def _reader(path: Path):
@@ -387,7 +390,8 @@ def _drift(folder: Path, listing: tuple) -> float: # mm
 def remark_tilt(path: Path, v: Volume):
     "If the slices of a DICOM folder do not lie straight above each other, say so."
     if not path.is_dir() or (mm := _drift(path, _listing(path))) <= CLOSE * min(v.spacing[1:]): return
-    remark('tilted', f'the slices of {path} are displaced against each other, by {mm:.1f} mm from the first to the last')
+    remark('tilted', f'the slices of {path} are displaced against each other, by {mm:.1f} mm from the first to '
+                     f'the last')
 
 
 def _stacked(folder: Path, files: list, tags: dict) -> list:
