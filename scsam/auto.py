@@ -189,10 +189,9 @@ def _page(plan: Plan, rows: list, best: str, expected, rest: int) -> str:
                 for m, b, mean, low, high, n in rows]
     note = 'An expected Dice stands beside every mask in masks.csv.'
     if not expected: note = f'Fewer than {ENOUGH} masks give no expected Dice; masks.csv is sorted by agreement.'
-    exam = (
-        'Each mask was scored by a network that had seen neither it nor its patient. The best of several is a little '
-        'too high an estimate.'
-    )
-    return section('What was chosen, and why', html_table(('what', 'choice', 'reason'), plan.why)) + section(
-        'Methods compared', html_table(('method', 'branch', 'out-of-fold Dice', '95 % interval', 'masks'), compared),
-        said(exam), said(f'{rest} images without a mask were predicted. {note}'))
+    exam = ('Each mask was scored by a network that had seen neither it nor its patient. The best of several is a '
+            'little too high an estimate.')
+    head = ('method', 'branch', 'out-of-fold Dice', '95 % interval', 'masks')
+    return (section('What was chosen, and why', html_table(('what', 'choice', 'reason'), plan.why))
+            + section('Methods compared', html_table(head, compared), said(exam),
+                      said(f'{rest} images without a mask were predicted. {note}')))

@@ -24,8 +24,8 @@ def recipe_from(args: argparse.Namespace, num_classes: int) -> Recipe: # the pre
     recipe = Recipe.preset(args.preset, **{'num_classes': num_classes, **given})
     refuse_unread(recipe.method, given)
     if recipe.num_classes != num_classes:
-        raise ScsamError(
-            f'--num-classes {recipe.num_classes}, but the dataset has {num_classes} classes, background included')
+        raise ScsamError(f'--num-classes {recipe.num_classes}, but the dataset has {num_classes} classes, background '
+                         'included')
     return recipe
 
 # %% ../nbs/50_cli.ipynb #1b795b1e
