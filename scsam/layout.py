@@ -731,7 +731,7 @@ def _unread_images(others: list, root: Path) -> list: # of the Paths that were n
               [f'{p} is no image; {remedy}' for p in images])
     return images
 
-
+# %% ../nbs/02a_layout.ipynb #6f36e62d
 def _unread(others: list, found: Sorted, root: Path):
     "Files that are no images: an error where a mask is expected, else left, with the reason."
     unmasked = {i.path.parent: set() for i in found.items}

@@ -287,7 +287,7 @@ def _opacity(path, colours: np.ndarray, clear: np.ndarray):
                          f'that it reads as empty; if its opacity is the mask, save that alone: '
                          f"Image.open(file).getchannel('A').save(file); if not, save it without transparency")
 
-
+# %% ../nbs/00d_pixels.ipynb #ab0aea44
 def _on_black(im: Image.Image, path='this mask') -> np.ndarray: # (H, W) or (H, W, 3)
     "Pixels of an image, what is transparent being black; 16-bit colours with their full values."
     deep = getattr(im, 'deep', None)

@@ -35,7 +35,7 @@ def volume_suffix(path: str|Path, default: str = '') -> str: # one of `VOLUMES`
     name = Path(path).name.lower()
     return next((s for s in sorted(VOLUMES, key=len, reverse=True) if name.endswith(s)), default)
 
-
+# %% ../nbs/02b_volumes.ipynb #a78117dd
 def is_dicom(path: Path) -> bool: # by the mark at byte 128, or the first tag: many DICOM files have no suffix
     try:
         with open(path, 'rb') as f: head = f.read(132)
@@ -393,7 +393,7 @@ def remark_tilt(path: Path, v: Volume):
     remark('tilted', f'the slices of {path} are displaced against each other, by {mm:.1f} mm from the first to '
                      f'the last')
 
-
+# %% ../nbs/02b_volumes.ipynb #9b4718fe
 def _stacked(folder: Path, files: list, tags: dict) -> list:
     "Files of one series in order of position, if they are one regular stack."
     placed = [f for f in files if '0020|0032' in tags[f] and '0020|0037' in tags[f]]
