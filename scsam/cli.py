@@ -14,7 +14,7 @@ from dataclasses import fields
 from pathlib import Path
 from . import __version__
 from .config import PRESETS, Recipe, ScsamError, cache_dir, nearest
-from .files import ROOM
+from .files import ROOM, not_utf8
 
 # %% ../nbs/50_cli.ipynb #ff5ea9d5
 def recipe_from(args: argparse.Namespace, num_classes: int) -> Recipe: # the preset with the options that were given
@@ -575,6 +575,7 @@ ISSUES = 'https://github.com/scsam/scsam/issues'
 def main(argv=None) -> int: # a key of `EXIT`
     "The command `scsam`."
     def said(text, code): print(f'scsam{process_name()}: {text}', file=sys.stderr); return code
+    if hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(errors='backslashreplace')   # any name can be shown
     try:
         args = make_parser().parse_args(argv)
         if getattr(args, 'plugin', None):
@@ -597,6 +598,10 @@ def _outside(e: Exception) -> str: # '' where it is not
     if isinstance(e, MemoryError) or type(e).__name__ == 'OutOfMemoryError' or 'DefaultCPUAllocator' in str(e):
         size = str(e).splitlines()[0] if str(e) else 'no size given'
         return f'out of memory ({size}): close other programs, or take smaller images or batches'
+    if isinstance(e, UnicodeEncodeError): return f'the input or the output: {not_utf8(e)}'
+    if isinstance(e, ValueError) and 'embedded null' in str(e): return 'a path holds a zero byte, which no name has'
+    if isinstance(e, OSError) and e.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+        return f'{str(e.filename)[:100]}: {e.strerror}; name another place'
     if isinstance(e, OSError) and e.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR) and e.filename:
         return f'{e.filename}: {e.strerror}; was it moved or removed meanwhile? Put it back, or name another place'
     if isinstance(e, OSError) and e.errno in {*ROOM, errno.EACCES, errno.EPERM}:

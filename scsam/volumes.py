@@ -112,8 +112,12 @@ def _data_files(path: Path) -> list: # of the files that a header names
         raise ScsamError(f'{path} says that its voxels are in {name}, which is not in its own folder; put the file '
                          'beside the header and name it there without its path')
     file = path.parent/name
-    if not file.exists():
-        raise ScsamError(f'{path} says that its voxels are in {name}, which is not there; copy it, too')
+    try: there = file.exists()
+    except OSError: there = False               # such as a name that is too long
+    if not there: raise ScsamError(f'{path} says that its voxels are in {name:.100}, which is not there; copy it, too')
+    if not path.is_symlink() and not file.resolve().is_relative_to(path.parent.resolve()):
+        raise ScsamError(f'{path} says that its voxels are in {name}, a link that leads out of its folder; put '
+                         f'the file itself there')
     if not file.is_file():
         raise ScsamError(f'{path} says that its voxels are in {name}, which is not a regular file; copy the volume '
                          f'again')
