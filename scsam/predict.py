@@ -15,7 +15,7 @@ from scipy import ndimage
 from .config import ScsamError, nearest
 from .data import class_values, file_sha256, resize_image, resize_mask
 from .evaluate import predict_cases, predict_probs, save_labels
-from .files import file_names, locked, parse_json, sweep, writing
+from .files import atomic, file_names, locked, parse_json, sweep, writing
 from .learner import Run
 from .metrics import dice
 from .viz import overlay, save, uncertainty
@@ -109,7 +109,8 @@ class Job:
         save_labels(mask, out/self.files[0], values)
         mask = _small(mask)
         save(overlay(_small(self.cases[0].read_image()), mask), out/self.files[1])
-        for name, values in zip(self.files[2:], maps.values()): save(np.round(255*values).astype(np.uint8), out/name)
+        for name, m in zip(self.files[2:], maps.values()):
+            with atomic(out/name) as tmp: Image.fromarray(np.round(255*m).astype(np.uint8)).save(tmp, 'PNG')
 
     def _volume(self, masks: list, maps: list, out: Path, values: tuple, how: str):
         path, like = self.cases[0].image, read_volume(self.cases[0].image)
