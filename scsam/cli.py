@@ -151,7 +151,8 @@ def evaluate(args: argparse.Namespace):
     for metric in metrics:
         print(show_table(table([read_record(path)], metric=metric, branches='all', base=run.dir), args.format),
               end='\n\n')
-    print(f'record: {path}' + f'\nnext: scsam report {args.run}   (one page: curves, worst cases, calibration)'*(not crossed))
+    print(f'record: {path}')
+    if not crossed: print(f'next: scsam report {args.run}   (one page: curves, worst cases, calibration)')
 
 # %% ../nbs/50_cli.ipynb #02963bb0
 def predict(args: argparse.Namespace):

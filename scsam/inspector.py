@@ -17,8 +17,8 @@ import numpy as np
 from .config import ScsamError, cache_dir
 from .files import parse_json
 from .viz import BRANCHES, CLASSES, NEGATIVE, POSITIVE, SKY
-from .review import (BOX_SECONDS, EDIT, MAPS, Review, Unusual, answer_again, curve, dice_maps, encode_image, folder_subject,
-                          layer, oddness)
+from .review import (BOX_SECONDS, EDIT, MAPS, Review, Unusual, answer_again, curve, dice_maps, encode_image,
+                          folder_subject, layer, oddness)
 
 # %% ../nbs/41_inspector.ipynb #4c37c683
 NAMES = {'unet': 'U-Net', 'sam': 'SAM', 'truth': 'true mask', 'edit': 'correction'}
