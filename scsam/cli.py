@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['LONG', 'FEW', 'FORMATS', 'DEMO_ROWS', 'OPTIONS', 'COMMANDS', 'EXIT', 'ISSUES', 'recipe_from', 'ask_first', 'announce',
-           'train', 'evaluate', 'predict', 'export', 'report', 'auto', 'table', 'show_table', 'data', 'compare',
-           'weights', 'inspect', 'annotate', 'experiment', 'demo', 'demo_table', 'demo_figure', 'make_parser',
-           'process_name', 'main']
+           'with_masks', 'train', 'evaluate', 'predict', 'export', 'report', 'auto', 'table', 'show_table', 'data',
+           'compare', 'weights', 'inspect', 'annotate', 'experiment', 'demo', 'demo_table', 'demo_figure',
+           'make_parser', 'process_name', 'main']
 
 # %% ../nbs/50_cli.ipynb #65d1ca23
 import argparse, errno, os, sys, textwrap, time, traceback
@@ -54,10 +54,21 @@ def announce(args: argparse.Namespace, text: str):
     if args.quiet: print(f'scsam: {text}', file=sys.stderr, flush=True)
 
 
+def with_masks(path: str, kind: str|None = None, **options) -> tuple: # (Dataset, where it was opened)
+    "A dataset; where a folder of images is named and the masks lie beside it, the folder that holds both."
+    from scsam.datasets import load_dataset
+    from scsam.layout import IMAGE_DIRS, MASK_DIRS
+    data, home = load_dataset(path, kind, **options), Path(path).resolve().parent
+    if kind is not None or any(c.has_mask for c in data) or Path(path).name.lower() not in IMAGE_DIRS: return data, path
+    beside = [p.name for p in home.iterdir() if p.is_dir() and p.name.lower() in MASK_DIRS]
+    if not beside: return data, path
+    print(f'note: {path} holds no masks, but {beside[0]} lies beside it: {home} is taken')
+    return load_dataset(home, **options), str(home)
+
+
 def train(args: argparse.Namespace):
     "Train one method and leave a run directory."
     from scsam.check import check
-    from scsam.datasets import load_dataset
     from scsam.experiment import remember_data
     from scsam.learner import fit, main_process
     from scsam.rundir import read_training
@@ -65,7 +76,7 @@ def train(args: argparse.Namespace):
         from scsam.method import load_plugin
         load_plugin(args.plugin)
     options = {'labels': 'resample'} if args.resample_labels else {}
-    data = load_dataset(args.data, args.kind, **options)
+    data, args.data = with_masks(args.data, args.kind, **options)
     recipe, out = recipe_from(args, data.num_classes), Path(args.out)
     method = _built(recipe, args.preset)
     if main_process(): ask_first(recipe, args)
@@ -255,9 +266,8 @@ def report(args: argparse.Namespace):
 def auto(args: argparse.Namespace):
     "From a folder to masks: look, choose, compare by cross-validation, train the best on all masks, predict the rest."
     from scsam.auto import auto as run_auto, decided, make_plan
-    from scsam.datasets import load_dataset
     from scsam.experiment import remember_data
-    data = load_dataset(args.data, args.kind)
+    data, args.data = with_masks(args.data, args.kind)
     announce(args, f'reading the {len(data)} cases of {args.data}')
     given = {
         k: v for k in ('preset', 'steps', 'image_size', 'precision', 'seed') if (v := getattr(args, k)) is not None}
