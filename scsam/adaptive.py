@@ -37,8 +37,7 @@ class ScSamAdaptive(ScSam):
 
     def __init__(self, unet: nn.Module, sam: nn.Module, recipe: Recipe):
         super().__init__(unet, sam, recipe)
-        # the U-Net's validation Dice minus SAM's, when last measured
-        self.register_buffer('ahead', torch.tensor(-1.))
+        self.register_buffer('ahead', torch.tensor(-1.)) # the U-Net's validation Dice minus SAM's, when last measured
 
     def validated(self, scores: dict[str, float]): # mean Dice of each branch
         self.ahead.fill_(scores['unet'] - scores['sam'])

@@ -19,7 +19,7 @@ from .data import IGNORE
 # %% ../nbs/03_augment.ipynb #b0c8334a
 @dataclass(frozen=True)
 class View:
-    "How likely each disturbance is, per image."
+    "How likely each perturbation is, per image."
     flip: float = 0.        # probability of each of the two flips
     light: float = 0.       # probability of new brightness and contrast
     affine: float = 0.      # probability of shift, scale and rotation
@@ -78,14 +78,12 @@ def coordinates(affine: torch.Tensor, # (B, 5) uniform: coin, shift x, shift y, 
                 bend: torch.Tensor,   # (B, 2 + 2·36) uniform: coin, grid or elastic, nodes
                 view: View,           # its probabilities
                 h: int, w: int        # of the images, in pixels
-               # (B, H, W, 2) x, y in [-1, 1] inside the image, as grid_sample (align_corners=False) has it
-               ) -> torch.Tensor:
+               ) -> torch.Tensor:     # (B, H, W, 2) x, y in [-1, 1] inside the image, as in `grid_sample`
     "Where every pixel of a view comes from."
     on = (affine[:, 0] < view.affine).float()
     angle, scale = on*_signed(affine[:, 4], math.radians(ROTATE)), 1 + on*_signed(affine[:, 3], SCALE)
     cos, sin, shift = scale*angle.cos(), scale*angle.sin(), 2*on[:, None]*_signed(affine[:, 1:3], SHIFT)
-    # h/w: rigid in pixels
-    theta = torch.stack([cos, -sin*h/w, shift[:, 0], sin*w/h, cos, shift[:, 1]], 1).view(-1, 2, 3)
+    theta = torch.stack([cos, -sin*h/w, shift[:, 0], sin*w/h, cos, shift[:, 1]], 1).view(-1, 2, 3) # h/w: no shear
     return F.affine_grid(theta, (len(on), 1, h, w), align_corners=False) + 2*_bend(bend, view.bend, h, w)
 
 
@@ -211,13 +209,11 @@ def across(x: torch.Tensor,          # (B, C, H, W) float, in the frame of the v
            here: Geometry|None,      # None = the image itself, as it was before any view
            there: Geometry|None,     # None = the image itself
            mode: str = 'bilinear'    # or 'nearest', for labels
-          # (B, C, H, W) in the frame of `there`; (B, H, W) bool: where both views show the image
-          ) -> tuple:
+          ) -> tuple:                # (B, C, H, W) in the frame of `there`; (B, H, W) bool: where both show the image
     "Bring maps from the frame of one view into that of another."
     n, _, h, w = x.shape
     with torch.autocast(x.device.type, enabled=False):
-        # of the image, at each pixel of `there`
-        place = _still(n, h, w, x.device) if there is None else there.xy*_signs(there.flips)
+        place = _still(n, h, w, x.device) if there is None else there.xy*_signs(there.flips) # of each pixel of `there`
         at = place if here is None else _inverse(here.xy, place*_signs(here.flips))
         both = ((place.abs() <= 1) & (at.abs() <= 1)).all(-1)
         return F.grid_sample(x.float(), at, mode=mode, padding_mode='border', align_corners=False), both
@@ -228,8 +224,7 @@ def random_box(n: int,              # boxes
                area=(.02, .4),      # smallest and largest area, as a fraction of the image
                generator=None       # torch.Generator; None = the global one of the CPU
               ) -> torch.Tensor:    # (n, H, W) bool, on the generator's device
-    """One random rectangle per row: uniform area, log-uniform aspect between 0.3 and 1/0.3, uniform place inside the
-    image."""
+    "One random rectangle per row: uniform area, log-uniform aspect from 0.3 to 1/0.3, uniform place in the image."
     device = generator.device if generator is not None else 'cpu'
     u = torch.rand(n, 4, generator=generator, device=device)
     a = area[0] + (area[1] - area[0])*u[:, 0]
@@ -259,7 +254,6 @@ def cutmix(images: torch.Tensor, # (B, 3, H, W)
     "Paste a random rectangle of another row into every row, with its labels."
     n, h, w = masks.shape
     where = random_box(n, h, w, generator=generator)
-    # never oneself, if there is another
-    turn = torch.randint(1, max(n, 2), (1,), generator=generator, device=where.device)
+    turn = torch.randint(1, max(n, 2), (1,), generator=generator, device=where.device) # never itself, if there are two
     where, partner = where.to(images.device), ((torch.arange(n, device=where.device) + turn) % n).to(images.device)
     return paste(images, where, partner), paste(masks, where, partner), where, partner

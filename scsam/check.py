@@ -24,8 +24,8 @@ from .pixels import remarks
 
 # %% ../nbs/02e_check.ipynb #a03877ab
 def fingerprint(image: np.ndarray,  # uint8 (H, W, 3) or grey (H, W)
-                size: int = 32,     # side of the small picture
-               ) -> np.ndarray:     # float32 (size * size,), of length 1 (0 for a blank picture)
+                size: int = 32,     # side of the small image
+               ) -> np.ndarray:     # float32 (size * size,), of length 1 (0 for a blank image)
     "A vector that re-saving, resizing and brightening hardly change."
     small = np.asarray(Image.fromarray(image).convert('L').resize((size, size), Image.Resampling.BILINEAR),
                        dtype=np.float32)
@@ -90,8 +90,8 @@ def _read(case: Case, fingerprints: bool) -> _Look:
             mask = case.read_mask()
             counts = np.bincount(mask.ravel(), minlength=256)
             labelled = counts.sum() - counts[IGNORE]
-            out.labels, out.classes = hashlib.blake2b(mask.tobytes(),
-                                                      digest_size=16).hexdigest(), tuple(np.flatnonzero(counts))
+            out.labels = hashlib.blake2b(mask.tobytes(), digest_size=16).hexdigest()
+            out.classes = tuple(np.flatnonzero(counts))
             out.area = float((labelled - counts[0]) / labelled) if labelled else None
         except ScsamError as e:
             if str(e) not in out.faults: out.faults.append(str(e))
@@ -103,24 +103,20 @@ FINDINGS = { # kind: (level, what it means and what to do)
     'unreadable': ('error', 'images or masks that cannot be read, do not fit each other, or hold values that are no '
                             'labels'),
     'patient': ('error', 'patients in two splits: a score would measure memory; give all their images one role'),
-    'copy': ('error', 'the same picture on both sides of a split: take it out of the training part'),
+    'copy': ('error', 'the same image on both sides of a split: take it out of the training part'),
     'colours': ('error', 'one label, different colours: they are different classes, or each file has a palette of its '
-                         'own; name the colours '
-                         'in classes.json, or save masks without a palette'),
+                         'own; name the colours in classes.json, or save masks without a palette'),
     'black': ('error', 'no mask of the training part shows any foreground, so there is nothing to learn from; export '
                        'them again'),
-    'twin': ('warning', 'pictures on both sides of a split that look the same: if they are copies, take them out of '
-                        'the '
-                        'training part'),
+    'twin': ('warning', 'images on both sides of a split that look the same: if they are copies, take them out of '
+                        'the training part'),
     'video': ('warning', 'neighbours of one video on both sides of a split: scores on such a set are too good; split '
-                         'by video '
-                         'where you can, and say so where a published split has it'),
-    'overlap': ('warning', 'the same picture, or its twin, in two test sets: never average the two as if they were '
+                         'by video where you can, and say so where a published split has it'),
+    'overlap': ('warning', 'the same image, or its twin, in two test sets: never average the two as if they were '
                            'independent'),
-    'double': ('warning', 'the same picture twice in one split: it counts double; keep one'),
-    'contradiction': ('warning', 'one picture with different masks: two readers, or a mask that belongs to another '
-                                 'image; '
-                                 'decide which is right'),
+    'double': ('warning', 'the same image twice in one split: it counts double; keep one'),
+    'contradiction': ('warning', 'one image with different masks: two readers, or a mask that belongs to another '
+                                 'image; decide which is right'),
     'unmasked': ('warning', 'parts without any mask: there is nothing to learn from, or nothing to score'),
     'empty': ('warning', 'masks without any foreground: right if there is nothing to see, else a mask is lost'),
     'tiny': ('warning', 'very small foregrounds (under 20 pixels at 256 x 256): often a slip of the brush'),
@@ -128,8 +124,7 @@ FINDINGS = { # kind: (level, what it means and what to do)
     'nothing': ('warning', 'masks in which every pixel is marked as unlabelled (255): remove them'),
     'resampled': ('warning', "label volumes that were brought to their images' grids"),
     'jpeg': ('warning', 'masks stored as JPEG, which blurs their borders: what is brighter than 127 is read as '
-                        'foreground; save masks as '
-                        'PNG where you can'),
+                        'foreground; save masks as PNG where you can'),
     'class': ('warning', 'classes that no mask shows'),
     'blank': ('warning', 'images of one single grey'),
     'outlier': ('warning', 'images much darker, brighter, flatter or harsher than others of their source'),
@@ -146,12 +141,12 @@ FINDINGS = { # kind: (level, what it means and what to do)
 @dataclass(frozen=True)
 class Finding:
     kind: str         # a key of `FINDINGS`
-    message: str      # which cases or files, and what is the matter
+    message: str      # which cases or files, and what is wrong
     ids: tuple = ()   # of the cases
     @property
     def level(self) -> str: return FINDINGS[self.kind][0]
 
-# %% ../nbs/02e_check.ipynb #39752276
+# %% ../nbs/02e_check.ipynb #c6be3bbc
 @dataclass
 class Report:
     "What a check found."
@@ -190,8 +185,8 @@ class Report:
 
     def files(self) -> str:
         "How many files were read, and how many there are that were not."
-        images, masks = {c.image for c in self.dataset}, {p for c in self.dataset
-                                                          for p in (c.mask, *getattr(c.reader, 'others', ()))}
+        images = {c.image for c in self.dataset}
+        masks = {p for c in self.dataset for p in (c.mask, *getattr(c.reader, 'others', ()))}
         n, m, left = len(images - {None}), len(masks - {None}), len(self.dataset.left)
         if not n: return ''
         return f'read {n + m} files: {n} of images, {m} of masks; not used: {left}'
@@ -362,8 +357,8 @@ def _links(dataset, cases, looks, add):
 # %% ../nbs/02e_check.ipynb #24cffc43
 def _files(dataset, cases, looks, add):
     "What the readers noticed, files that are not used, and splits in names of files."
-    said = _merge([((r.kind, r.message), c.id) for c,
-                   l in zip(cases, looks) for r in l.remarks if r.kind in FINDINGS and r.kind != 'colours'])
+    said = _merge([((r.kind, r.message), c.id) for c, l in zip(cases, looks) for r in l.remarks
+                   if r.kind in FINDINGS and r.kind != 'colours'])
     for (kind, message), ids in said.items(): add(kind, message, *ids[:2])
     lacking = [p for p, why in dataset.left.items() if 'test part without masks' in why]
     if lacking:

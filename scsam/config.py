@@ -96,7 +96,7 @@ class Settings:
         if twice: raise ScsamError(f'recipe: {twice[0]} is the old name of {new[twice[0]]}; give one of them')
         values = {f.name: f.metadata['renamed'] for f in fields(cls) if f.metadata['renamed']}
         d = {new.get(k, k): v for k, v in d.items()}
-        return {k: values[k].get(v, v) if k in values else v for k, v in d.items()}
+        return {k: values[k].get(v, v) if k in values and isinstance(v, str) else v for k, v in d.items()}
 
     def replace(self, **changes):
         "A copy with some values changed; an unknown key is an error that names the nearest one."
@@ -147,9 +147,8 @@ class Recipe(Settings):
     accumulate: int = _train(1, 'batches whose gradients are summed before a step', at_least=1)
     compile: bool = _train(False, 'torch.compile the networks')
     val_every: int = _train(200, 'steps between validations and checkpoints; 0 = only at the end', at_least=0)
-    weight_ema: float = _train(
-        0., 'decay of a moving average of all trained weights, which is then validated and kept; 0 = none', at_least=0,
-        below=1, was='average')
+    weight_ema: float = _train(0., 'decay of a moving average of all trained weights, which is then validated and '
+                               'kept; 0 = none', at_least=0, below=1, was='average')
     branch: str = _train('validation', "the branch that is reported: 'validation' (the best one there) or its name",
                          was='report')
     unet: str = _unet('paper', "'paper', or the name of a timm encoder")
@@ -176,15 +175,14 @@ class Recipe(Settings):
                             pattern=r'(\d+(-\d+)?(,\d+(-\d+)?)*)?')
     sam_stages: int = _sam(0, 'last stages of the image encoder that are trained in full, together with its neck',
                            at_least=0)
-    sam_dropout: float = _sam(0.,
-                              'probability that a channel of the embedding is dropped, in half of the training images',
-                              at_least=0, below=1)
-    cache_embeddings: bool = _sam(
-        False, "compute the frozen part of the image encoder once per image; with peft 'decoder' or 'none'")
+    sam_dropout: float = _sam(0., 'probability that a channel of the embedding is dropped, in half of the training '
+                              'images', at_least=0, below=1)
+    cache_embeddings: bool = _sam(False, 'compute the frozen part of the image encoder once per image; with peft '
+                                  "'decoder' or 'none'")
     sam_flips: bool = _sam(False, "flip what is cached along with the image, instead of flipping SAM's answer back")
     grad_checkpoint: bool = _sam(False, "recompute the encoder's blocks in the backward pass: less memory, more time")
     tokens: str = _sam('learned', "box tokens that a small CNN reads from SAM's embedding", 'learned', 'none')
-    prompts: tuple = _ask(('points', ), 'what the U-Net hands to SAM: any of points, box, mask; none = nothing',
+    prompts: tuple = _ask(('points',), 'what the U-Net gives SAM as prompts: any of points, box, mask; none = nothing',
                           'points', 'box', 'mask')
     n_pos: int = _ask(5, 'positive points per class', at_least=0)
     n_neg: int = _ask(5, 'negative points per class', at_least=0)
@@ -198,22 +196,16 @@ class Recipe(Settings):
     pseudo: str = _exchange('hard', 'form of both pseudo-labels', 'hard', 'soft', 'confident')
     confidence: float = _exchange(.9, "probability under which a pixel carries no pseudo-label (pseudo='confident')",
                                   above=0, at_most=1)
-    teacher: str = _exchange('student',
-                             'who labels and prompts for the U-Net: itself, or the moving average of its past',
-                             'student', 'ema')
+    teacher: str = _exchange('student', 'who labels and prompts for the U-Net: itself, or the moving average of its '
+                             'past', 'student', 'ema')
     ema: float = _exchange(.99, "decay of that average, and of every method's mean teacher", at_least=0, below=1)
-    views: str = _exchange(
-        'same',
-        'both networks see one view, or labels are made on a weak one and the U-Net learns them on a strong one',
-        'same', 'different')
+    views: str = _exchange('same', 'both networks see one view, or labels are made on a weak one and the U-Net learns '
+                           'them on a strong one', 'same', 'different')
     entropy: float = _exchange(.9, "weight of the U-Net's mean entropy", at_least=0)
     rampup: float = _exchange(.25, 'fraction of the steps in which unet_to_sam grows from exp(-5) to 1', at_least=0,
                               at_most=1)
-    pair_label: str = _pair(
-        'mean',
-        "what both learn on unlabelled images: the mean of both teachers' answers, each one's own, or the other's; "
-        "shuffled = a control",
-        'mean', 'own', 'other', 'shuffled')
+    pair_label: str = _pair('mean', "what both learn on unlabelled images: the mean of both teachers' answers, each "
+                            "one's own, or the other's; shuffled = a control", 'mean', 'own', 'other', 'shuffled')
     pair_trust: str = _pair('agreement', "weight of an unlabelled image: the Dice of the two teachers' answers, or 1",
                             'agreement', 'all')
     unlabeled_weight: float = _pair(1., "weight of the unlabelled images' loss, after the ramp-up", at_least=0)
@@ -221,23 +213,20 @@ class Recipe(Settings):
                              at_least=0, below=1)
     cutmix: float = _pair(.5, 'probability that a rectangle of another unlabelled image is pasted in', at_least=0,
                           at_most=1)
-    weaker: str = _adaptive(
-        'silent', 'what the branch with the lower validation Dice teaches: nothing, or what passes both gates',
-        'silent', 'agreed', was='behind')
+    weaker: str = _adaptive('silent', 'what the branch with the lower validation Dice teaches: nothing, or what '
+                            'passes both gates', 'silent', 'agreed', was='behind')
     gate_dice: float = _adaptive(.7, "smallest Dice between the two for an image's label to pass (weaker='agreed')",
                                  at_least=0, was='agree')
     gate_confidence: float = _adaptive(.95, "smallest probability of a pixel's label that passes (weaker='agreed')",
                                        at_least=0, was='sure')
-    consistency: float = _other(10.,
-                                'weight of a mean squared difference of probabilities (mean-teacher, ua-mt, semisam)',
-                                at_least=0)
+    consistency: float = _other(10., 'weight of a mean squared difference of probabilities (mean-teacher, ua-mt, '
+                                'semisam)', at_least=0)
     temperature: float = _other(10., 'of knowledge distillation (knowsam)', above=0)
-    teacher_noise: float = _other(
-        .1, "standard deviation of the noise on the teacher's images (mean-teacher, ua-mt, semisam)", at_least=0)
+    teacher_noise: float = _other(.1, "standard deviation of the noise on the teacher's images (mean-teacher, ua-mt, "
+                                  'semisam)', at_least=0)
     teacher_passes: int = _other(8, 'how often the teacher is asked for its uncertainty (ua-mt)', at_least=1)
-    max_uncertainty: float = _other(
-        .75, 'entropy, divided by its largest value, up to which the teacher counts at step 0 (ua-mt)', above=0,
-        at_most=1)
+    max_uncertainty: float = _other(.75, 'entropy, divided by its largest value, up to which the teacher counts at '
+                                    'step 0 (ua-mt)', above=0, at_most=1)
     cps_weight: float = _other(1.5, "weight of the other network's label (cps)", at_least=0)
     bcp_weight: float = _other(.5, "weight of pixels with the teacher's label (bcp)", at_least=0)
     feature_drop: float = _other(.5, 'part of the channels dropped in the third stream (unimatch)', at_least=0, below=1)
@@ -245,10 +234,8 @@ class Recipe(Settings):
     def __post_init__(self):
         super().__post_init__()
         if self.cache_embeddings and self.peft not in ('decoder', 'none'):
-            raise ScsamError(
-                f"recipe: cache_embeddings needs a frozen image encoder, but peft={self.peft!r} trains it; use "
-                "peft='decoder'"
-            )
+            raise ScsamError(f"recipe: cache_embeddings needs a frozen image encoder, but peft={self.peft!r} trains "
+                             "it; use peft='decoder'")
 
     @classmethod
     def preset(cls, name: str = 'paper', # a key of `PRESETS`
@@ -260,7 +247,8 @@ class Recipe(Settings):
 
 # %% ../nbs/00_config.ipynb #2edbe15a
 PRESETS = {
-    'paper': {}, 'released': dict(point_encoding='released', peft='adapter', cutout='released'),
+    'paper': {},
+    'released': dict(point_encoding='released', peft='adapter', cutout='released'),
     'cpu': dict(image_size=128, sam='litemedsam', peft='decoder', cache_embeddings=True, steps=800, val_every=100,
                 unet_optimizer='adam', unet_lr=1e-3, unet_dropout=.2),
     'pair': dict(method='scsam-pair', image_size=128, steps=400, val_every=50, batch_labeled=8, batch_unlabeled=8,
@@ -269,9 +257,9 @@ PRESETS = {
                  peft='decoder', cache_embeddings=True, sam_stages=1, sam_flips=True, sam_dropout=.5, prompts=(),
                  branch='mean', pair_wait=.25, rampup=.1, unet_to_sam=0.),
     'demo': dict(image_size=128, sam='litemedsam', peft='decoder', cache_embeddings=True, steps=150, val_every=50,
-                 batch_labeled=4, batch_unlabeled=4, unet_optimizer='adam', unet_lr=1e-3,
-                 unet_dropout=.2), 'smoke': dict(image_size=64, sam='tiny', weights='random', steps=6, val_every=3,
-                                                 batch_labeled=2, batch_unlabeled=2, labeled='4', val=0.2), }
+                 batch_labeled=4, batch_unlabeled=4, unet_optimizer='adam', unet_lr=1e-3, unet_dropout=.2),
+    'smoke': dict(image_size=64, sam='tiny', weights='random', steps=6, val_every=3, batch_labeled=2,
+                  batch_unlabeled=2, labeled='4', val=.2)}
 
 # %% ../nbs/00_config.ipynb #1349a485
 def mix(*keys) -> int:

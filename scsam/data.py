@@ -66,9 +66,9 @@ def _same_size(image: Path, mask: Path, size: tuple):
     if size != upright:
         why = "; a mask must have its image's size: export one of them again"
         if size == stored:
-            why = (f'; the image is stored as {stored[0]} x {stored[1]} and {turns(turn)} by its camera (EXIF '
-                   f'orientation '
-                   f'{turn}), which the mask does not follow: save the image upright, or turn the mask likewise')
+            why = (f'; the image is stored as {stored[0]} x {stored[1]} and {turns(turn)} by its camera '
+                   f'(EXIF orientation {turn}), which the mask does not follow: '
+                   'save the image upright, or turn the mask likewise')
         raise ScsamError(f'{mask} is {size[0]} x {size[1]} pixels (width x height), but its image {image} is '
                          f'{upright[0]} x {upright[1]}{why}')
     if turn != 1 and upright == stored and shape_of(mask)[2] == 1:
@@ -82,7 +82,7 @@ class Case:
     id: str                       # unique in its dataset; a relative path without a suffix, such as 'CVC-300/149'
     image: Path|None = None       # None where pixels do not come from a file of their own
     mask: Path|None = None        # None = unlabelled
-    patient: str = ''             # who is pictured: nobody is ever in two roles; '' = the case itself
+    patient: str = ''             # whose image it is: nobody is ever in two roles; '' = the case itself
     source: str = ''              # where it comes from ('kvasir'): splits and budgets keep its proportion
     role: str = 'train'           # 'train', 'val' or 'test:NAME'
     index: int|None = None        # of a slice in its volume
@@ -130,16 +130,15 @@ def parse_budget(amount,     # '5%', 0.05, '72' or 72
     try:
         if text.endswith('%'): share = Fraction(text[:-1].strip()) / 100
         else: share = Fraction(text) if '.' in text or 'e' in text.lower() else None
-        # a count said as a float, such as 72.0
         if share is not None and share > 1 and share.denominator == 1 and not text.endswith('%'):
-            text, share = str(share), None
+            text, share = str(share), None # a count written as a float, such as 72.0
         count = round(share * total) if share is not None else int(text)
     except (ValueError, ZeroDivisionError): raise wrong from None
     if count < 0 or (share is not None and not 0 <= share <= 1): raise wrong
     return count, share is not None
 
-# %% ../nbs/01_data.ipynb #5d1b4eb9
-class Dataset(Sequence):
+# %% ../nbs/01_data.ipynb #1e1ba683
+class _Cases(Sequence):
     "A named, immutable sequence of cases with roles."
     def __init__(self, name: str,
                  cases,                                      # of `Case`
@@ -158,6 +157,8 @@ class Dataset(Sequence):
     def __getitem__(self, i): return self._like(self._cases[i], None) if isinstance(i, slice) else self._cases[i]
     def _like(self, cases, base):
         return Dataset(self.name, cases, self.class_names, self.root, base, self.notes, self.left)
+    def _units(self, cases) -> dict: # patient -> source
+        return {c.patient: c.source for c in reversed(list(cases))}
     @property
     def num_classes(self) -> int: return len(self.class_names)
     @property
@@ -174,16 +175,16 @@ class Dataset(Sequence):
         "The test sets."
         return {r[5:]: self.where(role=r) for r in dict.fromkeys(c.role for c in self) if r.startswith('test:')}
 
-    def _units(self, cases) -> dict: # patient -> source
-        return {c.patient: c.source for c in reversed(list(cases))}
-
+# %% ../nbs/01_data.ipynb #5d1b4eb9
+class Dataset(_Cases):
+    "A named, immutable sequence of cases with roles, which makes splits and budgets."
     def split(self, val: float = 0.1,  # share of the labelled training patients that becomes the validation part
               test: float = 0.,        # the same for a test set named 'held-out'
               seed: int = 0) -> 'Dataset':
         "Carve 'val' and a test set out of 'train', by patient, stratified by source; parts that are there are kept."
         if val < 0 or test < 0 or val + test >= 1:
-            raise ScsamError(f'split: val={val} and test={test} are shares of the training part; they must leave some '
-                             f'of it')
+            raise ScsamError(f'split: val={val} and test={test} are shares of the training part; '
+                             'they must leave some of it')
         train, roles = self.where(role='train'), {c.role for c in self}
         if 'val' in roles: val = 0
         if any(r.startswith('test:') for r in roles): test = 0
@@ -192,8 +193,8 @@ class Dataset(Sequence):
         n_test, n_val = count(test), count(val)
         new = {p: 'test:held-out' for p in order[:n_test]} | {p: 'val' for p in order[n_test:n_test + n_val]}
         base = self.base or (len({c.patient for c in train}) - n_test)
-        return self._like([replace(c, role=new.get(c.patient, 'train')) if c.role == 'train' else c for c in self],
-                          base)
+        role = lambda c: new.get(c.patient, 'train') if c.role == 'train' else c.role
+        return self._like([replace(c, role=role(c)) for c in self], base)
 
     def budget(self, amount,           # '5%', 0.05, '72' or 72; patients where `by_patient`, else cases
                seed: int = 0) -> list: # the labelled cases
@@ -210,10 +211,9 @@ class Dataset(Sequence):
                              f'{100 / total:.3g}% or 1')
         if count > len(order) and not relative:
             kept = len(self._units(c for c in self.where(role='val') if c.has_mask))
+            besides = f', besides {kept} kept for validation' if kept else ''
             raise ScsamError(f'a label budget of {amount} {unit} is more than dataset {self.name} has: {len(order)} '
-                             f'training '
-                             f'{unit} with masks' + f', besides {kept} kept for validation' * bool(kept)
-                             + f'; ask for at most {len(order)}, or for 100%')
+                             f'training {unit} with masks{besides}; ask for at most {len(order)}, or for 100%')
         chosen = set(order[:count])
         return [c for c in train if c.patient in chosen and c.has_mask]
 
@@ -241,9 +241,8 @@ def left_out(left: dict,   # Path -> why
     "Files that are not used, by reason."
     by = {}
     for path, why in left.items(): by.setdefault(why, []).append(Path(path).name)
-    return [
-        f'not used: {_some(names, most)} ({len(names)} file{"s" * (len(names) != 1)}: {why})'
-        for why, names in by.items()]
+    return [f'not used: {_some(names, most)} ({len(names)} file{"s" * (len(names) != 1)}: {why})'
+            for why, names in by.items()]
 
 Dataset.__repr__ = _text
 
@@ -305,9 +304,9 @@ def _compare(self: Dataset, manifest: dict) -> list: # of sentences; empty when 
             if k in here and k in there and there[k] in (here[k], None): continue
             if k not in here and k not in there: continue
             file = (theirs[i].get(k) if k not in here else _where(c, self.root, k)) or i
-            out.append(f'{file}: the {k} ' + ('is missing here' if k not in here else 'is not in the manifest'
-                                              if k not in there
-                                             else 'has other content'))
+            wrong = 'is missing here' if k not in here else 'is not in the manifest' if k not in there else \
+                    'has other content'
+            out.append(f'{file}: the {k} {wrong}')
     return list(dict.fromkeys(out)) # the slices of one volume say the same
 
 
@@ -317,8 +316,7 @@ def _apply(self: Dataset, manifest: dict) -> tuple: # (Dataset, list of labelled
     missing = [i for i in theirs if i not in set(keys.values())]
     if missing:
         raise ScsamError(f'dataset {self.name} lacks {len(missing)} cases of the manifest, such as '
-                         f'{_some(missing, 3)}; is it '
-                         f'the same download?')
+                         f'{_some(missing, 3)}; is it the same download?')
     said = lambda c: theirs[keys[c.id]]
     out = self._like([replace(c, role=said(c)['role'], patient=said(c)['patient']) for c in self
                       if keys[c.id] in theirs], None)
@@ -327,10 +325,9 @@ def _apply(self: Dataset, manifest: dict) -> tuple: # (Dataset, list of labelled
 Dataset.manifest, Dataset.compare, Dataset.apply = _manifest, _compare, _apply
 
 # %% ../nbs/01_data.ipynb #fe40c3dc
-MANIFEST = {
-    'format': {1}, 'name': str, 'class_names': [str], 'sha256': str, 'cases': [{
-        'id': str, 'role': str, 'labeled': bool, 'source': str, 'patient': str, 'image': (str, None),
-        'mask': (str, None), 'sha256': {'image?': (str, None), 'mask?': (str, None)}, 'whole?': (bool, int)}]}
+_CASE = {'id': str, 'role': str, 'labeled': bool, 'source': str, 'patient': str, 'image': (str, None),
+         'mask': (str, None), 'sha256': {'image?': (str, None), 'mask?': (str, None)}, 'whole?': (bool, int)}
+MANIFEST = {'format': {1}, 'name': str, 'class_names': [str], 'sha256': str, 'cases': [_CASE]}
 
 
 def read_manifest(path: str|Path,
@@ -339,8 +336,8 @@ def read_manifest(path: str|Path,
     "A manifest from a file; one that was changed after it was written is an error."
     m = read_json(path, MANIFEST)
     if not force and m['sha256'] != manifest_sha256(m['cases']):
-        raise ScsamError(
-            f'{path} was changed after it was written: its hash is another; put back the one that was there')
+        raise ScsamError(f'{path} was changed after it was written: its hash is another; '
+                         'put back the one that was there')
     return m
 
 # %% ../nbs/01_data.ipynb #b6f21310
@@ -399,7 +396,7 @@ def read_sealed(path: str|Path, shape: tuple, dtype,
         if a.shape != tuple(shape) or a.dtype != np.dtype(dtype): return None
         s = os.stat(path)
         return a if _whole(str(path), s.st_size, s.st_mtime_ns, a.nbytes) else None
-    except (OSError, ValueError, EOFError): return None
+    except Exception: return None       # a damaged header raises whatever its parts happen to raise
 
 # %% ../nbs/01_data.ipynb #42ec1c90
 @dataclass
@@ -486,8 +483,8 @@ def _cached(cases, size, masks, folder, progress):
     except ScsamError as e:
         if not str(e).startswith(f'cannot write {path}'): raise
         need = len(cases) * size * size * 4 / 2**20
-        raise ScsamError(
-            f'{e}; the image cache needs {need:.0f} MB here, and SCSAM_CACHE names another folder for it') from None
+        raise ScsamError(f'{e}; the image cache needs {need:.0f} MB here, '
+                         'and SCSAM_CACHE names another folder for it') from None
 
 # %% ../nbs/01_data.ipynb #22e5f06a
 @functools.lru_cache(maxsize=64)
@@ -519,7 +516,7 @@ class TwoStream:
 def to_float(images: np.ndarray, # uint8 (B, H, W, 3)
              device='cpu'
             ) -> torch.Tensor:   # float32 (B, 3, H, W) in [0, 1]
-    "Pixels as networks want them."
+    "Pixels as networks need them."
     return torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float() / 255
 
 # %% ../nbs/01_data.ipynb #dfd3645b
@@ -538,8 +535,8 @@ class Batch:
 
     def to(self, device) -> 'Batch':
         "The same batch on another device."
-        return Batch(**{k: v.to(device, non_blocking=True) if isinstance(v, torch.Tensor) else v for k,
-                        v in vars(self).items()})
+        move = lambda v: v.to(device, non_blocking=True) if isinstance(v, torch.Tensor) else v
+        return Batch(**{k: move(v) for k, v in vars(self).items()})
 
     @classmethod
     def of(cls, arrays: Arrays,
@@ -550,6 +547,5 @@ class Batch:
         rows = [int(i) for i in (*labeled, *unlabeled)]
         masks = torch.from_numpy(arrays.masks[rows].astype(np.int64))
         masks[len(labeled):] = IGNORE
-        return cls(to_float(arrays.images[rows]).contiguous(), masks, torch.ones_like(masks, dtype=torch.bool),
-                   len(labeled),
-                   tuple(arrays.ids[i] for i in rows))
+        valid, ids = torch.ones_like(masks, dtype=torch.bool), tuple(arrays.ids[i] for i in rows)
+        return cls(to_float(arrays.images[rows]).contiguous(), masks, valid, len(labeled), ids)

@@ -38,14 +38,11 @@ def remember_data(run_dir: str|Path, path: str|Path, kind: str|None = None, **op
 
 def run_data(run: Run, path: str|Path|None = None) -> Dataset: # with the roles of the run's manifest
     "The data that a run was trained on, verified."
-    # a folder for others names no place on a machine
-    exported = path is not None and not (run.dir/'data.json').exists()
+    exported = path is not None and not (run.dir/'data.json').exists() # a run for others names no place on a machine
     where = {'path': str(path), 'kind': None, 'options': {}} if exported else read_data(run.dir)
     if path is None and where['path'] != 'phantom' and not Path(where['path']).exists():
-        raise ScsamError(
-            f'the data of {run.dir} was in {where["path"]}, which is not there any more; say where it is now with '
-            '--data'
-        )
+        raise ScsamError(f'the data of {run.dir} was in {where["path"]}, which is not there any more; '
+                         'say where it is now with --data')
     data, _ = load_dataset(path or where['path'], where['kind'], **where['options']).apply(run.manifest)
     different = data.compare(run.manifest)
     if different:
@@ -59,8 +56,8 @@ def test_sets(data: Dataset) -> dict: # {name: Dataset}
     sets = data.tests()
     if not sets and len(data.where(role='val')): sets = {'validation (used for selection)': data.where(role='val')}
     if not sets:
-        raise ScsamError(
-            'the dataset has neither a test set nor a validation part; add a folder `test/`, or train with --val 0.1')
+        raise ScsamError('the dataset has neither a test set nor a validation part; '
+                         'add a folder `test/`, or train with --val 0.1')
     for name, cases in sets.items():
         if not any(c.has_mask for c in cases):
             raise ScsamError(f'no case of {name} has a mask; there is nothing to compare with (use `scsam predict`)')
@@ -72,10 +69,8 @@ def cached_embeddings(run: Run, sets: dict, progress: bool = False
     "SAM's embeddings of the test images, for runs whose encoder was frozen and cached."
     if not run.recipe.cache_embeddings or run.method.sam is None: return None
     images = lambda cases: load_arrays(cases, run.recipe.image_size, masks=False, cache=cache_dir()/'images').images
-    device = next(run.method.parameters()).device
-    return {
-        k: Embeddings(run.method.sam, images(v), device=device, precision=run.recipe.precision, progress=progress)
-        for k, v in sets.items()}
+    how = dict(device=next(run.method.parameters()).device, precision=run.recipe.precision, progress=progress)
+    return {k: Embeddings(run.method.sam, images(v), **how) for k, v in sets.items()}
 
 
 def make_record(run: Run,
@@ -100,8 +95,28 @@ def make_record(run: Run,
 def process() -> PartialState:
     "This process among those that `accelerate launch` started; alone, the only one."
     if 'LOCAL_RANK' not in os.environ: return PartialState()
-    # the others wait while one scores
-    return PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=6))
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=6)) # others wait while one scores
+
+
+def _record_run(out: Path, path: Path, data: Dataset, metrics: tuple, progress: bool):
+    "Score the finished run in `out` on its data's test sets; write its record to `path` and its curves beside it."
+    run = load_run(out, process().device)
+    write_json(path.parent/'history'/path.name, read_json(out/'history.json', HISTORY))
+    mine, _ = data.apply(run.manifest)
+    write_record(make_record(run, mine, path.parent.name, metrics, progress=progress, oracle=run.method.oracle), path)
+
+
+def _other_recipe(record: Record, recipe: Recipe) -> list: # of names
+    "The values of the recipe in which a record differs, as its method reads them."
+    old, new = (find_method(r.method).effective(r).to_dict() for r in (Recipe.from_dict(record['recipe']), recipe))
+    return [k for k in new if old[k] != new[k]]
+
+
+def _in_short(name: str, record: Record) -> str:
+    "A run's time and mean Dice, on a line."
+    dice = lambda by: ', '.join(f"{b} {v['dice']['mean']:.3f}" for b, v in by.items())
+    scores = '; '.join(f'{s} {dice(by)}' for s, by in record['summary'].items())
+    return f"{name}: {record['steps']} steps in {record['seconds']:.0f} s; {scores}"
 
 # %% ../nbs/32_experiment.ipynb #84c95b76
 def run_queue(experiment: str,              # name; records go to results/<experiment>/<run>.json, curves to history/
@@ -125,12 +140,8 @@ def run_queue(experiment: str,              # name; records go to results/<exper
         path = Path(results)/experiment/f'{name}.json'
         if path.exists():
             done[name] = read_record(path)
-            old, recipe = (find_method(r.method).effective(r) for r in (Recipe.from_dict(done[name]['recipe']), recipe))
-            if old != recipe:
-                say(f'{path} was made with another recipe '
-                    f'({", ".join(k for k, v in recipe.to_dict().items() if old.to_dict()[k] != v)}); it is kept. '
-                    'Remove it to run this one'
-                    )
+            if other := _other_recipe(done[name], recipe):
+                say(f'{path} was made with another recipe ({", ".join(other)}); it is kept. Remove it to run this one')
             continue
         left = None if max_minutes is None else max_minutes - (time.monotonic() - start) / 60
         if left is not None and left <= 0: say(f'{name}: not started, the time is over'); continue
@@ -140,22 +151,14 @@ def run_queue(experiment: str,              # name; records go to results/<exper
                 snapshots=snapshots)
         except ScsamError as e:
             if process().num_processes > 1: raise           # the others may be waiting for this one
-            say(f'{name}: {e}'); continue                   # a run that cannot be does not keep the rest from being
+            say(f'{name}: {e}'); continue                   # a run that fails does not keep the others from running
         if first: remember_data(out, *where, **(options or {}))
-        # by the clock, or by somebody
-        if not (out/'training.json').exists(): say(f'{name}: stopped before its end; call again to go on'); break
-        if first:
-            run = load_run(out, process().device)
-            write_json(Path(results)/experiment/'history'/f'{name}.json', read_json(out/'history.json', HISTORY))
-            write_record(
-                make_record(run,
-                            data.apply(run.manifest)[0], experiment, metrics, progress=progress,
-                            oracle=run.method.oracle), path)
+        if not (out/'training.json').exists():              # by the clock, or by somebody
+            say(f'{name}: stopped before its end; call again to resume it'); break
+        if first: _record_run(out, path, data, metrics, progress)
         process().wait_for_everyone()
         done[name] = read_record(path)
-        say(f"{name}: {recipe.steps} steps in {done[name]['seconds']:.0f} s; " +
-            '; '.join(f"{s} " + ', '.join(f"{b} {v['dice']['mean']:.3f}" for b, v in by.items())
-                      for s, by in done[name]['summary'].items()))
+        say(_in_short(name, done[name]))
     return done
 
 # %% ../nbs/32_experiment.ipynb #d065f337
@@ -175,10 +178,12 @@ def runs_of(base: Recipe,           # what all runs share
 def paper_queue(labels: dict,       # name of a budget -> `Recipe.labeled`
                 **changes) -> dict[str, Recipe]: # '<method>-<budget>-s<seed>'
     "The paper's setting: the main methods at every budget with three seeds, then all others."
-    return {
-        k: r for methods in (MAIN, OTHERS) for budget, labeled in labels.items()
-        for k, r in runs_of(Recipe.preset('paper', labeled=labeled, **changes),
-                            {f'{m}-{budget}': dict(method=m) for m in methods}, (0, 1, 2)).items()}
+    queue = {}
+    for methods in (MAIN, OTHERS):
+        for budget, labeled in labels.items():
+            base = Recipe.preset('paper', labeled=labeled, **changes)
+            queue |= runs_of(base, {f'{m}-{budget}': dict(method=m) for m in methods}, (0, 1, 2))
+    return queue
 
 # %% ../nbs/32_experiment.ipynb #12ab291b
 def polyp_queue(mode: str) -> dict[str, Recipe]:
@@ -247,9 +252,8 @@ def pair_queue(mode: str) -> dict[str, Recipe]:
     def run(variant, seed):
         slow = {} if variant.startswith('pair') else dict(weight_ema=.99)
         return Recipe.preset('pair', labeled='72', seed=seed, data_seed=seed, **slow).replace(**PAIR_VARIANTS[variant])
-    first = [v for v in PAIR_VARIANTS if v in ('unet', 'sam', 'pair')]
-    order = [(v, s) for s in range(5) for v in first] + [
-        (v, s) for s in range(3) for v in PAIR_VARIANTS if v not in first]
+    first, rest = ('unet', 'sam', 'pair'), [v for v in PAIR_VARIANTS if v not in ('unet', 'sam', 'pair')]
+    order = [(v, s) for s in range(5) for v in first] + [(v, s) for s in range(3) for v in rest]
     return {f'{v}-s{s}': run(v, s) for v, s in order}
 
 # %% ../nbs/32_experiment.ipynb #817076e3
@@ -265,17 +269,15 @@ PHANTOM = Recipe.preset('cpu', labeled='5%', precision='bf16', steps=200, val_ev
 PHANTOM_DATA = dict(n=200, test=40, source='colour')
 SMALL = PHANTOM.replace(image_size=64, steps=1000, val_every=200, sam='tiny', weights='random', batch_labeled=4,
                         batch_unlabeled=4, precision='fp32')
-# the same training images; at 64 px more test images cost little
-SMALL_DATA = {**PHANTOM_DATA, 'test': 200}
-# these runs were made when `sam` had another name
-PHANTOM_METHODS = {{'sam': 'sam-lora'}.get(m, m): dict(method=m)
-                   # no sam-zero: it needs official weights of SAM
-                   for m in (*MAIN, *OTHERS, 'medsam-zero')} | {
-    # boxes are what LiteMedSAM knows untrained
-    'semisam': dict(method='semisam', prompts=('box',)),
-    'unet-all': dict(method='unet', labeled='100%'), 'sam-all': dict(method='sam', labeled='100%')}
+SMALL_DATA = {**PHANTOM_DATA, 'test': 200}      # the same training images; at 64 px more test images cost little
+PHANTOM_METHODS = {                             # no sam-zero: it needs official weights of SAM
+    **{{'sam': 'sam-lora'}.get(m, m): dict(method=m)       # these runs were made when `sam` had another name
+       for m in (*MAIN, *OTHERS, 'medsam-zero')},
+    'semisam': dict(method='semisam', prompts=('box',)),   # boxes are what LiteMedSAM knows untrained
+    'unet-all': dict(method='unet', labeled='100%'),
+    'sam-all': dict(method='sam', labeled='100%')}
 
-# what is changed in scsam; scsam itself and scsam-adaptive are runs of 'phantom'
+# %% ../nbs/32_experiment.ipynb #250fe687
 ABLATIONS = {
     'no-unet-to-sam': dict(unet_to_sam=0),
     'no-sam-to-unet': dict(sam_to_unet=0),
@@ -313,14 +315,12 @@ def unets_queue(mode: str) -> dict[str, Recipe]:
 
 
 def weak_sam_queue(mode: str) -> dict[str, Recipe]:
-    """Who teaches whom when the generalist is the weaker one: a small SAM that starts from random weights, all of it
-    trained."""
+    "The exchange when the generalist is the weaker one: a small SAM, trained whole from random weights."
     base = SMALL.replace(val_every=100, peft='full', cache_embeddings=False, sam_lr=1e-3)
-    return runs_of(
-        base, {
-            'unet': dict(method='unet'), 'sam-alone': dict(method='sam'), 'scsam': {}, 'no-sam-to-unet': dict(
-                sam_to_unet=0), 'no-unet-to-sam': dict(unet_to_sam=0), 'scsam-adaptive': dict(method='scsam-adaptive')},
-        (0, 1, 2))
+    variants = {'unet': dict(method='unet'), 'sam-alone': dict(method='sam'), 'scsam': {},
+                'no-sam-to-unet': dict(sam_to_unet=0), 'no-unet-to-sam': dict(unet_to_sam=0),
+                'scsam-adaptive': dict(method='scsam-adaptive')}
+    return runs_of(base, variants, (0, 1, 2))
 
 
 def ablations_queue(mode: str) -> dict[str, Recipe]:
@@ -360,24 +360,19 @@ class Experiment:
     snapshots: int = 4                  # of the predictions for the unlabelled images
 
 
+_polyps = _files('polyp', 'the polyp benchmark in the PraNet layout (TrainDataset, TestDataset)', 'polyp')
+_prostates = _files('prostate-promise12-layout', 'volumes in the layout of PROMISE12 (CaseNN.mhd)', 'promise12',
+                    dict(val=0, test=.34))
+_few = _generated(n=40, test=6)
 EXPERIMENTS = {
-    'polyp': Experiment(
-        polyp_queue, _files('polyp', 'the polyp benchmark in the PraNet layout (TrainDataset, TestDataset)', 'polyp'),
-        _generated(n=40, test=6), snapshots=2),
-    'pair': Experiment(pair_queue,
-                       _files('polyp', 'the polyp benchmark in the PraNet layout (TrainDataset, TestDataset)', 'polyp'),
-                       _generated(n=40, test=6), full=False, snapshots=0), 'prostate': Experiment(
-                           prostate_queue,
-                           _files('prostate-promise12-layout', 'volumes in the layout of PROMISE12 (CaseNN.mhd)',
-                                  'promise12', dict(val=0, test=.34)), _generated(n=24, test=8, source='grey'),
-                           metrics=('dice', 'hd95', 'assd')), 'phantom': Experiment(phantom_queue,
-                                                                                    _generated(**PHANTOM_DATA),
-                                                                                    _generated(n=40, test=6),
-                                                                                    full=False),
-    'unets': Experiment(unets_queue, _generated(**SMALL_DATA), _generated(n=40, test=6),
-                        full=False), 'weak-sam': Experiment(weak_sam_queue, _generated(**SMALL_DATA),
-                                                            _generated(n=40, test=6), full=False),
-    'ablations': Experiment(ablations_queue, _generated(**PHANTOM_DATA), _generated(n=40, test=6), full=False), }
+    'polyp': Experiment(polyp_queue, _polyps, _few, snapshots=2),
+    'pair': Experiment(pair_queue, _polyps, _few, full=False, snapshots=0),
+    'prostate': Experiment(prostate_queue, _prostates, _generated(n=24, test=8, source='grey'),
+                           metrics=('dice', 'hd95', 'assd')),
+    'phantom': Experiment(phantom_queue, _generated(**PHANTOM_DATA), _few, full=False),
+    'unets': Experiment(unets_queue, _generated(**SMALL_DATA), _few, full=False),
+    'weak-sam': Experiment(weak_sam_queue, _generated(**SMALL_DATA), _few, full=False),
+    'ablations': Experiment(ablations_queue, _generated(**PHANTOM_DATA), _few, full=False)}
 
 # %% ../nbs/32_experiment.ipynb #98927a36
 SMOKE = dict(image_size=64, sam='tiny', weights='random', steps=4, val_every=2, batch_labeled=2, batch_unlabeled=2,
@@ -418,8 +413,8 @@ def _ready(queue: dict[str, Recipe]):
         if state.get(sam, 'absent') in ('absent', 'damaged'):
             lacks.append(f'the official weights of {sam} (scsam weights --fetch {sam})')
     if lacks:
-        raise ScsamError(
-            f"mode 'full' needs {' and '.join(lacks)}; nothing was started. On this machine use mode 'cpu' or 'smoke'")
+        raise ScsamError(f"mode 'full' needs {' and '.join(lacks)}; nothing was started. "
+                         "On this machine use mode 'cpu' or 'smoke'")
 
 
 _temporary = []                          # folders of smoke runs; removed when Python ends
@@ -429,12 +424,11 @@ def run_experiment(name: str,            # a key of `EXPERIMENTS`
                    only: str|list|None = None, # names of runs, a list or with commas between; None = all
                    data: str|Path|None = None, # where the data is; None = where `find_data` finds it
                    max_minutes: float|None = None, # stop at a checkpoint after this time
-                   # a smoke run goes to a temporary folder unless another one than this is named
-                   runs: str|Path = 'runs',
-                   results: str|Path = 'results', # likewise
+                   runs: str|Path = 'runs',        # in mode 'smoke' a temporary folder, unless you name one
+                   results: str|Path = 'results',  # likewise
                    progress: bool = True,
                    say=print) -> dict[str, Record]: # the records that exist now
-    "Run what has no record yet, go on with what was cut off."
+    "Run what has no record yet, resume what was interrupted."
     queue, e = experiment_queue(name, mode), EXPERIMENTS[name]
     if only:
         only = [x.strip() for x in only.split(',')] if isinstance(only, str) else list(only)
@@ -446,8 +440,7 @@ def run_experiment(name: str,            # a key of `EXPERIMENTS`
         if data is not None:
             raise ScsamError("mode 'smoke' runs on generated images; leave out the data, or use mode 'cpu'")
         if process().is_main_process: _temporary.append(tempfile.TemporaryDirectory(prefix='scsam-smoke-'))
-        # the same for all processes
-        folder = broadcast_object_list([_temporary[-1].name if _temporary else None])[0]
+        folder = broadcast_object_list([_temporary[-1].name if _temporary else None])[0] # the same for all processes
         runs, results = (Path(folder)/str(x) if str(x) == d else x for x, d in ((runs, 'runs'), (results, 'results')))
     dataset, where, options = (e.smoke if mode == 'smoke' else e.data)(mode, data)
     return run_queue(experiment_folder(name, mode), dataset, queue, runs, results, where, options, max_minutes,

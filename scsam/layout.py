@@ -65,8 +65,7 @@ def pictures(folder: Path,
                 if others is not None: others.append(path)
             elif name in out:
                 fault(f'{out[name]} and {path} have the same name but for the suffix; keep one of them, or tell by a '
-                      f'CSV which '
-                       f'is meant')
+                      'CSV which is meant')
             else: out[name] = path
     return out
 
@@ -186,13 +185,10 @@ ROLE_WORDS = {'train': 'train training trn labeled labelled', 'val': 'val valid 
 THING_WORDS = {
     'image': 'image images img imgs picture pictures photo photos input inputs original originals',
     'mask': 'mask masks label labels labelmap labelmaps seg segs segm segmentation segmentations annotation '
-            'annotations annot anno annos '
-            'gt gts groundtruth groundtruths truth truths manual target targets roi rois',
+            'annotations annot anno annos gt gts groundtruth groundtruths truth truths manual target targets roi rois',
     'other': 'overlay overlays prediction predictions pred preds result results output outputs preview previews '
-             'thumbnail thumbnails '
-             'thumbs visualization visualizations visualisation visualisations edge edges heatmap heatmaps backup old '
-             'superpixels '
-             'bbox bboxes boxes'}
+             'thumbnail thumbnails thumbs visualization visualizations visualisation visualisations edge edges '
+             'heatmap heatmaps backup old superpixels bbox bboxes boxes'}
 PLAIN_WORDS = 'data dataset datasets set sets folder split splits all and part parts jpeg jpg png nii nifti tif tiff ' \
               'ground ' \
               'frame frames scan scans volume volumes slice slices'
@@ -211,8 +207,8 @@ def _spell(run: str) -> list|None: # of known words
 def _words(name: str) -> list: # of (word, known?)
     out, name = [], re.sub(r'(hold|held)[ _-]out', 'holdout', unicodedata.normalize('NFC', name), flags=re.I)
     runs = re.findall(r'[^\W\d_]+|\d+', re.sub(r'un[ _-](?=label|annot)', 'un', name, flags=re.I))
-    short = len(runs) == 1 or len(letters := [r for r in runs if not r.isdigit()]) > 1 and all(_spell(r.lower())
-                                                            for r in letters)
+    letters = [r for r in runs if not r.isdigit()]
+    short = len(runs) == 1 or len(letters) > 1 and all(_spell(r.lower()) for r in letters)
     for run in runs:
         known = _spell(run.lower())
         pieces = [run] if known else re.findall(r'[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|.', run) # TrainDataset
@@ -302,13 +298,11 @@ def place(name: str,    # of a file, relative to the dataset, with '/'
 
 # %% ../nbs/02a_layout.ipynb #0e6ea96f
 GROUP_WORDS = set('part fold batch group set subset site centre center hospital class grade stage level type category '
-                  'visit session ses day '
-                  'week month year time timepoint tp phase dataset collection plane axis block chunk birads score '
-                  'scale x d'.split())
+                  'visit session ses day week month year time timepoint tp phase dataset collection plane axis block '
+                  'chunk birads score scale x d'.split())
 CLASS_WORDS = set('benign malignant normal abnormal healthy diseased disease positive negative pos neg polyp polyps '
-                  'adenoma hyperplastic '
-                  'serrated cancer tumor tumour tumors lesion lesions glaucoma melanoma nevus covid pneumonia hgg lgg '
-                  'yes no non'.split())
+                  'adenoma hyperplastic serrated cancer tumor tumour tumors lesion lesions glaucoma melanoma nevus '
+                  'covid pneumonia hgg lgg yes no non'.split())
 MOMENT = re.compile(r'^(.*[^\W_].*?)[ _.-]*(frame|slice|slc|timepoint|time|tp|phase|visit|ses|session|'
                     r'series|scan|seq|echo|'
                     r'(?<=[ _.-])[zt])[ _.-]?\d+'
@@ -409,8 +403,8 @@ def _name_tests(found: list):
     tests = [f for f in found if f.role == 'test']
     alike = Counter(re.sub(r'\d+', '#', t) for t in {f.test for f in tests if re.search(r'\d', f.test)})
     for f in tests:
-        # patients, not sets
-        if f.test and alike[re.sub(r'\d+', '#', f.test)] > 2: f.above, f.test = (*f.above, f.test), ''
+        if f.test and alike[re.sub(r'\d+', '#', f.test)] > 2: # patients, not sets
+            f.above, f.test = (*f.above, f.test), ''
     several = len({f.words for f in tests if f.thing != 'mask' and not f.test}) > 1
     for f in tests:
         words = '-'.join(f.words) if several else ''
@@ -443,9 +437,9 @@ def _beside(images: list, masks: list, root: Path) -> tuple: # (images, masks), 
         # even if its image is nowhere
         if MARK.search(f.name) and (not masks or any(b in here for b in bare)): beside.append(f)
         elif _ANY_MARK.search(f.name) and any(b in here for b in bare): beside.append(f)       # x_lesion beside x
-        elif _FIRST.match(f.name) and (bare[-1] in here
-                                       or any(_IMAGE_FIRST.sub('', n) == bare[-1]
-                                              for n in here - {f.name})): beside.append(f)
+        elif _FIRST.match(f.name):                                                             # mask_7 beside image_7
+            others = {_IMAGE_FIRST.sub('', n) for n in here - {f.name}}
+            if bare[-1] in here or bare[-1] in others: beside.append(f)
     gone = set(map(id, beside))
     images = [f for f in images if id(f) not in gone]
     of = {(f.path.parent, b) for f in beside for b in _bare(f.name)[1:]}
@@ -600,8 +594,7 @@ def read_classes(root: Path) -> tuple: # (class names, FileReader)
                   for v in values)
     if len(values) < 2 or not (numbers or colours) or len(set(values)) < len(values):
         raise ScsamError(f'{where} must name at least two classes, background first, each with its own value (an '
-                         f'integer) or '
-                         f'colour ([r, g, b])')
+                         'integer) or colour ([r, g, b])')
     if ignore is not None and (ignore in values or isinstance(ignore, tuple) != colours
                                or not isinstance(ignore, (int, tuple))):
         raise ScsamError(f'{where}: "ignore" is the value or colour of pixels without a label, and no class can have '
@@ -633,8 +626,7 @@ def one_channel(units: dict) -> dict: # name -> Path
                 and not k.endswith('_0000')]
         if more:
             raise ScsamError(f'{more[0]} is another channel of its case; scsam reads one: keep the files that end in '
-                             f'_0000, or merge the channels '
-                             f'into RGB')
+                             '_0000, or merge the channels into RGB')
         out |= {k[:-5]: p for k, p in images.items()} if all(k.endswith('_0000') for k in images) else images
     return out
 
@@ -658,8 +650,7 @@ def joined(reader: FileReader, masks: tuple, classes: int) -> FileReader:
     if len(masks) < 2: return reader
     if classes > 2:
         fault(f'{masks[0]} and {masks[1]} are masks of one image, and there are {classes} classes; draw them into one '
-              f'label map, or tell by a CSV '
-              f'which is meant')
+              'label map, or tell by a CSV which is meant')
     return JoinedReader(**{f.name: getattr(reader, f.name) for f in fields(FileReader)}, others=tuple(masks[1:]))
 
 # %% ../nbs/02a_layout.ipynb #4e86ee64
@@ -681,10 +672,9 @@ def folder(root: str|Path,      # a folder as above, or one image
              for i in found.items]
     if not cases:
         raise ScsamError(f'{root} has no images that scsam can find; it looks for {", ".join(SUFFIXES)} in '
-                         f'{root.name}/ or '
-                         f'{root.name}/images, masks in {root.name}/masks or beside them as NAME_mask.png; anything '
-                         f'else can be said in a CSV '
-                         'with the columns image, mask, patient, role, source'
+                         f'{root.name}/ or {root.name}/images, masks in {root.name}/masks or beside them as '
+                         'NAME_mask.png; anything else can be said in a CSV with the columns image, mask, patient, '
+                         'role, source'
                          + (f'; it leaves out {left_out(found.left)[0]}' if found.left else ''))
     return Dataset(root.name, cases, names, root, notes=found.notes, left=found.left)
 
@@ -710,10 +700,9 @@ def _unread(others: list, found: Sorted, root: Path):
         at, stem = place(p.relative_to(root).as_posix(), p), name_key(p.name[:len(p.name) - len(suffix_of(p))])
         if p.parent == root and p.name in TABLES: continue
         unread = p.name.lower().endswith(UNREAD)
-        if at.thing == 'mask' and any(b in lacking
-                                      for b in _bare(stem)) or unread and any(b in unmasked.get(p.parent, ())
-                                                            for b in _bare(stem)[1:]):
-            strange.append(p)
+        in_masks = at.thing == 'mask' and any(b in lacking for b in _bare(stem))
+        beside = unread and any(b in unmasked.get(p.parent, ()) for b in _bare(stem)[1:])
+        if in_masks or beside: strange.append(p)
         elif at.thing == 'image' and unread and at.role != 'unlabeled': images.append(p)
         else:
             table = 'a class table is read from the folder itself only'

@@ -24,7 +24,7 @@ from .rundir import check_run, read_recipe, read_training, write_training
 from .data import Dataset, load_arrays, read_manifest
 from .sam import Sam
 from .losses import foreground_dice
-from .method import PLUGINS, Method, build as make_method, load_plugin, predict_arrays
+from .method import PLUGINS, Method, build as make_method, load_kept, predict_arrays
 from .feed import Embeddings, Feed, Roles, assign_roles
 from .checkpoint import (Average, load_checkpoint, load_tensors, load_trained, save_checkpoint, save_tensors,
                               trained_state)
@@ -50,9 +50,10 @@ def validate(method: nn.Module, arrays, embeddings=None, device='cpu') -> dict[s
 class Validation:
     "The validation cases, in memory, and their embeddings."
     def __init__(self, cases: list, recipe: Recipe, sam: Sam|None = None, device='cpu', cache=None):
-        self.arrays, self.device = load_arrays(cases, recipe.image_size, cache=cache) if cases else None, device
-        self.seen = Embeddings(sam, self.arrays.images, device=device,
-                               precision=recipe.precision) if cases and sam is not None else None
+        self.device, self.arrays = device, load_arrays(cases, recipe.image_size, cache=cache) if cases else None
+        self.seen = None
+        if cases and sam is not None:
+            self.seen = Embeddings(sam, self.arrays.images, device=device, precision=recipe.precision)
 
     def scores(self, method: nn.Module) -> dict[str, float]:
         return validate(method, self.arrays, self.seen, self.device) if self.arrays else {}
@@ -63,13 +64,31 @@ def in_notebook() -> bool:
     ipython = sys.modules.get('IPython')
     return ipython is not None and hasattr(ipython.get_ipython(), 'kernel')
 
+# %% ../nbs/30c_learner.ipynb #16daae7b
+def _display(figure):
+    "Show a figure in a notebook; the handle replaces it by another."
+    from IPython.display import display
+    return display(figure, display_id=True)
+
+
+def _text(values: dict) -> str: return ', '.join(f'{k} {v:.3f}' for k, v in values.items())
+
+
+def _tensorboard(folder: Path|None, step: int):
+    "A writer of TensorBoard's files; what an interrupted run had written after `step` is taken back."
+    if folder is None: return None
+    try: from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ScsamError("tensorboard=True needs the package tensorboard; "
+                         "install it with: pip install 'scsam[tensorboard]'") from None
+    return SummaryWriter(folder, purge_step=step + 1 if step else None)
+
 # %% ../nbs/30c_learner.ipynb #39e3e063
 class Monitor:
     "Bar, live curves, and TensorBoard's files, all from a run's history."
     def __init__(self, history: History, recipe: Recipe, step: int, progress: bool = True,
                  tensorboard: Path|None = None,   # folder for its files
-                 # shows a figure and returns a handle with `update(figure)`; None: no curves
-                 display=None,
+                 display=None,                    # shows a figure, returns a handle with `update(figure)`; None: none
                  every: float = 5.):              # seconds between two drawings
         self.history, self.progress, self.display, self.every = history, progress, display, every
         self.bar = tqdm(total=recipe.steps, initial=step, desc=recipe.method, disable=not progress, mininterval=.5,
@@ -112,20 +131,6 @@ class Monitor:
         self.bar.close()
         if self.board is not None: self.board.close()
 
-# %% ../nbs/30c_learner.ipynb #16daae7b
-def _text(values: dict) -> str: return ', '.join(f'{k} {v:.3f}' for k, v in values.items())
-
-
-def _tensorboard(folder: Path|None, step: int):
-    "A writer of TensorBoard's files; what an interrupted run had written after `step` is taken back."
-    if folder is None: return None
-    try: from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise ScsamError(
-            "tensorboard=True needs the package tensorboard; install it with: pip install 'scsam[tensorboard]'"
-        ) from None
-    return SummaryWriter(folder, purge_step=step + 1 if step else None)
-
 # %% ../nbs/30c_learner.ipynb #7aed9385
 def fit(method: nn.Module,
         data: Dataset,
@@ -141,7 +146,7 @@ def fit(method: nn.Module,
        ) -> History:                       # complete when `training.json` is in `out_dir`
     """Train `method`, leaving in `out_dir`: recipe, manifest, history, model.safetensors (best on validation, else
     last), training.json."""
-    out, start = Path(out_dir), time.monotonic()
+    out, began = Path(out_dir), time.monotonic()
     recipe = method.effective(recipe)          # what is trained is what is recorded
     roles = assign_roles(data, recipe, decisions)
     manifest = roles.manifest()
@@ -150,104 +155,152 @@ def fit(method: nn.Module,
         sweep(out)
         return _curves(out/'history.json', recipe.steps)
     _check_recipe(method, recipe)
-    acc = _accelerator(method, recipe, roles)
-    main, device, sam = acc.is_main_process, acc.device, method.sam
-    method.to(device)
-    optimizers = method.optimizers()
-    rates = [[g['lr'] for g in o.param_groups] for o in optimizers]
-    with acc.main_process_first():             # what it computes once and puts into the cache, the others read
-        cached = sam if recipe.cache_embeddings else None
-        feed = Feed(roles, recipe, cached if method.needs_embeddings else None, method.needs_unlabeled, method.view,
-                    device, progress and main, cache)
-        val = Validation(roles.val, recipe, cached, device, cache) if main else None
-        keep = Snapshots(out/'snapshots', roles, recipe, snapshots, feed, cached, device, cache, progress
-                         and main) if main else None
-    report = None if recipe.branch == 'validation' else recipe.branch
-    average = Average(method, recipe.weight_ema) if recipe.weight_ema else None
-    with _claimed(out, recipe, manifest, roles.decided, main), _Interrupt() as interrupt:
-        meta = load_checkpoint(out/'checkpoints', method, optimizers, print if main else lambda _: None, average
-                               and average.tensors)
-        meta = meta or {'step': 0, 'best': None, 'seconds': 0., 'scaler': None}
-        step, before = meta['step'], meta['seconds']
-        # then the best from here on is kept
-        if main and meta['best'] and not _holds(out/'model.safetensors', meta['best']['step']): meta['best'] = None
-        if meta['scaler']: acc.scaler.load_state_dict(meta['scaler'])
-        history = _curves(out/'history.json', step)
-        monitor = Monitor(history, recipe, step, progress and main, out/'tensorboard' if tensorboard and main else None,
-                          _display if progress and main and in_notebook() else None)
-        forward = acc.prepare(torch.compile(_Step(method)) if recipe.compile else _Step(method))
-        window, rows = max(1, recipe.steps // 500), []
-        method.train()
-        while step < recipe.steps:
-            seed_step(mix(recipe.seed, 'process', acc.process_index) if acc.process_index else recipe.seed, step)
-            for o, lrs in zip(optimizers, rates):
-                for g, lr in zip(o.param_groups, lrs): g['lr'] = lr * lr_factor(recipe, step)
-            with _memory_hint(recipe):
-                rows.append(_backward(acc, forward, feed, recipe, step, optimizers))
-                _update(acc, optimizers, recipe.clip)
-            if average: average.update(step)
-            step += 1
-            last = step == recipe.steps
-            due = last or (recipe.val_every and step % recipe.val_every == 0)
-            over = max_minutes is not None and time.monotonic() - start > 60 * max_minutes
-            stop = _any_process(acc, interrupt.hit or over)
-            if len(rows) >= window or due or stop:
-                _flush(acc, history, rows, step)
-                monitor.losses()
-            if due or stop: _check_weights(method, step)
-            monitor.bar.update()
-            if main and (due or step in keep.steps):
-                with average.inside() if average else contextlib.nullcontext():
-                    if due and _select(method, val, history, meta, report, step):
-                        save_tensors(out/'model.safetensors', trained_state(method), {'step': step})
-                    if step in keep.steps: keep.take(method, step, history)
-                if due and history.val: monitor.scores()
-            if due: _tell(method, history)
-            if main and (due or stop):
-                meta |= {
-                    'seconds': before + time.monotonic() - start,
-                    'scaler': acc.scaler.state_dict() if acc.scaler else None}
-                history.save(out/'history.json')
-                save_checkpoint(out/'checkpoints', step, method, optimizers, meta, average and average.tensors)
-            if stop and not last: break
-        monitor.close()
-        if step < recipe.steps:
+    run = _Training(method, roles, recipe, out, began, snapshots, progress, cache)
+    with _claimed(out, recipe, manifest, roles.decided, run.main), _Interrupt() as interrupt:
+        run.resume(tensorboard)
+        while run.step < recipe.steps:
+            run.learn()
+            due = run.step == recipe.steps or (recipe.val_every and run.step % recipe.val_every == 0)
+            over = max_minutes is not None and time.monotonic() - began > 60 * max_minutes
+            stop = _any_process(run.acc, interrupt.hit or over)
+            run.log(due or stop)
+            run.look(due)
+            if due: _tell(method, run.history)
+            if due or stop: run.save()
+            if stop and run.step < recipe.steps: break
+        run.monitor.close()
+        if run.step == recipe.steps: run.finish()
+        elif run.main:
             why = f'{max_minutes:.3g} minutes are over' if over else 'interrupted'         # perhaps another process was
-            if main:
-                print(f'{why}: stopped at step {step} of {recipe.steps}; the same command goes on from there',
-                      file=sys.stderr)
-        elif main:
-            if meta['best'] is None:
-                meta['best'] = {'step': step, 'by': 'last step', 'branch': report or method.branch, 'dice': None}
-                with average.inside() if average else contextlib.nullcontext():
-                    save_tensors(out/'model.safetensors', trained_state(method), {'step': step})
-            write_training(out, _summary(meta, recipe, roles, method, sam, device, acc.num_processes))
-            shutil.rmtree(out/'checkpoints', ignore_errors=True)
-        acc.wait_for_everyone()                # nobody goes on before the files are there
-    return history
+            print(f'{why}: stopped at step {run.step} of {recipe.steps}; the same command resumes it', file=sys.stderr)
+        run.acc.wait_for_everyone()            # until then the files may not be complete
+    return run.history
+
+# %% ../nbs/30c_learner.ipynb #f240fc54
+class _Started:
+    "A run, ready for its next step."
+    def __init__(self, method: Method, roles: Roles, recipe: Recipe, out: Path, began: float, snapshots: int,
+                 progress: bool, cache):
+        self.method, self.roles, self.recipe, self.out, self.began = method, roles, recipe, out, began
+        self.acc = acc = _accelerator(method, recipe, roles)
+        self.main, self.progress = acc.is_main_process, progress and acc.is_main_process
+        method.to(acc.device)
+        self.optimizers = method.optimizers()
+        self.rates = [[g['lr'] for g in o.param_groups] for o in self.optimizers]
+        sam = method.sam if recipe.cache_embeddings else None
+        with acc.main_process_first():         # what it computes once and puts into the cache, the others read
+            self.feed = Feed(roles, recipe, sam if method.needs_embeddings else None, method.needs_unlabeled,
+                             method.view, acc.device, self.progress, cache)
+            if self.main:
+                self.val = Validation(roles.val, recipe, sam, acc.device, cache)
+                self.snapshots = Snapshots(out/'snapshots', roles, recipe, snapshots, self.feed, sam, acc.device,
+                                           cache, self.progress)
+        self.average = Average(method, recipe.weight_ema) if recipe.weight_ema else None
+        self.slow = self.average and self.average.tensors
+        self.branch = None if recipe.branch == 'validation' else recipe.branch # None: the best on validation
+
+    def resume(self, tensorboard: bool):
+        "Take up the newest checkpoint; without one, begin."
+        meta = load_checkpoint(self.out/'checkpoints', self.method, self.optimizers,
+                               print if self.main else lambda _: None, self.slow)
+        self.meta = meta or {'step': 0, 'best': None, 'seconds': 0., 'scaler': None}
+        self.step, self.before, best = self.meta['step'], self.meta['seconds'], self.meta['best']
+        if self.main and best and not _holds(self.out/'model.safetensors', best['step']):
+            self.meta['best'] = None           # then the best from here on is kept
+        if self.meta['scaler']: self.acc.scaler.load_state_dict(self.meta['scaler'])
+        self.history, self.rows = _curves(self.out/'history.json', self.step), []
+        self.monitor = Monitor(self.history, self.recipe, self.step, self.progress,
+                               self.out/'tensorboard' if tensorboard and self.main else None,
+                               _display if self.progress and in_notebook() else None)
+        step = _Step(self.method)
+        self.forward = self.acc.prepare(torch.compile(step) if self.recipe.compile else step)
+        self.method.train()
+
+# %% ../nbs/30c_learner.ipynb #b63f681c
+class _Learning(_Started):
+    "A run that takes steps."
+    def learn(self):
+        "One step: seed, learning rates, gradients, update."
+        acc, r, t = self.acc, self.recipe, self.step
+        seed_step(mix(r.seed, 'process', acc.process_index) if acc.process_index else r.seed, t)
+        for o, rates in zip(self.optimizers, self.rates):
+            for g, rate in zip(o.param_groups, rates): g['lr'] = rate * lr_factor(r, t)
+        with _memory_hint(r):
+            self.rows.append(_backward(acc, self.forward, self.feed, r, t, self.optimizers))
+            _update(acc, self.optimizers, r.clip)
+        if self.average: self.average.update(t)
+        self.step += 1
+
+    def log(self, now: bool):
+        "Put the mean losses of a window into the history, 500 times a run or `now`."
+        if now or len(self.rows) >= max(1, self.recipe.steps // 500):
+            _flush(self.acc, self.history, self.rows, self.step)
+            self.monitor.losses()
+        if now: _check_weights(self.method, self.step)
+        self.monitor.bar.update()
+
+# %% ../nbs/30c_learner.ipynb #84a98f65
+class _Training(_Learning):
+    "A run that also validates, keeps the best weights, and ends."
+    def averaged(self): return self.average.inside() if self.average else contextlib.nullcontext()
+
+    def keep(self): save_tensors(self.out/'model.safetensors', trained_state(self.method), {'step': self.step})
+
+    def look(self, due: bool):
+        "Validate where that is due, and take a snapshot where one is wanted."
+        if not self.main or not (due or self.step in self.snapshots.steps): return
+        with self.averaged():
+            if due and self.select(): self.keep()
+            if self.step in self.snapshots.steps: self.snapshots.take(self.method, self.step, self.history)
+        if due and self.history.val: self.monitor.scores()
+
+    def select(self) -> bool:
+        "Validate; are these the best weights so far?"
+        scores, best = self.val.scores(self.method), self.meta['best']
+        if not scores: return False
+        self.history.val.append({'step': self.step, **scores})
+        branch = self.branch or max(scores, key=scores.get)
+        if best is not None and scores[branch] <= best['dice']: return False
+        self.meta['best'] = {'step': self.step, 'by': 'validation', 'branch': branch, 'dice': scores[branch]}
+        return True
+
+    def save(self):
+        "Write a checkpoint."
+        if not self.main: return
+        self.meta['seconds'] = self.before + time.monotonic() - self.began
+        self.meta['scaler'] = self.acc.scaler.state_dict() if self.acc.scaler else None
+        self.history.save(self.out/'history.json')
+        save_checkpoint(self.out/'checkpoints', self.step, self.method, self.optimizers, self.meta, self.slow)
+
+    def finish(self):
+        "Without validation the last weights are kept; then the run is complete."
+        if not self.main: return
+        if self.meta['best'] is None:
+            branch = self.branch or self.method.branch
+            self.meta['best'] = {'step': self.step, 'by': 'last step', 'branch': branch, 'dice': None}
+            with self.averaged(): self.keep()
+        write_training(self.out, _summary(self.meta, self.recipe, self.roles, self.method, self.method.sam,
+                                          self.acc.device, self.acc.num_processes))
+        shutil.rmtree(self.out/'checkpoints', ignore_errors=True)
 
 # %% ../nbs/30c_learner.ipynb #8f286c4b
 def _accelerator(method: nn.Module, recipe: Recipe, roles: Roles) -> Accelerator:
     "Device, precision, and the other processes if there are any."
     alone = 'LOCAL_RANK' not in os.environ
-    # of an earlier run in this process, which may have had another precision
-    AcceleratorState._reset_state()
-    acc = Accelerator(
-        mixed_precision={'fp32': 'no'}.get(recipe.precision, recipe.precision),
-        cpu=True if not alone and not torch.cuda.is_available() else None, kwargs_handlers=[] if alone else [
-            DistributedDataParallelKwargs(find_unused_parameters=True),
-            InitProcessGroupKwargs(timeout=timedelta(hours=6))])
+    AcceleratorState._reset_state() # of an earlier run in this process, which may have had another precision
+    several = [DistributedDataParallelKwargs(find_unused_parameters=True),
+               InitProcessGroupKwargs(timeout=timedelta(hours=6))]
+    acc = Accelerator(mixed_precision={'fp32': 'no'}.get(recipe.precision, recipe.precision),
+                      cpu=True if not alone and not torch.cuda.is_available() else None,
+                      kwargs_handlers=[] if alone else several)
     if recipe.precision == 'fp16' and not acc.native_amp:
         raise ScsamError(f'recipe: precision=fp16 needs a GPU, and this run is on {acc.device.type}; use bf16 or fp32')
-    sizes = {
-        'batch_labeled': recipe.batch_labeled,
-        **({'batch_unlabeled': recipe.batch_unlabeled} if method.needs_unlabeled and roles.unlabeled else {})}
+    sizes = {'batch_labeled': recipe.batch_labeled}
+    if method.needs_unlabeled and roles.unlabeled: sizes['batch_unlabeled'] = recipe.batch_unlabeled
     for k, n in sizes.items():
         if n % acc.num_processes:
-            raise ScsamError(
-                f'recipe: {k}={n} cannot be shared evenly by {acc.num_processes} processes; make it a multiple of '
-                f'{acc.num_processes}, or start fewer'
-            )
+            raise ScsamError(f'recipe: {k}={n} cannot be shared evenly by {acc.num_processes} processes; '
+                             f'make it a multiple of {acc.num_processes}, or start fewer')
     return acc
 
 
@@ -289,8 +342,8 @@ def _any_process(acc: Accelerator, flag: bool) -> bool:
 def _flush(acc: Accelerator, history: History, rows: list, step: int):
     "Average the window's losses, over steps and processes, into the history; a loss that is not finite ends the run."
     names = list(rows[0])
-    # (steps, names)
-    table = acc.reduce(torch.stack([torch.stack([r[k].float() for k in names]) for r in rows]), 'mean').cpu()
+    table = torch.stack([torch.stack([r[k].float() for k in names]) for r in rows]) # (steps, names)
+    table = acc.reduce(table, 'mean').cpu()
     bad = ~torch.isfinite(table)
     if bad.any():
         i = int(bad.any(1).nonzero()[0])                # the first such step
@@ -328,14 +381,11 @@ def _holds(path: Path, step: int) -> bool: # not where it is damaged, or newer t
 def _memory_hint(recipe: Recipe):
     "Out-of-memory says which recipe values to lower."
     try: yield
-    # torch has a class of its own for a GPU's memory, and none for the processor's
-    except (RuntimeError, MemoryError) as e:
+    except (RuntimeError, MemoryError) as e: # torch has a class of its own for a GPU's memory, none for the processor's
         if not isinstance(e, (torch.OutOfMemoryError, MemoryError)) and 'DefaultCPUAllocator' not in str(e): raise
-        raise ScsamError(
-            f'out of memory at image_size={recipe.image_size} with {recipe.batch_labeled}+{recipe.batch_unlabeled} '
-            'images a step: lower batch_labeled and batch_unlabeled (and raise accumulate), or set '
-            f'grad_checkpoint=true ({str(e).splitlines()[0]})'
-        ) from e
+        raise ScsamError(f'out of memory at image_size={recipe.image_size} with {recipe.batch_labeled}+'
+                         f'{recipe.batch_unlabeled} images a step: lower batch_labeled and batch_unlabeled (and raise '
+                         f'accumulate), or set grad_checkpoint=true ({str(e).splitlines()[0]})') from e
 
 
 def main_process() -> bool:
@@ -366,18 +416,6 @@ def _check_recipe(method: Method, recipe: Recipe):
                          f'{nearest(recipe.branch, ["validation", *method.branches])}')
 
 
-def _select(method: nn.Module, val: Validation, history: History, meta: dict, report: str|None, step: int
-            ) -> bool:  # are these the weights to keep?
-    "Validate, and note it where this is the best so far."
-    scores = val.scores(method)
-    if not scores: return False
-    history.val.append({'step': step, **scores})
-    branch = report or max(scores, key=scores.get)
-    if meta['best'] is not None and scores[branch] <= meta['best']['dice']: return False
-    meta['best'] = {'step': step, 'by': 'validation', 'branch': branch, 'dice': scores[branch]}
-    return True
-
-
 def _tell(method: Method, history: History):
     "Hand the newest validation scores to the method, in every process."
     newest = broadcast_object_list([history.val[-1] if history.val else None])[0]
@@ -389,13 +427,13 @@ def _summary(meta: dict, recipe: Recipe, roles: Roles, method: nn.Module, sam: S
     "What `training.json` says."
     unlabeled = len(roles.unlabeled) if method.needs_unlabeled else 0
     images = recipe.steps * recipe.accumulate * (recipe.batch_labeled + (recipe.batch_unlabeled if unlabeled else 0))
-    return {
-        'selected': meta['best'], 'steps': recipe.steps, 'seconds': round(meta['seconds'], 1),
-        'images_per_second': round(images/meta['seconds'], 2), 'peak_memory_mb': round(peak_memory_mb(device)),
-        'device': str(device), 'processes': processes, 'budget': {
-            'labeled': len(roles.labeled), 'unlabeled': unlabeled, 'validation': len(roles.val), **roles.decided},
-        'weights': {'name': sam.name, 'sha256': sam.sha256, 'saw_similar_data': sam.saw_similar_data}
-        if sam is not None else None}
+    budget = {'labeled': len(roles.labeled), 'unlabeled': unlabeled, 'validation': len(roles.val), **roles.decided}
+    weights = None
+    if sam is not None:
+        weights = {'name': sam.name, 'sha256': sam.sha256, 'saw_similar_data': sam.saw_similar_data}
+    return {'selected': meta['best'], 'steps': recipe.steps, 'seconds': round(meta['seconds'], 1),
+            'images_per_second': round(images/meta['seconds'], 2), 'peak_memory_mb': round(peak_memory_mb(device)),
+            'device': str(device), 'processes': processes, 'budget': budget, 'weights': weights}
 
 # %% ../nbs/30c_learner.ipynb #04702dfd
 def _check_dir(out: Path, method: Method, recipe: Recipe, manifest: dict, decided: dict, resume: str):
@@ -405,19 +443,15 @@ def _check_dir(out: Path, method: Method, recipe: Recipe, manifest: dict, decide
         new = recipe.to_dict()
         changed = [k for k in new if old[k] != new[k]]
         if resume == 'never':
-            raise ScsamError(f"{out} already holds a run; choose another directory, or go on with it (resume 'auto')")
+            raise ScsamError(f"{out} already holds a run; choose another directory, or resume it (resume 'auto')")
         if changed:
-            raise ScsamError(
-                f'{out} holds a run with other settings '
-                f'({", ".join(f"{k}: {old[k]!r} there, {new[k]!r} now" for k in changed)}); choose another directory'
-            )
+            said = ', '.join(f'{k}: {old[k]!r} there, {new[k]!r} now' for k in changed)
+            raise ScsamError(f'{out} holds a run with other settings ({said}); choose another directory')
         if (out/'manifest.json').exists() and read_manifest(out/'manifest.json')['sha256'] != manifest['sha256']:
             raise ScsamError(f'{out} holds a run on other data (its manifest differs); choose another directory')
         if (read_json(out/'decided.json', {...: object}) if (out/'decided.json').exists() else {}) != decided:
-            raise ScsamError(
-                f'{out} holds a run with other decisions about its unlabelled cases, or none; choose another '
-                'directory, and train anew with these'
-            )
+            raise ScsamError(f'{out} holds a run with other decisions about its unlabelled cases, or none; '
+                             'choose another directory, and train anew with these')
     elif out.is_file(): raise ScsamError(f'{out} is a file; choose a directory')
     elif out.exists() and any(p.name[0] != '.' for p in out.iterdir()):
         raise ScsamError(f'{out} is not empty and holds no run; choose another directory')
@@ -431,17 +465,14 @@ def _claimed(out: Path, recipe: Recipe, manifest: dict, decided: dict, main: boo
     try:
         with locked(out/'.lock', busy):
             if decided: write_json(out/'decided.json', decided)
-            # then the directory is a run's, wherever the process is killed
-            write_json(out/'recipe.json', recipe.to_dict())
+            write_json(out/'recipe.json', recipe.to_dict())         # now it is a run's, wherever the process is killed
             write_json(out/'manifest.json', manifest)
             if recipe.method in PLUGINS: _keep_plugin(PLUGINS[recipe.method], out/'plugin.py')
             sweep(out)                                              # what a killed process has left half-written
             yield
     except OSError as e:
-        raise ScsamError(
-            f'{e.filename or out}: {e.strerror or e}. When that is mended (room on the disk, a file put back), the '
-            'same command goes on from the last checkpoint'
-        ) from e
+        raise ScsamError(f'{e.filename or out}: {e.strerror or e}. When that is fixed (room on the disk, a file put '
+                         'back), the same command resumes from the last checkpoint') from e
 
 
 def _keep_plugin(path: Path, kept: Path):
@@ -464,12 +495,6 @@ class _Interrupt:
         return self
     def __exit__(self, *_):
         for s, old in self.old.items(): signal.signal(s, old)
-
-# %% ../nbs/30c_learner.ipynb #5cd4482b
-def _display(figure):
-    "Show a figure in a notebook; the handle replaces it by another."
-    from IPython.display import display
-    return display(figure, display_id=True)
 
 # %% ../nbs/30c_learner.ipynb #52c7e37e
 @dataclass
@@ -504,9 +529,8 @@ def load_run(run_dir: str|Path, device='cpu',
     recipe, training = read_recipe(d), read_training(d)
     manifest = read_manifest(d/'manifest.json', force=True)     # its hash is part of the seal
     check_run(d, force)
-    if (d/'plugin.py').exists(): load_plugin(d/'plugin.py')     # the method came from a file of the user's own
-    # an exported run may hold a lighter method: `recipe` in `meta`
-    tensors, meta = load_tensors(d/'model.safetensors')
+    if (d/'plugin.py').exists(): load_kept(d/'plugin.py')       # the method came from a file of somebody's own
+    tensors, meta = load_tensors(d/'model.safetensors')         # an exported run may hold a lighter method: `recipe`
     lighter = {'unet_weights': '', **meta.get('recipe', {})}    # all weights of the U-Net are in the run
     method = make_method(recipe.replace(**lighter))
     method.recipe = method.effective(recipe)

@@ -19,11 +19,9 @@ def one_hot(target: torch.Tensor, # (B, H, W) labels 0..K-1 or IGNORE
     "Label map to class planes."
     bad = (target != IGNORE) & ((target < 0) | (target >= num_classes))
     if bad.any():
-        raise ScsamError(
-            f'a label map holds {sorted(target[bad].unique().tolist())[:5]}, but labels must be 0 to '
-            f'{num_classes - 1}, or {IGNORE} for no label; set num_classes to the number of classes with the '
-            'background, or mend the masks'
-        )
+        raise ScsamError(f'a label map holds {sorted(target[bad].unique().tolist())[:5]}, but labels must be 0 to '
+                         f'{num_classes - 1}, or {IGNORE} for no label; set num_classes to the number of classes with '
+                         'the background, or fix the masks')
     classes = torch.arange(num_classes, device=target.device).view(-1, 1, 1)
     return (target[:, None] == classes).float()
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['UNLABELED', 'COMMON', 'UNET', 'SAM', 'PROMPTS', 'METHODS', 'ROOMS', 'PLUGINS', 'group', 'make_sam', 'unet_optimizer',
            'sam_optimizer', 'class_logits', 'total', 'Method', 'register', 'methods', 'find_method', 'build',
-           'all_uses', 'refuse_unread', 'load_plugin', 'average_in', 'EMA', 'evaluating', 'predict_batch',
+           'all_uses', 'refuse_unread', 'load_plugin', 'load_kept', 'average_in', 'EMA', 'evaluating', 'predict_batch',
            'predict_arrays']
 
 # %% ../nbs/20a_method.ipynb #c2d57952
@@ -13,8 +13,9 @@ import contextlib, copy, hashlib, importlib, importlib.metadata, importlib.util,
 from dataclasses import fields
 from pathlib import Path
 from torch import nn, Tensor
-from .config import Recipe, ScsamError, mix, nearest
-from .data import Batch, to_float
+from .config import Recipe, ScsamError, cache_dir, mix, nearest
+from .files import atomic
+from .data import Batch, file_sha256, to_float
 from .augment import flip
 from .unet import SegmentationNet, TimmUNet, make_unet
 from .sam import Sam, load_sam
@@ -212,14 +213,15 @@ def refuse_unread(name: str,  # of a method
 
 # %% ../nbs/20a_method.ipynb #b3880f07
 PLUGINS: dict[str, Path] = {} # name of a method -> the file that registered it
+_LOADED: set[str] = set()     # hashes of the files that were loaded in this process
 
 def load_plugin(path: str|Path # a Python file with `@register('name')` before a subclass of `Method`
                ) -> list:      # names of the methods that it registers
     "Run a file that registers methods."
     path = Path(path)
     if not path.is_file(): raise ScsamError(f'{path} is no file; give a Python file that registers a method')
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-    spec = importlib.util.spec_from_file_location(f'scsam_plugin_{digest}', path)
+    digest = file_sha256(path)
+    spec = importlib.util.spec_from_file_location(f'scsam_plugin_{digest[:12]}', path)
     before = {n: METHODS.pop(n) for n in PLUGINS}            # a plugin may replace what an earlier one registered
     try: spec.loader.exec_module(importlib.util.module_from_spec(spec))
     except ScsamError: raise
@@ -229,7 +231,27 @@ def load_plugin(path: str|Path # a Python file with `@register('name')` before a
         for n, cls in before.items(): METHODS.setdefault(n, cls)
     if not names: raise ScsamError(f"{path} registers no method; put @register('name') before its class")
     PLUGINS.update(dict.fromkeys(names, path))
+    _LOADED.add(digest)
+    _trust(digest)
     return names
+
+
+def _trusted() -> set: # hashes of the plugins that were loaded by hand on this computer
+    try: return set((cache_dir()/'plugins.txt').read_text('utf-8').split())
+    except (OSError, UnicodeDecodeError): return set()
+
+
+def _trust(digest: str):
+    if digest in (known := _trusted()): return
+    with contextlib.suppress(ScsamError), atomic(cache_dir()/'plugins.txt') as tmp:     # this process knows it anyway
+        tmp.write_text('\n'.join(sorted({*known, digest})) + '\n', 'utf-8')
+
+
+def load_kept(path: str|Path) -> list: # names of the methods that it registers
+    "`load_plugin` for the copy in a run: refused unless the same file was loaded by hand before."
+    if file_sha256(path) in _trusted() | _LOADED: return load_plugin(path)
+    raise ScsamError(f'{path} is Python code that came with the run, and nobody has run it on this computer yet: read '
+                     f'it, and if you trust it, give --plugin {path} once (in Python: load_plugin)')
 
 # %% ../nbs/20a_method.ipynb #c27d46a8
 @torch.no_grad()

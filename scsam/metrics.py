@@ -193,6 +193,5 @@ def legacy_hd95(pred, # boolean (H, W)
     pred, truth = (m.astype(float) for m in _masks(pred, truth))
     if pred.ndim != 2: raise ScsamError('metrics: legacy_hd95 was only ever defined for images, not for volumes')
     if not pred.any() or not truth.any(): return 100. if pred.any() != truth.any() else 0.
-    # (rows of pred, rows of truth), exact for 0/1
-    squared = pred.sum(1)[:, None] + truth.sum(1)[None] - 2 * pred @ truth.T
+    squared = pred.sum(1)[:, None] + truth.sum(1)[None] - 2 * pred @ truth.T # (rows of pred, of truth), exact for 0/1
     return 0.95 * float(np.sqrt(max(squared.min(1).max(), squared.min(0).max())))

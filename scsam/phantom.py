@@ -46,7 +46,7 @@ def _outline(r, size, y, x, radius, lobes=0.2, stretch=1.8):
 def _colour(r,              # numpy generator
             size,           # (height, width)
            ) -> tuple:      # image uint8 (h, w, 3), mask uint8 (h, w) of 0 and 1
-    "An endoscopy-like picture with one or two polyps and several things that are none."
+    "An endoscopy-like image with one or two polyps and several things that are none."
     h, w = size
     yy, xx = np.ogrid[:h, :w]
     lamp = (yy - r.uniform(.25, .75)*h)**2 + (xx - r.uniform(.25, .75)*w)**2
@@ -63,8 +63,8 @@ def _colour(r,              # numpy generator
         y, x, radius = r.uniform(.12*h, .88*h), r.uniform(.12*w, .88*w), np.exp(r.uniform(np.log(12), np.log(42)))
         win, depth, rel, v, u = _outline(r, size, y, x, radius)
         soft, rim = _sigmoid(depth / r.uniform(.8, 3)), np.exp(-(depth / (.12*radius + 1.5))**2)
-        tint, dome = np.array([r.uniform(-12, 25), r.uniform(-28, 22),
-                               r.uniform(-22, 22)]), np.sqrt((1 - rel**2).clip(0, 1))
+        tint = np.array([r.uniform(-12, 25), r.uniform(-28, 22), r.uniform(-22, 22)])
+        dome = np.sqrt((1 - rel**2).clip(0, 1))
         a = r.uniform(0, 6.3); tilt = (u*np.cos(a) + v*np.sin(a)).clip(-1, 1)
         spots.append((y, x, radius))
         if kind == 'polyp':
@@ -91,8 +91,8 @@ def _colour(r,              # numpy generator
     grain = r.normal(0, 1, size); grain[1:] += grain[:-1]; grain[:, 1:] += grain[:, :-1]
     speckle = grain[..., None] * r.uniform(1, 4)
     image = image * (1 + .006 * speckle) + .6 * speckle + r.normal(0, r.uniform(2, 5), (h, w, 3))
-    # field of view
-    if r.random() < .5: image *= _sigmoid((r.uniform(1.15, 1.3) - np.hypot(2*yy/h - 1, 2*xx/w - 1)) / .012)[..., None]
+    if r.random() < .5: # a round field of view
+        image *= _sigmoid((r.uniform(1.15, 1.3) - np.hypot(2*yy/h - 1, 2*xx/w - 1)) / .012)[..., None]
     return np.rint(image.clip(0, 255)).astype(np.uint8), mask
 
 # %% ../nbs/02_phantom.ipynb #ddd2bde7
@@ -105,9 +105,8 @@ def _grey(p, r,             # numpy generators of the patient and of the slice
     yy, xx = np.ogrid[:h, :w]
     cy, cx = h/2 + p.normal(0, .04*s), w/2 + p.normal(0, .04*s)
     im = p.uniform(60, 100) + 14*_field(r, size, 7)
-    # fat
-    im += p.uniform(70, 110) * _sigmoid((np.hypot((yy - cy) / (.42*h), (xx - cx) / (.44*w)) - 1
-                                         + .08*_field(r, size, 5)) / .04)
+    fat = np.hypot((yy - cy) / (.42*h), (xx - cx) / (.44*w)) - 1
+    im += p.uniform(70, 110) * _sigmoid((fat + .08*_field(r, size, 5)) / .04)
 
     def organ(who, y, x, radius, level, lobes=.15):
         win, depth, *_ = _outline(who, size, y, x, radius, lobes)
@@ -134,8 +133,8 @@ def _grey(p, r,             # numpy generators of the patient and of the slice
     im *= body * p.uniform(.8, 1.25) * (1 + .25*_field(p, size, 2))
     sigma = p.uniform(5, 12); grain = r.normal(0, .6, size); grain[1:] += grain[:-1]
     im = np.hypot(im + sigma * grain, sigma * r.normal(0, .7, size))
-    return np.rint(im.clip(0, 255)).astype(np.uint8), np.where(depth > 0, np.where(inner > .5, 1, 2),
-                                                            0).astype(np.uint8)
+    zones = np.where(depth > 0, np.where(inner > .5, 1, 2), 0)
+    return np.rint(im.clip(0, 255)).astype(np.uint8), zones.astype(np.uint8)
 
 # %% ../nbs/02_phantom.ipynb #d0b20101
 SLICES = 4 # of each grey patient
@@ -146,7 +145,7 @@ class PhantomReader:
     seed: int
     part: str          # 'train' or 'test'
     source: str        # 'colour' or 'grey'
-    number: int        # of the picture in its part and source
+    number: int        # of the image in its part and source
     size: tuple        # (height, width)
     zones: bool        # label the gland's two zones apart
     version: int = 1   # of the drawing code
@@ -189,8 +188,9 @@ def phantom(n: int = 200,                # training cases
             count = {'both': total // 2 if s == 'colour' else total - total // 2}.get(source, total * (source == s))
             for i in range(count):
                 patient = f'{s}/{part}-p{i // SLICES:03d}'
-                where = dict(id=f'{s}/{part}-{i:04d}') if s == 'colour' else dict(id=f'{patient}-{i % SLICES}',
-                    patient=f'{s}/{part}-p{i // SLICES:03d}', index=i % SLICES, spacing=(3.0, 0.6, 0.6))
+                where = dict(id=f'{s}/{part}-{i:04d}')
+                if s == 'grey':
+                    where = dict(id=f'{patient}-{i % SLICES}', patient=patient, index=i % SLICES, spacing=(3.0, .6, .6))
                 cases.append(Case(source=s, role='train' if part == 'train' else 'test:phantom', **where,
                                   reader=PhantomReader(seed, part, s, i, tuple(size), num_classes == 3)))
     names = ('background', {'colour': 'polyp', 'grey': 'gland', 'both': 'target'}[source])

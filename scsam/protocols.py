@@ -42,11 +42,10 @@ def write_protocols(path: str|Path, # .json.gz
     for c in first['cases']:
         since = next((n for n, ids in enumerate(used) if c['id'] in ids), None) # labelled from this protocol on
         rows.append([c['id'], c['role'], since, c['source'], None if c['patient'] == c['id'] else c['patient'],
-                     c['image'], c['mask'],
-                     *(c['sha256'].get(k, '') for k in ('image', 'mask')), int(bool(c.get('whole')))])
+                     c['image'], c['mask'], *(c['sha256'].get(k, '') for k in ('image', 'mask')),
+                     int(bool(c.get('whole')))])
     packed = {'format': 1, 'protocols': list(manifests), 'about': about, 'name': first['name'],
-              'class_names': first['class_names'],
-              'columns': COLUMNS, 'cases': rows}
+              'class_names': first['class_names'], 'columns': COLUMNS, 'cases': rows}
     with atomic(path) as tmp:
         tmp.write_bytes(gzip.compress(json.dumps(packed, ensure_ascii=False).encode(), 9, mtime=0))
 
@@ -60,8 +59,7 @@ def read_protocol(name: str|Path # of `protocols()`, or the path of a manifest, 
         if not path.is_file():
             raise ScsamError(f'{name} is neither a manifest file nor one of '
                              f'{", ".join(known)}{nearest(str(name), known)}')
-        if not path.name.endswith('.gz'):
-            return read_manifest(path)
+        if not path.name.endswith('.gz'): return read_manifest(path)
     try: text = gzip.decompress((known.get(str(name)) or path).read_bytes())
     except (OSError, EOFError, zlib.error) as e:
         raise ScsamError(f'{path} is not a file of protocols, or is damaged: {e}') from None

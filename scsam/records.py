@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PACKAGES', 'BLOCKS', 'FORMAT', 'BUDGET', 'SHAPE', 'SHOWN', 'POLYP_ENDPOINT', 'ORACLE', 'environment', 'summarise',
            'paired', 'over_seeds', 'clusters', 'Record', 'summarise_scores', 'new_record', 'add_scores', 'validate',
-           'content_hash', 'write_record', 'read_record', 'find_records', 'Runs', 'endpoint', 'Difference',
+           'content_hash', 'write_record', 'read_record', 'find_records', 'csv_text', 'Runs', 'endpoint', 'Difference',
            'difference', 'Differences', 'differences', 'Cell', 'Row', 'table', 'check_reported', 'read_reported',
            'Table']
 
@@ -142,7 +142,8 @@ SHAPE = {'format': int, 'experiment': str, 'run': str, 'method': str, 'recipe': 
          'budget': {k: int for k in BUDGET}, 'steps': int, 'seconds': float,
          'selected': {'step': (int, None), 'by': {'validation', 'last step'}, 'branch': str},
          'scores': {...: {'ids': [str], 'groups?': [str], 'unit?': str, 'mode?': str, ...: {...: [float]}}},
-         'summary': {...: {...: {...: dict}}}} # see `scsam.files.expect`; other keys may follow
+         'summary': {...: {...: {...: {'mean': (float, None), 'low': (float, None), 'high': (float, None), 'n': int}}}}}
+# see `scsam.files.expect`; other keys may follow
 
 
 class Record(dict):
@@ -300,7 +301,7 @@ def _tex(text) -> str:
     return ''.join(_LATEX.get(c, c) for c in _line(text))
 
 
-def _csv_text(text) -> str:
+def csv_text(text) -> str:
     "Text that no spreadsheet computes."
     text = _line(text)
     return "'" + text if re.match(r'[=+\-@]', text) and not re.fullmatch(r'[+-]?[\d.]+', text) else text
@@ -409,7 +410,7 @@ class Difference:
     def _repr_markdown_(self) -> str:
         return _md(self.text()) + (f' <sub>{_md(self.drawn)}</sub>' if self.drawn else '')
 
-# %% ../nbs/05_records.ipynb #b0c15469
+# %% ../nbs/05_records.ipynb #57ffb17b
 def _by_seed(records) -> dict: # {seed: Record}
     "The records of one method, given by seed, as a list, or alone."
     if isinstance(records, Record): records = [records]
@@ -418,7 +419,7 @@ def _by_seed(records) -> dict: # {seed: Record}
         raise ScsamError('difference: two records have the same seed; give one record of each seed')
     return {r['seed']: r for r in records}
 
-# %% ../nbs/05_records.ipynb #57ffb17b
+
 def _paired_sums(a: dict, b: dict, name: str, branches: tuple, metric: str): # (sums (seeds, clusters), counts, words)
     "Differences on one test set, summed in clusters."
     rows, ids = [], None
@@ -889,15 +890,15 @@ def _csv(self: Table) -> str:
     "CSV: one line per cell, numbers as they are."
     out = io.StringIO()
     w = csv.writer(out, lineterminator='\n')
-    w.writerow([*map(_csv_text, self.keys), 'trained_on', 'branch', 'set', 'metric', 'mean', 'sd', 'low', 'high',
+    w.writerow([*map(csv_text, self.keys), 'trained_on', 'branch', 'set', 'metric', 'mean', 'sd', 'low', 'high',
                 'seeds', 'records', 'measured', 'notes'])
     for row in self.rows:
         for n, c in row.cells.items():
             seeds, files = ' '.join(str(s) for s, _ in c.runs), ' '.join(self.link(p) for _, p in c.runs if p)
             numbers = ['' if x is None else x for x in (c.mean, c.sd, c.low, c.high)]
-            text = map(_csv_text, [*self.first(row), n, self.metric])
-            w.writerow([*text, *numbers, seeds, _csv_text(files), 'no' if c.source else 'yes',
-                        _csv_text('; '.join(row.notes + c.all_notes))])
+            text = map(csv_text, [*self.first(row), n, self.metric])
+            w.writerow([*text, *numbers, seeds, csv_text(files), 'no' if c.source else 'yes',
+                        csv_text('; '.join(row.notes + c.all_notes))])
     return out.getvalue()
 
 

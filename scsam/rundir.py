@@ -48,13 +48,13 @@ def read_data(run_dir: str|Path) -> dict: # path, kind, options: arguments of `l
     return read_json(path, DATA)
 
 # %% ../nbs/08_rundir.ipynb #d1f37a87
-SEALED = ('recipe.json', 'manifest.json', 'model.safetensors')
+SEALED = ('recipe.json', 'manifest.json', 'model.safetensors', 'plugin.py')
 
 def content_sha256(value: dict) -> str: # its own `sha256` left out
     "Hash of a JSON object's content."
     rest = {k: v for k, v in value.items() if k != 'sha256'}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True, ensure_ascii=False,
-                                     separators=(',', ':')).encode()).hexdigest()
+    text = json.dumps(rest, sort_keys=True, ensure_ascii=False, separators=(',', ':'))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:
@@ -73,8 +73,8 @@ def changed(run_dir: str|Path
             ) -> list:  # names of files; of a run of an earlier version, without a seal, only the manifest can be told
     "Which files of a finished run are not as training has left them."
     d, training = Path(run_dir), read_training(run_dir)
-    out = [
-        n for n, sha in training.get('files', {}).items() if n in SEALED and ((d/n).exists() and _sha256(d/n) != sha)]
+    sealed = {n: sha for n, sha in training.get('files', {}).items() if n in SEALED and (d/n).exists()}
+    out = [n for n, sha in sealed.items() if _sha256(d/n) != sha]
     if 'sha256' in training and training['sha256'] != content_sha256(training): out.append('training.json')
     if 'manifest.json' not in out and (d/'manifest.json').exists():
         try: read_manifest(d/'manifest.json')
@@ -89,8 +89,6 @@ def check_run(run_dir: str|Path,
     "An error that names what was changed in a finished run since it was trained."
     out = [] if force else changed(run_dir)
     if out:
-        raise ScsamError(
-            f'{run_dir}: {", ".join(out)} {"was" if len(out) == 1 else "were"} changed after training, so that a '
-            'result would not be that of this run; put back what was there, train anew, or, if you mean it, give '
-            '--force'
-        )
+        raise ScsamError(f'{run_dir}: {", ".join(out)} {"was" if len(out) == 1 else "were"} changed after training, '
+                         'so that a result would not be that of this run; put back what was there, train anew, or, '
+                         'if you mean it, give --force')

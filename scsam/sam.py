@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['resize_positions', 'relative_table', 'by_windows', 'with_positions', 'attend', 'Attention', 'Block', 'PatchEmbed',
-           'ChannelNorm', 'ViT', 'TinyAttention', 'TinyViT', 'across', 'two_way', 'fine_logits', 'Sam', 'scale_prompts',
-           'load_sam']
+           'ChannelNorm', 'ViT', 'TinyAttention', 'TinyViT', 'normalised', 'across', 'two_way', 'fine_logits',
+           'mask_logits', 'scale_prompts', 'by_class', 'Sam', 'load_sam']
 
 # %% ../nbs/11_sam.ipynb #7dcdb256
+import re
 from functools import partial, wraps
 from pathlib import Path
 import torch
@@ -161,7 +162,12 @@ def _own_precision(forward):
         with torch.autocast(x.device.type, torch.bfloat16): return forward(self, x, *args, **kwargs).float()
     return run
 
-# %% ../nbs/11_sam.ipynb #d5e3f4a6
+# %% ../nbs/11_sam.ipynb #d90a47b1
+def _run(block, x, save_memory):
+    "`block(x)`; its activations are recomputed in the backward pass when memory is to be saved."
+    return recompute(block, x, use_reentrant=False) if save_memory and torch.is_grad_enabled() else block(x)
+
+# %% ../nbs/11_sam.ipynb #c33f93f9
 class ViT(nn.Module):
     "SAM's image encoder for images of any size that is a multiple of 16."
     stride = 16 # pixels per cell of the embedding
@@ -210,11 +216,6 @@ class ViT(nn.Module):
         return self.neck(x.permute(0, 3, 1, 2))
 
     def forward(self, x): return self.upper(self.lower(x)) # (B, 3, H, W), normalised → (B, out, H/16, W/16)
-
-# %% ../nbs/11_sam.ipynb #d90a47b1
-def _run(block, x, save_memory):
-    "`block(x)`; its activations are recomputed in the backward pass when memory is to be saved."
-    return recompute(block, x, use_reentrant=False) if save_memory and torch.is_grad_enabled() else block(x)
 
 # %% ../nbs/11_sam.ipynb #12b7f45b
 class TinyAttention(tiny_vit.Attention):
@@ -281,8 +282,7 @@ def _ours(state: dict) -> dict: # of official names
     out = {}
     for k, v in state.items():
         k = k.replace('image_encoder.', 'encoder.', 1)
-        if k.startswith('encoder.') and any(f'encoder.{p}.' in k
-                                            for p in ('layers', 'patch_embed.seq', 'norm_head', 'head')):
+        if re.match(r'encoder\.(layers|patch_embed\.seq|norm_head|head)\.', k):
             if 'head.' in k: continue # left over from ImageNet, and not used
             k = k.replace('seq.0', 'conv1').replace('seq.2', 'conv2').replace('.c.', '.conv.')
             parts = k.split('.')
@@ -290,6 +290,70 @@ def _ours(state: dict) -> dict: # of official names
             k = '.'.join(parts)
         out[k] = v
     return out
+
+# %% ../nbs/11_sam.ipynb #0b02a96f
+def normalised(images, how: str): # (B, 3, H, W) in [0, 1] → same shape
+    "'sam': by the mean and deviation of 0–255 RGB; else each image stretched to [0, 1]."
+    if how == 'sam':
+        mean = images.new_tensor([123.675, 116.28, 103.53]).view(3, 1, 1)
+        std = images.new_tensor([58.395, 57.12, 57.375]).view(3, 1, 1)
+        return (255*images - mean)/std
+    low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
+    return (images - low)/(high - low).clamp(min=1e-8)
+
+
+def _pair(size): return (size, size) if isinstance(size, int) else tuple(size)
+
+# %% ../nbs/11_sam.ipynb #aeeaee92
+class _Seeing(nn.Module):
+    "The half of SAM that turns images into embeddings."
+    def __init__(self, normalise: str, encoder: nn.Module, dim: int, image_size: int|tuple):
+        super().__init__()
+        self.normalise, self.encoder, self.prompt_dim, self.image_size = normalise, encoder, dim, image_size
+        self.trained_stages = 0  # of the encoder, from its end
+        self.working_size = None # longer side to which images are resized before they are encoded; None = as they are
+
+    def padded_side(self, image_size: int|tuple) -> int:
+        "The side, in pixels, of the square that an image of (H, W) is padded to."
+        return max(64, 16*-(-max(_pair(image_size))//16))
+
+    def embedding_size(self, image_size: int|tuple) -> tuple:
+        "(h, w) of the embedding of an image of (H, W)."
+        return (self.padded_side(image_size)//self.encoder.stride,)*2
+
+    def prepare(self, images): # (B, 3, H, W) in [0, 1] → (B, 3, S, S)
+        "Normalise as the checkpoint requires, then pad to a square."
+        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+            raise ScsamError(f'sam: images are {images.dtype} {tuple(images.shape)}; '
+                             'give floats in [0, 1] of shape (B, 3, H, W)')
+        if self.working_size:
+            images = F.interpolate(images, self._inner(images.shape[-2:]), mode='bilinear', antialias=True)
+        H, W = images.shape[-2:]
+        side = self.padded_side((H, W))
+        return F.pad(normalised(images, self.normalise), (0, side - W, 0, side - H))
+
+    def encode(self, images): # (B, 3, H, W) in [0, 1] → (B, C, h, w)
+        "The image embedding."
+        return self.encoder(self.prepare(images))
+
+    def frozen_part(self, images): # (B, 3, H, W) in [0, 1] → (B, ...): the embedding itself where no stage is trained
+        "What the encoder's untrained stages give, which is the same at every step and may be kept."
+        if not self.trained_stages: return self.encode(images)
+        return self.encoder.lower(self.prepare(images), self.trained_stages)
+
+    def frozen_shape(self, image_size: int|tuple) -> tuple:
+        "The shape of what `frozen_part` gives for one image of (H, W)."
+        grid = self.embedding_size(self._inner(image_size))
+        return self.encoder.lower_shape(*grid, self.trained_stages) if self.trained_stages else (self.prompt_dim, *grid)
+
+    def see(self, images, kept=None): # (B, 3, H, W) in [0, 1]; what `frozen_part` gave for them → (B, C, h, w)
+        "The image embedding, from what was kept of the images where there is something."
+        if kept is None: return self.encode(images)
+        return self.encoder.upper(kept.float(), self.trained_stages) if self.trained_stages else kept.float()
+
+    def _inner(self, size: int|tuple) -> tuple: # (H, W) of images -> (H, W) that is encoded
+        size = _pair(size)
+        return tuple(round(s*self.working_size/max(size)) for s in size) if self.working_size else size
 
 # %% ../nbs/11_sam.ipynb #b2e3f4d5
 def across(att: nn.Module, # an attention of SAM's decoder
@@ -308,7 +372,7 @@ def two_way(transformer: nn.Module,          # SAM's `TwoWayTransformer`
             tokens: torch.Tensor,            # (n, T, C) prompts
             cells: torch.Tensor,             # (n, N, C) the image embedding, row by row
             places: torch.Tensor             # (1, N, C) positions of the cells
-           ) -> tuple:                       # the answers of the tokens, and the cells after them
+           ) -> tuple:                       # the tokens' answers, and the cells after them
     "SAM's two-way transformer: tokens ask themselves and the cells, and cells ask the tokens."
     x = tokens
     for layer in transformer.layers:
@@ -340,73 +404,30 @@ def fine_logits(decoder: nn.Module, # SAM's `MaskDecoder`
     y = (x@mask[:, :, None]).view(-1, h, w, 2, 2, 2, 2) # rows, columns, then halves of them, twice
     return y.permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, 4*h, 4*w)
 
-# %% ../nbs/11_sam.ipynb #0cd7a952
-class Sam(nn.Module):
-    "A SAM whose prompts and masks have a batch and a class dimension, differentiable throughout."
-    def __init__(self, facts: Checkpoint,  # name, normalisation
-                 encoder: nn.Module,       # ViT or TinyViT
-                 dim: int,                 # channels of embeddings and prompts
-                 image_size: int|tuple,    # (H, W) or side of the images that masks are made for
-                 num_classes: int = 2):
-        super().__init__()
-        self.name, self.normalise, self.prompt_dim, self.num_classes = facts.name, facts.normalise, dim, num_classes
-        self.sha256, self.saw_similar_data = 'random', 'no'
-        self.image_size, self.trained_stages = image_size, 0
-        # side of the square to which images of `image_size` are resized before they are encoded
-        self.working_size = None
-        self.encoder = encoder
+# %% ../nbs/11_sam.ipynb #c085db02
+def mask_logits(decoder: nn.Module,   # SAM's `MaskDecoder`
+                grid: torch.Tensor,   # (n, C, h, w) image embeddings, with the dense prompt added
+                sparse: torch.Tensor, # (n, T, C) the other prompts
+                positions             # (..., 2) fractions of the image → (..., C)
+               ) -> torch.Tensor:     # (n, 4h, 4w), float32
+    "The masks of n embeddings with their prompts."
+    n, _, h, w = grid.shape
+    x, y = (torch.arange(k, device=grid.device) for k in (w, h))
+    centres = torch.stack(torch.meshgrid((x + 0.5)/w, (y + 0.5)/h, indexing='xy'), -1).flatten(0, 1)[None]
+    own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight]).expand(n, -1, -1)
+    cells = grid.flatten(2).transpose(1, 2).contiguous()
+    if torch.is_autocast_enabled(grid.device.type): cells = cells.to(torch.get_autocast_dtype(grid.device.type))
+    tokens, cells = two_way(decoder.transformer, torch.cat([own, sparse], 1), cells, positions(centres).to(cells.dtype))
+    return fine_logits(decoder, cells, decoder.output_hypernetworks_mlps[0](tokens[:, 1]), h, w).float()
+
+# %% ../nbs/11_sam.ipynb #e312b9c5
+class _Asking(_Seeing):
+    "The half of SAM that turns embeddings and prompts into masks, one prompt for one embedding."
+    def __init__(self, normalise: str, encoder: nn.Module, dim: int, image_size: int|tuple):
+        super().__init__(normalise, encoder, dim, image_size)
         self.prompt_encoder = PromptEncoder(dim, self.embedding_size(image_size), _pair(image_size), 16)
         two_way = TwoWayTransformer(2, dim, 8 if dim >= 256 else 2, 8*dim)
         self.mask_decoder = MaskDecoder(transformer_dim=dim, transformer=two_way, iou_head_hidden_dim=dim)
-
-    def padded_side(self, image_size: int|tuple) -> int:
-        "The side, in pixels, of the square that an image of (H, W) is padded to."
-        return max(64, 16*-(-max(_pair(image_size))//16))
-
-    def embedding_size(self, image_size: int|tuple) -> tuple:
-        "(h, w) of the embedding of an image of (H, W)."
-        return (self.padded_side(image_size)//self.encoder.stride,)*2
-
-    def prepare(self, images): # (B, 3, H, W) in [0, 1] → (B, 3, S, S)
-        "Normalise as the checkpoint wants, then pad to a square."
-        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
-            raise ScsamError(f'sam: images are {images.dtype} {tuple(images.shape)}; '
-                             'give floats in [0, 1] of shape (B, 3, H, W)')
-        if self.working_size:
-            images = F.interpolate(images, self._inner(images.shape[-2:]), mode='bilinear', antialias=True)
-        if self.normalise == 'sam':
-            mean = images.new_tensor([123.675, 116.28, 103.53]).view(3, 1, 1)
-            std = images.new_tensor([58.395, 57.12, 57.375]).view(3, 1, 1)
-            x = (255*images - mean)/std
-        else:
-            low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
-            x = (images - low)/(high - low).clamp(min=1e-8)
-        H, W = images.shape[-2:]
-        side = self.padded_side((H, W))
-        return F.pad(x, (0, side - W, 0, side - H))
-
-    def encode(self, images): # (B, 3, H, W) in [0, 1] → (B, C, h, w)
-        "The image embedding."
-        return self.encoder(self.prepare(images))
-
-    def frozen_part(self, images): # (B, 3, H, W) in [0, 1] → (B, ...): the embedding itself where no stage is trained
-        "What the encoder's untrained stages give, which is the same at every step and may be kept."
-        if not self.trained_stages: return self.encode(images)
-        return self.encoder.lower(self.prepare(images), self.trained_stages)
-
-    def frozen_shape(self, image_size: int|tuple) -> tuple:
-        "The shape of what `frozen_part` gives for one image of (H, W)."
-        grid = self.embedding_size(self._inner(image_size))
-        return self.encoder.lower_shape(*grid, self.trained_stages) if self.trained_stages else (self.prompt_dim, *grid)
-
-    def see(self, images, kept=None): # (B, 3, H, W) in [0, 1]; what `frozen_part` gave for them → (B, C, h, w)
-        "The image embedding, from what was kept of the images where there is something."
-        if kept is None: return self.encode(images)
-        return self.encoder.upper(kept.float(), self.trained_stages) if self.trained_stages else kept.float()
-
-    def _inner(self, size: int|tuple) -> tuple: # (H, W) of images -> (H, W) that is encoded
-        size = _pair(size)
-        return tuple(round(s*self.working_size/max(size)) for s in size) if self.working_size else size
 
     def positions(self, xy): # (..., 2) fractions of the padded square → (..., C)
         "SAM's random Fourier features, always in full precision: bf16 would blur a point over its neighbours."
@@ -414,6 +435,75 @@ class Sam(nn.Module):
             frequencies = self.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix.float()
             angles = 2*torch.pi*((2*xy.float() - 1)@frequencies)
             return torch.cat([angles.sin(), angles.cos()], -1)
+
+    def encode_prompts(self, n, grid, size, xy=None, labels=None, boxes=None, masks=None, tokens=None):
+        "Sparse (n, T, C) and dense (n or 1, C, h, w or 1, 1) prompt embeddings; SAM's formulas, out of place."
+        p = self.prompt_encoder
+        grid_wh = p.no_mask_embed.weight.new_tensor([grid[1], grid[0]], dtype=torch.float)
+        square = grid_wh*self.encoder.stride # (width, height)
+        sparse = [p.no_mask_embed.weight.new_zeros(n, 0, self.prompt_dim)]
+        if xy is not None:
+            if boxes is None: # SAM's padding point
+                xy, labels = F.pad(xy, (0, 0, 0, 1)), F.pad(labels, (0, 1), value=-1)
+            kinds = torch.cat([p.not_a_point_embed.weight, p.point_embeddings[0].weight, p.point_embeddings[1].weight])
+            where = self.positions((xy + 0.5)/square) # + 0.5: to the centre of the pixel
+            sparse.append(where.where(labels[..., None] >= 0, 0) + kinds[labels.long() + 1])
+        if boxes is not None:
+            corners = torch.cat([p.point_embeddings[2].weight, p.point_embeddings[3].weight])
+            where = self.positions((boxes.nan_to_num(0).unflatten(-1, (2, 2)) + 0.5)/square) + corners
+            sparse.append(torch.where(boxes.isnan().any(-1)[:, None, None], p.not_a_point_embed.weight, where))
+        if tokens is not None: sparse.append(tokens)
+        return torch.cat(sparse, 1), self.encode_mask(masks, grid, size)
+
+    def encode_mask(self, masks, grid, size): # (n, h', w') logits or None → (n or 1, C, h, w or 1, 1)
+        "The dense prompt embedding: a mask prompt covers the image, and the rest of the square is 0."
+        p = self.prompt_encoder
+        if masks is None: return p.no_mask_embed.weight.view(1, -1, 1, 1)
+        inside = [round(4*s/self.encoder.stride) for s in size] # the image's part of the 4h × 4w that a mask prompt has
+        if tuple(masks.shape[-2:]) != tuple(inside):
+            masks = F.interpolate(masks[:, None], inside, mode='bilinear', antialias=True)[:, 0]
+        masks = F.pad(masks, (0, 4*grid[1] - inside[1], 0, 4*grid[0] - inside[0]))
+        return p.mask_downscaling(masks[:, None])
+
+    def decode_masks(self, src, sparse, dense, size):
+        "n embeddings with their prompts → n mask logits (n, H, W)."
+        logits = mask_logits(self.mask_decoder, src + dense, sparse, self.positions)
+        square = tuple(self.encoder.stride*n for n in src.shape[2:])
+        if logits.shape[1:] != square: logits = F.interpolate(logits[:, None], square, mode='bilinear')[:, 0]
+        return logits[:, :size[0], :size[1]]
+
+# %% ../nbs/11_sam.ipynb #d6eb3a32
+def scale_prompts(points, boxes, factor: list # of x and of y
+                 ) -> tuple:                # points and boxes of the resized image
+    "Pixel centres stay pixel centres: x + 1/2 is scaled, not x."
+    move = lambda xy: (xy + .5)*xy.new_tensor(factor) - .5
+    if points is not None: points = move(points[0].float()), points[1]
+    return points, None if boxes is None else move(boxes.float().unflatten(-1, (2, 2))).flatten(-2)
+
+
+def by_class(B: int,   # images
+             **prompts # name → (B, [K,] ...) or None
+            ) -> tuple: # K, {name: (B·K, ...)} of those that are given
+    "Prompts with one row for each image and class; one that has no class dimension is shared by all classes."
+    ndim = {'xy': 4, 'labels': 3, 'boxes': 3, 'masks': 4, 'tokens': 4}
+    given = {k: v if v.ndim == ndim[k] else v[:, None] for k, v in prompts.items() if v is not None}
+    K = max((v.shape[1] for v in given.values()), default=1)
+    for k, v in given.items():
+        if v.shape[0] != B or v.shape[1] not in (1, K):
+            raise ScsamError(f'sam: {k} are for {v.shape[0]} images and {v.shape[1]} classes, '
+                             f'but there are {B} images and {K} classes')
+    return K, {k: v.expand(B, K, *v.shape[2:]).flatten(0, 1) for k, v in given.items()}
+
+# %% ../nbs/11_sam.ipynb #0cd7a952
+class Sam(_Asking):
+    "A SAM whose prompts and masks have a batch and a class dimension, differentiable throughout."
+    def __init__(self, facts: Checkpoint,  # name, normalisation
+                 encoder: nn.Module,       # ViT or TinyViT
+                 dim: int,                 # channels of embeddings and prompts
+                 image_size: int|tuple,    # (H, W) or side of the images that masks are made for
+                 num_classes: int = 2):
+        super().__init__(facts.normalise, encoder, dim, image_size)
+        self.name, self.num_classes, self.sha256, self.saw_similar_data = facts.name, num_classes, 'random', 'no'
 
     def decode(self, embeddings, # (B, C, h, w)
                points=None,      # xy (B, [K,] N, 2) pixels, x first; labels (B, [K,] N): 1 fore, 0 back, -1 none
@@ -434,66 +524,10 @@ class Sam(nn.Module):
         if self.embedding_size(size) != (h, w):
             raise ScsamError(f'sam: images of {size} pixels do not have embeddings of {h}×{w} cells')
         xy, labels = points if points is not None else (None, None)
-        given = {'xy': (xy, 4), 'labels': (labels, 3), 'boxes': (boxes, 3), 'masks': (masks, 4), 'tokens': (tokens, 4)}
-        given = {k: v if v.ndim == n else v[:, None] for k, (v, n) in given.items() if v is not None}
-        K = max((v.shape[1] for v in given.values()), default=1)
-        for k, v in given.items():
-            if v.shape[0] != B or v.shape[1] not in (1, K):
-                raise ScsamError(f'sam: {k} are for {v.shape[0]} images and {v.shape[1]} classes, '
-                                 f'but there are {B} images and {K} classes')
-        given = {k: v.expand(B, K, *v.shape[2:]).flatten(0, 1) for k, v in given.items()}
+        K, given = by_class(B, xy=xy, labels=labels, boxes=boxes, masks=masks, tokens=tokens)
         sparse, dense = self.encode_prompts(B*K, (h, w), size, **given)
         logits = self.decode_masks(embeddings.repeat_interleave(K, 0), sparse, dense, size).unflatten(0, (B, K))
         return logits if outer is None else F.interpolate(logits, outer, mode='bilinear')
-
-    def encode_prompts(self, n, grid, size, xy=None, labels=None, boxes=None, masks=None, tokens=None):
-        "Sparse (n, T, C) and dense (n or 1, C, h, w or 1, 1) prompt embeddings; SAM's formulas, out of place."
-        p = self.prompt_encoder
-        grid_wh = p.no_mask_embed.weight.new_tensor([grid[1], grid[0]], dtype=torch.float)
-        square = grid_wh*self.encoder.stride # (width, height)
-        sparse = [p.no_mask_embed.weight.new_zeros(n, 0, self.prompt_dim)]
-        if xy is not None:
-            if boxes is None: # SAM's padding point
-                xy, labels = F.pad(xy, (0, 0, 0, 1)), F.pad(labels, (0, 1), value=-1)
-            kinds = torch.cat([p.not_a_point_embed.weight, p.point_embeddings[0].weight, p.point_embeddings[1].weight])
-            where = self.positions((xy + 0.5)/square) # + 0.5: to the centre of the pixel
-            sparse.append(where.where(labels[..., None] >= 0, 0) + kinds[labels.long() + 1])
-        if boxes is not None:
-            corners = torch.cat([p.point_embeddings[2].weight, p.point_embeddings[3].weight])
-            where = self.positions((boxes.nan_to_num(0).unflatten(-1, (2, 2)) + 0.5)/square) + corners
-            sparse.append(torch.where(boxes.isnan().any(-1)[:, None, None], p.not_a_point_embed.weight, where))
-        if tokens is not None: sparse.append(tokens)
-        if masks is None: return torch.cat(sparse, 1), p.no_mask_embed.weight.view(1, -1, 1, 1)
-        inside = [round(4*s/self.encoder.stride) for s in size] # the image's part of the 4h × 4w that a mask prompt has
-        if tuple(masks.shape[-2:]) != tuple(inside):
-            masks = F.interpolate(masks[:, None], inside, mode='bilinear', antialias=True)[:, 0]
-        masks = F.pad(masks, (0, 4*grid[1] - inside[1], 0, 4*grid[0] - inside[0]))
-        return torch.cat(sparse, 1), p.mask_downscaling(masks[:, None])
-
-    def decode_masks(self, src, sparse, dense, size):
-        "n embeddings with their prompts → n mask logits (n, H, W): SAM's first mask token, for unambiguous prompts."
-        d, (n, C, h, w) = self.mask_decoder, src.shape
-        x, y = (torch.arange(k, device=src.device) for k in (w, h))
-        centres = torch.stack(torch.meshgrid((x + 0.5)/w, (y + 0.5)/h, indexing='xy'), -1).flatten(0, 1)[None]
-        tokens = torch.cat([torch.cat([d.iou_token.weight, d.mask_tokens.weight]).expand(n, -1, -1), sparse], 1)
-        cells = (src + dense).flatten(2).transpose(1, 2).contiguous()
-        if torch.is_autocast_enabled(src.device.type): cells = cells.to(torch.get_autocast_dtype(src.device.type))
-        tokens, cells = two_way(d.transformer, tokens, cells, self.positions(centres).to(cells.dtype))
-        logits = fine_logits(d, cells, d.output_hypernetworks_mlps[0](tokens[:, 1]), h, w).float()
-        square = (h*self.encoder.stride, w*self.encoder.stride)
-        if logits.shape[1:] != square: logits = F.interpolate(logits[:, None], square, mode='bilinear')[:, 0]
-        return logits[:, :size[0], :size[1]]
-
-# %% ../nbs/11_sam.ipynb #d06c9adf
-def scale_prompts(points, boxes, factor: list # of x and of y
-                 ) -> tuple:                # points and boxes of the resized image
-    "Pixel centres stay pixel centres: x + 1/2 is scaled, not x."
-    move = lambda xy: (xy + .5)*xy.new_tensor(factor) - .5
-    if points is not None: points = move(points[0].float()), points[1]
-    return points, None if boxes is None else move(boxes.float().unflatten(-1, (2, 2))).flatten(-2)
-
-
-def _pair(size): return (size, size) if isinstance(size, int) else tuple(size)
 
 # %% ../nbs/11_sam.ipynb #1552961a
 _VITS = {'vit_b': dict(dim=768, depth=12, heads=12, whole=(2, 5, 8, 11)),
@@ -531,9 +565,8 @@ def load_sam(name: str,                 # a key of `SAMS`
             raise ScsamError(f'sam: image_size={image_size} is out of range; sides from 64 to 1024 pixels are usual')
     rows = torch.channels_last # the memory layout in which convolutions are fast
     if str(weights) == 'random' or (c.arch == 'tiny' and not weights):
-        sam = _build(c, image_size, num_classes)
-        # the tiny one's state can be saved as it is
-        return (sam if c.arch == 'tiny' else sam.to(memory_format=rows)).eval()
+        sam = _build(c, image_size, num_classes).eval()
+        return sam if c.arch == 'tiny' else sam.to(memory_format=rows) # the tiny one's state can be saved as it is
     path, sha256 = find_weights(name, weights)
     state = _ours(read_checkpoint(path))
     with torch.device('meta' if c.arch in _VITS else 'cpu'): # no time spent on random numbers

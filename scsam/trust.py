@@ -16,6 +16,7 @@ from .config import ScsamError, mix
 from .files import atomic, read_json, write_json
 from .data import IGNORE, resize_image, resize_mask, to_float
 from .metrics import dice
+from .records import csv_text
 from .method import evaluating
 from .learner import Run
 
@@ -95,6 +96,9 @@ class Expected:
     @classmethod
     def load(cls, path) -> 'Expected':
         d = read_json(path, SHAPE)
+        x, y = d['knots'], d['values']
+        if not x or len(x) != len(y) or sorted(x) != x or sorted(y) != y:
+            raise ScsamError(f'{path} is damaged: its knots are no rising curve; remove it, and it is made anew')
         return cls(**{k: v for k, v in d.items() if k != 'format'})
 
 
@@ -160,7 +164,6 @@ def write_csv(rows: list, path: str|Path) -> Path:
     text = io.StringIO()
     out = csv.DictWriter(text, list(dict.fromkeys(k for r in rows for k in r)))
     out.writeheader()
-    def plain(v): return f"'{v}" if isinstance(v, str) and v[:1] in ('=', '+', '-', '@') else v
-    for r in rows: out.writerow({k: plain(v) for k, v in r.items()})
+    for r in rows: out.writerow({k: csv_text(v) if isinstance(v, str) else v for k, v in r.items()})
     with atomic(path) as tmp: tmp.write_text(text.getvalue(), encoding='utf-8')
     return Path(path)

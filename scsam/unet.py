@@ -50,10 +50,9 @@ class SegmentationNet(nn.Module):
                ) -> torch.Tensor:          # (B, C, H', W'), sides multiples of the stride
         "Check, normalise and pad."
         if images.ndim != 4 or images.shape[1] != self.in_channels:
-            raise ScsamError(
-                f'U-Net: images have shape {tuple(images.shape)}, but it takes (batch, {self.in_channels}, height, '
-                'width); repeat the channel of a grey image, as in images.expand(-1, 3, -1, -1)'
-            )
+            raise ScsamError(f'U-Net: images have shape {tuple(images.shape)}, but it takes (batch, '
+                             f'{self.in_channels}, height, width); repeat the channel of a grey image, as in '
+                             'images.expand(-1, 3, -1, -1)')
         return pad_to_multiple((images - self.mean) / self.std, self.stride)
 
     def forward(self, images: torch.Tensor # (B, C, H, W) in [0, 1], any size
@@ -110,8 +109,7 @@ class TimmUNet(SegmentationNet):
     def __init__(self, encoder: nn.Module, # of timm, made with `features_only`
                  num_classes: int):        # background included
         info, cfg = encoder.feature_info, getattr(encoder, 'pretrained_cfg', {})
-        # ratio -> (index, channels); the deepest of equal ones
-        scales = dict(zip(info.reduction(), enumerate(info.channels())))
+        scales = dict(zip(info.reduction(), enumerate(info.channels()))) # ratio -> (index, channels) of its deepest
         super().__init__(3, num_classes, stride=max(scales), mean=cfg.get('mean', MEAN), std=cfg.get('std', STD))
         self.encoder, self.taken = encoder, [scales[r][0] for r in sorted(scales)]
         self.ratios = sorted(scales)
@@ -149,8 +147,8 @@ def timm_unet(encoder_name: str,        # a model of timm, such as 'resnet18'; '
     hub = weights == 'imagenet' and encoder_name not in ENCODERS
     try: encoder = timm.create_model(encoder_name, features_only=True)
     except Exception as e:
-        raise ScsamError(
-            f'timm cannot build {encoder_name!r} as an encoder: {e}; choose another, such as resnet18') from e
+        raise ScsamError(f'timm cannot build {encoder_name!r} as an encoder: {e}; '
+                         'choose another, such as resnet18') from e
     if hub: encoder = _from_hub(encoder_name)
     _check_pyramid(encoder, encoder_name)
     for m in encoder.modules():
@@ -164,11 +162,9 @@ def _from_hub(name: str) -> nn.Module:
     "The encoder with the weights that timm's hub has for it."
     try: return timm.create_model(name, features_only=True, pretrained=True)
     except Exception as e:
-        raise ScsamError(
-            f"no pretrained weights for {name!r}: {type(e).__name__}: {str(e)[:200]}; they are downloaded once, which "
-            f"needs the network and a name that has weights. Weights without a download: {', '.join(ENCODERS)}; or "
-            "give the path of a file as unet_weights"
-        ) from e
+        raise ScsamError(f"no pretrained weights for {name!r}: {type(e).__name__}: {str(e)[:200]}; they are downloaded "
+                         "once, which needs the network and a name that has weights. Weights without a download: "
+                         f"{', '.join(ENCODERS)}; or give the path of a file as unet_weights") from e
 
 
 def _nearest_encoder(name: str) -> str:
@@ -192,8 +188,8 @@ def _check_pyramid(encoder: nn.Module, name: str):
         problem = f'features at 1/{sorted(ratios)} of the image only'
     encoder.train(training)
     if problem:
-        raise ScsamError(
-            f'{name!r} gives no pyramid of feature maps for a U-Net ({problem}); choose another, such as resnet18')
+        raise ScsamError(f'{name!r} gives no pyramid of feature maps for a U-Net ({problem}); '
+                         'choose another, such as resnet18')
 
 # %% ../nbs/10_unet.ipynb #90826900
 def load_encoder(encoder: nn.Module,  # of timm, changed in place
@@ -205,14 +201,11 @@ def load_encoder(encoder: nn.Module,  # of timm, changed in place
     state = read_checkpoint(path)
     whole = timm.create_model(name).state_dict()
     if state.keys() != whole.keys():
-        unlike = [
-            f'{a} {tuple(state[a].shape)} against {b} {tuple(whole[b].shape)}' for a, b in zip(state, whole)
-            if state[a].shape != whole[b].shape]
+        unlike = [f'{a} {tuple(state[a].shape)} against {b} {tuple(whole[b].shape)}'
+                  for a, b in zip(state, whole) if state[a].shape != whole[b].shape]
         if len(state) != len(whole) or unlike:
-            raise ScsamError(
-                f'{path} does not fit {name!r}: it has {len(state)} tensors, the model {len(whole)}; first difference: '
-                f'{(unlike or ["their number"])[0]}'
-            )
+            raise ScsamError(f'{path} does not fit {name!r}: it has {len(state)} tensors, the model {len(whole)}; '
+                             f'first difference: {(unlike or ["their number"])[0]}')
         state = dict(zip(whole, state.values()))
     encoder.load_state_dict({k: state[k] for k in encoder.state_dict()})
     return sha256
@@ -222,10 +215,8 @@ def make_unet(recipe # a `Recipe`: `unet`, `unet_weights`, `unet_dropout`, `num_
              ) -> SegmentationNet:
     "The specialist that a recipe asks for."
     if recipe.unet == 'paper' and recipe.unet_weights:
-        raise ScsamError(
-            f"recipe: unet_weights={recipe.unet_weights!r} belongs to a timm encoder, but the paper's U-Net starts "
-            "from random weights; use unet='tf_efficientnet_lite0'"
-        )
+        raise ScsamError(f"recipe: unet_weights={recipe.unet_weights!r} belongs to a timm encoder, but the paper's "
+                         "U-Net starts from random weights; use unet='tf_efficientnet_lite0'")
     if recipe.unet == 'paper':
         return UNet(num_classes=recipe.num_classes, dropout=tuple(recipe.unet_dropout*p for p in DROPOUT))
     if not timm.is_model(recipe.unet.split('.')[0]):

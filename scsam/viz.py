@@ -73,8 +73,7 @@ def overlay(image,               # anything `to_rgb` takes
     for c in np.unique(mask):
         if c in (0, 255): continue
         colour, region = rgb(colours[(int(c) - 1) % len(colours)]), mask == c
-        # (256, 3): of each grey level
-        tinted = np.round((1 - alpha)*np.arange(256)[:, None] + alpha*colour).astype(np.uint8)
+        tinted = np.round((1 - alpha)*np.arange(256)[:, None] + alpha*colour).astype(np.uint8) # (256, 3): grey levels
         for k in range(3): out[region, k] = tinted[out[region, k], k]
         if contour: out[edges(region, max(1, round(min(mask.shape) / 150)))] = colour
     return out

@@ -110,8 +110,7 @@ def _data_files(path: Path) -> list: # of the files that a header names
                          f'or .nii.gz')
     if Path(name).is_absolute() or '..' in Path(name).parts or ':' in name:
         raise ScsamError(f'{path} says that its voxels are in {name}, which is not in its own folder; put the file '
-                         f'beside the header and '
-                         f'name it there without its path')
+                         'beside the header and name it there without its path')
     file = path.parent/name
     if not file.exists():
         raise ScsamError(f'{path} says that its voxels are in {name}, which is not there; copy it, too')
@@ -152,17 +151,14 @@ def _image(path: Path):
     if im.GetDimension() == 4 and im.GetSize()[3] == 1: im = im[..., 0]
     size, numbers = im.GetSize(), im.GetNumberOfComponentsPerPixel()
     if numbers != 1:
-        raise ScsamError(f'{path} has {numbers} numbers per voxel (colours or vectors), and scsam reads one: save '
-                         f'each component, or a grey '
-                         f'version, as a volume of its own')
+        raise ScsamError(f'{path} has {numbers} numbers per voxel (colours or vectors), and scsam reads one: save each '
+                         'component, or a grey version, as a volume of its own')
     if im.GetDimension() == 4:
         raise ScsamError(f'{path} has 4 dimensions: it holds {size[3]} volumes of {size[:3]} voxels (time points or '
-                         f'channels); save each, or '
-                         f'the one that is meant, as a file of its own')
+                         'channels); save each, or the one that is meant, as a file of its own')
     if im.GetDimension() != 3:
         raise ScsamError(f'{path} has {im.GetDimension()} dimensions and is a single image of {size} pixels, not a '
-                         f'volume; save it as PNG, or '
-                         f'as a volume with one slice')
+                         'volume; save it as PNG, or as a volume with one slice')
     return im
 
 # %% ../nbs/02b_volumes.ipynb #ae331cb5
@@ -275,8 +271,7 @@ def _write_into(path: Path, suffix: str, array: np.ndarray, like: Volume):
     if plain.stat().st_size < 348 + array.nbytes: raise OSError('the file is shorter than what was written')
     if like.transforms is not None: _set_transforms(plain, like.transforms)
     if plain == path: return
-    # the same bytes every time
-    with open(plain, 'rb') as f, open(path, 'wb') as raw, gzip.GzipFile('', 'wb', 6, raw, mtime=0) as g:
+    with open(plain, 'rb') as f, open(path, 'wb') as raw, gzip.GzipFile('', 'wb', 6, raw, mtime=0) as g: # no time stamp
         while block := f.read(1 << 20): g.write(block)
     plain.unlink()
 
@@ -342,8 +337,8 @@ def _by(files: list, key) -> dict:
 
 def _told(parts: dict, tags: dict, key: str) -> str: # the parts of a folder in words
     name = lambda k, fs: tags[fs[0]].get('0008|103e', '') if key == '0020|000e' else str(k)
-    return '; '.join(f'{len(fs)} files{f" ({n})" if (n := name(k, fs)) else ""}: {_names(fs)}' for k,
-                     fs in list(parts.items())[:4])
+    said = lambda k, fs: f'{len(fs)} files{f" ({n})" if (n := name(k, fs)) else ""}: {_names(fs)}'
+    return '; '.join(said(k, fs) for k, fs in list(parts.items())[:4])
 
 # %% ../nbs/02b_volumes.ipynb #78005fc9
 def _stacked(folder: Path, files: list, tags: dict) -> list:
@@ -358,8 +353,8 @@ def _stacked(folder: Path, files: list, tags: dict) -> list:
     normal = {}
     for f in files:
         axes = _numbers(tags[f]['0020|0037'])
-        normal[f] = '/'.join(f'{v:.2f}' for v in np.r_[np.cross(axes[:3], axes[3:]), axes[:3]] + 0.).replace('-0.00',
-                                                            '0.00')
+        both = np.r_[np.cross(axes[:3], axes[3:]), axes[:3]]
+        normal[f] = '/'.join(f'{v:.2f}' for v in both).replace('-0.00', '0.00')
     parts = _by(files, normal.get)
     if len(parts) > 1:
         raise ScsamError(f'{folder} holds slices of {len(parts)} orientations: {_told(parts, tags, "orientation")}; a '
@@ -378,8 +373,7 @@ def _stacked(folder: Path, files: list, tags: dict) -> list:
         if np.all(np.abs(gaps / step - np.maximum(np.rint(gaps / step), 1)) < .1):
             raise ScsamError(f'{said}: slices are missing between them; copy the series again')
         raise ScsamError(f'{said}: they are no regular stack; slices of another one lie among them, or some were left '
-                         f'out: put each stack into '
-                         f'a folder of its own')
+                         'out: put each stack into a folder of its own')
     return files
 
 # %% ../nbs/02b_volumes.ipynb #c336c86b
@@ -398,11 +392,10 @@ def _twice(folder: Path, files: list, same: list, tags: dict, at: dict) -> str:
                     f'into a folder of its own')
     half = sorted(files, key=lambda f: int(t) if (t := tags[f].get('0020|0013', '')).isdigit() else 0)
     return (f'{said}; the series holds several volumes, such as time points (instance numbers begin with '
-            f'{_names(half[:2])}): put each '
-            f'into a folder of its own')
+            f'{_names(half[:2])}): put each into a folder of its own')
 
 # %% ../nbs/02b_volumes.ipynb #5bc09c08
-_lock = threading.Lock() # one thread reads a volume, the others wait for it
+_lock = threading.Lock() # one thread reads a volume, the others wait
 
 def _stamp(path: Path) -> int: return path.stat().st_mtime_ns if path.exists() else 0
 
@@ -447,9 +440,10 @@ class SliceReader:
 
     def image(self, case) -> np.ndarray: # uint8 (H, W, 3)
         with _lock:
-            v, lost = _volume(case.image, _stamp(case.image))
-            a = stretch(v.array[case.index], (0, 100)) if self.normalize == 'slice' else _grey_levels(case.image,
-                                                            _stamp(case.image))[case.index]
+            at = case.image, _stamp(case.image)
+            v, lost = _volume(*at)
+            if self.normalize == 'slice': a = stretch(v.array[case.index], (0, 100))
+            else: a = _grey_levels(*at)[case.index]
         remark_infinite(lost, v.array.size, case.image)
         return np.repeat(a[..., None], 3, -1)
 
@@ -531,8 +525,7 @@ def resample_label(label: Volume, like: Volume, path='this label') -> np.ndarray
                          f'another image?')
     for v in np.unique(label.array):
         if not v: continue
-        # 0 or 1 where voxels agree, between where they do not
-        share = brought((label.array == v).astype(np.float32), sitk.sitkLinear)
+        share = brought((label.array == v).astype(np.float32), sitk.sitkLinear) # between 0 and 1 where voxels disagree
         lost = float(np.minimum(share, 1 - share).sum()) / max(1, 2 * int((out == v).sum()))
         if lost > DOUBT:
             raise ScsamError(f'{path}: resampling would change too much of label {v:g} (a Dice of about '
@@ -541,6 +534,5 @@ def resample_label(label: Volume, like: Volume, path='this label') -> np.ndarray
                              f"image's grid")
     outside = 100 * (1 - float(brought(np.ones(label.array.shape, np.uint8), sitk.sitkNearestNeighbor).mean()))
     remark('resampled', f'{path} was resampled to the grid of its image'
-           + (f'; {outside:.0f} % of the image lies outside of it and reads as '
-                                                                            f'background' if outside >= .5 else ''))
+           + (f'; {outside:.0f} % of the image lies outside of it and reads as background' if outside >= .5 else ''))
     return out

@@ -109,12 +109,10 @@ def download(url: str,               # where from
         if e.errno in (errno.ENOSPC, errno.EDQUOT):
             part.unlink(missing_ok=True)
             raise ScsamError(f'cannot download {path.name}: the disk of {path.parent} is full; free some room, or set '
-                             f'SCSAM_CACHE '
-                             'to a folder on another disk') from None
+                             'SCSAM_CACHE to a folder on another disk') from None
         if isinstance(e, (urllib.error.URLError, ConnectionError, TimeoutError)):
             raise ScsamError(f'cannot download {path.name}: no connection to {url} ({getattr(e, "reason", e)}); call '
-                             f'again to resume, '
-                             f'or {by_hand}') from None
+                             f'again to resume, or {by_hand}') from None
         raise ScsamError(f'cannot write {path}: {e.strerror or e}; choose another place with SCSAM_CACHE') from None
     except http.client.HTTPException as e:
         raise ScsamError(f'the download of {path.name} was cut ({e!r}); what has come is kept: call again to resume, '
@@ -126,10 +124,15 @@ def download(url: str,               # where from
 # %% ../nbs/09_weights.ipynb #ecb82dcc
 def _tag(part: Path) -> Path: return part.with_name(part.name + '.tag') # which version of the file a part is of
 
+def _one_line(path: Path) -> str: # of a note; '' where it is absent or damaged
+    try: text = path.read_text('utf-8').strip()
+    except (OSError, UnicodeDecodeError): return ''
+    return text if text.isascii() and text.isprintable() else ''
+
 
 def _fetch(url, part, progress, timeout, hashed: bool):
     "Append to `part` what it lacks of `url`, if it is of the same version, or if a hash will tell."
-    tag = _tag(part).read_text() if part.exists() and _tag(part).exists() else ''
+    tag = _one_line(_tag(part)) if part.exists() else ''
     have = part.stat().st_size if part.exists() and (tag or hashed) else 0
     asked = {'Range': f'bytes={have}-', **({'If-Range': tag} if tag else {})} if have else {}
     try:
@@ -138,29 +141,25 @@ def _fetch(url, part, progress, timeout, hashed: bool):
     except urllib.error.HTTPError as e:
         if e.code != 416 or not have: raise
         whole = re.search(r'/(\d+)$', e.headers.get('Content-Range') or '')
-        # the part is whole already (or too long, which its hash will show)
-        if hashed or whole and int(whole[1]) == have: return
+        if hashed or whole and int(whole[1]) == have: return # whole already (or too long, which its hash will show)
         part.unlink(); return _fetch(url, part, progress, timeout, hashed)
     with reply:
         place = re.fullmatch(r'bytes (\d+)-\d+/(\d+|\*)', reply.headers.get('Content-Range') or '')
-        # another piece than the one that was asked for
-        if reply.status == 206 and (int(place[1]) != have if place else not hashed):
+        if reply.status == 206 and (int(place[1]) != have if place else not hashed): # another piece than was asked for
             part.unlink(); return _fetch(url, part, progress, timeout, hashed)
         if reply.status != 206: have = 0 # the server sends it from the beginning
         left = int(reply.headers.get('Content-Length') or 0)
         if not (left or hashed or getattr(reply, 'chunked', False)):
             raise ScsamError(f'{url} does not say how long it is, and no hash of it is known, so that a cut download '
-                             f'could not be noticed; '
-                             f'fetch it by hand')
+                             'could not be noticed; fetch it by hand')
         _receive(reply, part, have, left, progress)
 
 
 def _receive(reply, part, have: int, left: int, progress):
     new = reply.headers.get('ETag') or reply.headers.get('Last-Modified') or ''
     if not have and not new.startswith('W/'): _tag(part).write_text(new)
-    with open(part, 'ab' if have else 'wb') as f, tqdm(total=have + left or None, initial=have, unit='B',
-                                                       unit_scale=True, desc=part.stem,
-                                                       disable=not progress) as bar:
+    bar = tqdm(total=have + left or None, initial=have, unit='B', unit_scale=True, desc=part.stem, disable=not progress)
+    with open(part, 'ab' if have else 'wb') as f, bar:
         start = have
         while block := reply.read1(1 << 20): # as it comes, so that a process that is killed has kept it
             f.write(block); bar.update(len(block)); have += len(block)
@@ -180,8 +179,8 @@ def _in_wheel(c: Checkpoint) -> Path|None:
 def _verified(path: Path, c: Checkpoint) -> str:
     "The file's sha256 if it is what the registry, or its first use, says; else an error."
     got, note = file_sha256(path), path.with_name(path.name + '.sha256')
-    expected, by = (c.sha256, 'its authors\' file') if c.sha256 else (note.read_text().split()[0] if note.exists()
-                                                            else '', 'its first use')
+    if c.sha256: expected, by = c.sha256, "its authors' file"
+    else: expected, by = _one_line(note)[:64] or 'unreadable'*note.exists(), 'its first use'
     if expected and got != expected:
         raise ScsamError(f'{path} is damaged or is another file: its sha256 is {got}, but that of {by} is {expected}; '
                          'delete it, and it will be fetched again')
@@ -245,8 +244,8 @@ def _unpickled(path: Path):
     "Tensors, numbers and words of a `.pth`; never a program."
     try: return torch.load(path, map_location='cpu', weights_only=True)
     except Exception as e:
-        if 'Unsupported' not in str(e) and 'WeightsUnpickler' not in str(e) or not hasattr(torch.serialization,
-                                                            'safe_globals'): raise
+        more = 'Unsupported' in str(e) or 'WeightsUnpickler' in str(e)
+        if not more or not hasattr(torch.serialization, 'safe_globals'): raise
     try:
         with torch.serialization.safe_globals(_plain_types()):
             return torch.load(path, map_location='cpu', weights_only=True)
@@ -345,8 +344,8 @@ def read_checkpoint(path: str|Path) -> dict: # name → tensor, on the CPU
 
 
 def _contents(state) -> str:
-    return f'{type(state).__name__} with {", ".join(map(str, list(state)[:6])) or "nothing"}' if isinstance(state,
-                                                            dict) else f'a {type(state).__name__}'
+    if not isinstance(state, dict): return f'a {type(state).__name__}'
+    return f'{type(state).__name__} with {", ".join(map(str, list(state)[:6])) or "nothing"}'
 
 # %% ../nbs/09_weights.ipynb #90f15e66
 _HF = [(r'^vision_encoder\.layers\.', 'image_encoder.blocks.'), (r'^vision_encoder\.', 'image_encoder.'),

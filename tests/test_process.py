@@ -173,7 +173,7 @@ def test_told_to_terminate_stops_at_a_checkpoint(data, tmp_path):
     wait_until(lambda: checkpoints(run), p)
     p.terminate()
     p.join()
-    assert p.exitcode == 3 and "the same command goes on from there" in said.read_text()
+    assert p.exitcode == 3 and "the same command resumes it" in said.read_text()
     assert checkpoints(run)
 
 
@@ -327,7 +327,7 @@ def test_ctrl_c_stops_at_a_checkpoint_and_says_how_to_go_on(tmp_path):
         time.sleep(0.02)
     p.send_signal(signal.SIGINT)
     _, err = p.communicate(timeout=300)
-    assert p.returncode == 3 and "the same command goes on from there" in err and "Traceback" not in err, err
+    assert p.returncode == 3 and "the same command resumes it" in err and "Traceback" not in err, err
     assert checkpoints(run)
     p = start()
     _, err = p.communicate(timeout=300)
