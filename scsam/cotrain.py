@@ -44,8 +44,8 @@ class Prompted(Method):
         learned = r.tokens == 'learned'
         self.tokens = BoxTokens(sam.prompt_dim, sam.prompt_dim, r.num_classes - 1) if learned else None
         if r.num_classes > 2 and not r.prompts and not learned:
-            raise ScsamError(
-                "several classes need something that tells them apart: give `prompts`, or tokens='learned'")
+            raise ScsamError('several classes need something that tells them apart: give `prompts`, or '
+                             "tokens='learned'")
         self.teacher = EMA(unet, r.ema) if r.teacher == 'ema' else None
 
     @classmethod

@@ -60,10 +60,9 @@ def predict_probs(method,             # a `scsam.method.Method`
                   embeddings=None,    # (N, C, h, w), in the order of the cases: SAM's cached image embeddings
                   arrays=None,        # `scsam.data.Arrays` of the same cases, when they are in memory already
                   progress: bool = False, # show a bar
-                  # a SAM: adds the branch 'oracle', its answer to boxes around the true masks, where there is one
-                  oracle=None
+                  oracle=None         # a SAM: adds the branch 'oracle' for cases with a mask
                  ):                   # yields (case, {branch: (K, H, W) float32 at native size})
-    "Class probabilities of every branch for every case, in order."
+    "Class probabilities of every branch for every case, in order; 'oracle' is SAM asked with the true masks' boxes."
     given = method, cases, recipe, batch_size, device, embeddings, arrays, progress, oracle
     for case, probs, size in _predict(*given): yield case, {branch: _native(p, size) for branch, p in probs.items()}
 
@@ -173,8 +172,8 @@ def _stack(volume: str, slices: list # of (case, truth, maps)
     slices = sorted(slices, key=lambda s: s[0].index)
     cases = [c for c, *_ in slices]
     if [c.index for c in cases] != list(range(cases[0].index, cases[0].index + len(cases))):
-        raise ScsamError(
-            f'volume {volume}: slices {[c.index for c in cases]} are not a whole volume; give all, each once')
+        raise ScsamError(f'volume {volume}: slices {[c.index for c in cases]} are not a whole volume; '
+                         'give all, each once')
     if len({c.spacing for c in cases}) > 1 or len({t.shape for _, t, _ in slices}) > 1:
         raise ScsamError(f'volume {volume}: slices differ in size or spacing; they cannot be one volume')
     maps = {branch: np.stack([m[branch] for *_, m in slices]) for branch in slices[0][2]}
@@ -198,8 +197,8 @@ def score_cases(predictions,              # yields (case, {branch: label map}), 
         seen.append(case)
         if is_slice(case): volumes.setdefault(case.volume, []).append((case, truth, maps))
     if not seen:
-        raise ScsamError(
-            f'evaluate: no case of {name!r} has a mask: nothing to score; use `scsam predict` for such images')
+        raise ScsamError(f'evaluate: no case of {name!r} has a mask: nothing to score; use `scsam predict` '
+                         'for such images')
     units = {'px' if c.spacing is None else 'mm' for c in seen}
     if len(units) > 1 or (volumes and not all(map(is_slice, seen))):
         raise ScsamError(f'evaluate: {name!r} mixes cases with and without spacing; put them into sets of their own')
@@ -209,16 +208,16 @@ def score_cases(predictions,              # yields (case, {branch: label map}), 
     for volume, slices in volumes.items():
         _column(whole, volume, slices[0][0].patient, *_stack(volume, slices), num_classes, metrics)
     if len(set(whole['groups'])) == len(volumes): del whole['groups'] # every volume a patient of its own
-    return {
-        name: {**whole, 'unit': 'mm', 'mode': 'volumes'}, f'{name} slices': {**single, 'unit': 'mm', 'mode': 'slices'}}
+    return {name: {**whole, 'unit': 'mm', 'mode': 'volumes'},
+            f'{name} slices': {**single, 'unit': 'mm', 'mode': 'slices'}}
 
 # %% ../nbs/31_evaluate.ipynb #270da1cb
 def _sets(data) -> dict: # {name: cases}
     "The test sets of a dataset, or the sets as given."
     sets = data.tests() if isinstance(data, Dataset) else dict(data)
     if not sets:
-        raise ScsamError(
-            'evaluate: the dataset has no test set; carve one out with split(test=0.2), or name cases: {"mine": cases}')
+        raise ScsamError('evaluate: the dataset has no test set; split one off with split(test=0.2), '
+                         'or name cases: {"mine": cases}')
     return sets
 
 
@@ -347,7 +346,7 @@ def show_worst(method, cases, recipe: Recipe, # as given to `evaluate`
                columns: dict,                 # one set's scores of images or slices
                branch: str, n: int = 4, metric: str = 'dice', **kw # of `predict_cases`
               ):                              # a figure
-    "The worst cases as pictures."
+    "A figure of the worst cases: image, truth, prediction, errors."
     listed, by_id = worst(columns, branch, n, metric), {c.id: c for c in cases}
     if any(i not in by_id for i, _ in listed):
         raise ScsamError('show_worst: these scores are of other cases; for volumes give the scores of their slices')

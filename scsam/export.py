@@ -185,9 +185,8 @@ def card_limits(run: Run, record: dict|None) -> str:
                    f'{sel["dice"]:.3f}, is too high an estimate.')
     if record is None: out.append('It has not been scored on images that had no part in training.')
     if used and used['saw_similar_data'] == 'likely':
-        out.append(
-            "SAM's own weights were trained on public medical images that are likely to include images like those "
-            'of public test sets: scores there may be too high.')
+        out.append("SAM's own weights were trained on public medical images that are likely to include images like "
+                   'those of public test sets: scores there may be too high.')
     return '\n'.join(f'- {x}' for x in out)
 
 # %% ../nbs/42_export.ipynb #76cc5680

@@ -409,8 +409,8 @@ def _check_recipe(method: Method, recipe: Recipe):
     other = [k for k in built if k in method.uses and built[k] != given[k]]
     if other:
         said = ', '.join(f'{k}: {built[k]!r} there, {given[k]!r} here' for k in other)
-        raise ScsamError(
-            f'the method was built from another recipe ({said}); build it from the recipe that is given to fit')
+        raise ScsamError(f'the method was built from another recipe ({said}); build it from the recipe that is given '
+                         'to fit')
     if recipe.branch not in ('validation', *method.branches):
         raise ScsamError(f'recipe: branch={recipe.branch!r} is no branch of {recipe.method!r}'
                          f'{nearest(recipe.branch, ["validation", *method.branches])}')

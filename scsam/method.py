@@ -83,8 +83,7 @@ class Method(nn.Module):
     branches: tuple = ()             # what `predict` returns, in this order
     branch: str = 'unet'             # the one that is reported when nothing was validated
     needs_unlabeled: bool = True     # are images without a mask part of a batch?
-    # does training ask SAM about every image? (False: its embeddings are not cached for training)
-    needs_embeddings: bool = True
+    needs_embeddings: bool = True    # does training ask SAM about every image? (False: none is cached for training)
     trains_sam: bool = True          # is anything trained in SAM, if there is one?
     oracle: bool = False             # does its record also hold SAM's answer to boxes around the truth?
     view: str = ''                   # of unlabelled images: '' as the recipe says, 'weak', or 'none'
@@ -118,8 +117,7 @@ class Method(nn.Module):
         raise NotImplementedError(f'{type(self).__name__} does not predict')
 
     def prompts(self, images: Tensor, probs: dict, seeds=None) -> dict|None:
-        """What `predict(images, seeds=seeds)`, which gave `probs`, asked SAM: as of `make_prompts`, in pixels; None
-        = nothing."""
+        "What SAM was asked when `predict(images, seeds=seeds)` gave `probs`: as of `make_prompts`; None = nothing."
         return None
 
     def own_tokens(self, seen: Tensor) -> Tensor|None: # (B, K-1, 2, C)
@@ -127,7 +125,7 @@ class Method(nn.Module):
         return self.tokens(seen)[:, 1 - self.recipe.num_classes:] if self.tokens else None
 
     def validated(self, scores: dict[str, float]):
-        "The learner tells the mean validation Dice of each branch, after every validation."
+        "Called by the learner after every validation, with the mean Dice of each branch."
 
     def lighten(self) -> dict: # recipe values that the lighter method differs in
         "Drop what training needs and predictions do not."
@@ -190,9 +188,8 @@ def build(recipe: Recipe) -> Method:
     return method
 
 
-def all_uses(
-    ) -> dict[str, list]:  # method -> fields of the recipe that it reads; what `scsam.records.table` takes as `uses`
-    "What each known method reads."
+def all_uses() -> dict[str, list]: # method -> names of fields
+    "What each known method reads of the recipe; `scsam.records.table` takes it as `uses`."
     return {name: sorted(COMMON | cls.uses) for name, cls in methods().items()}
 
 
@@ -203,13 +200,11 @@ def refuse_unread(name: str,  # of a method
     cls, default = find_method(name), Recipe()
     for k, v in Recipe.renamed(given).items():
         value = getattr(default.replace(method=name, **{k: v}), k) if k != 'method' else name
-        if k in cls.fixed and value != getattr(cls.effective(default), k):
-            raise ScsamError(
-                f'--{k.replace("_", "-")} {v}: {name} decides this itself ({getattr(cls.effective(default), k)!r})')
+        said, own = f'--{k.replace("_", "-")} {v}', getattr(cls.effective(default), k)
+        if k in cls.fixed and value != own: raise ScsamError(f'{said}: {name} decides this itself ({own!r})')
         if k in COMMON | cls.uses or value == getattr(default, k): continue
-        readers = [n for n, c in methods().items() if k in c.uses - c.fixed.keys()]
-        raise ScsamError(
-            f'--{k.replace("_", "-")} {v}: {name} does not read it; it is read by {", ".join(readers) or "no method"}')
+        readers = ', '.join(n for n, c in methods().items() if k in c.uses - c.fixed.keys()) or 'no method'
+        raise ScsamError(f'{said}: {name} does not read it; it is read by {readers}')
 
 # %% ../nbs/20a_method.ipynb #b3880f07
 PLUGINS: dict[str, Path] = {} # name of a method -> the file that registered it

@@ -134,10 +134,8 @@ def expected_dice(run: Run,
     if data is None: raise ScsamError(f'{run.dir} has no expected.json, and its data is needed to make it: give data')
     cases = [c for c in data.where(role='val') if c.has_mask]
     if len(cases) < ENOUGH:
-        raise ScsamError(
-            f'an expected Dice needs {ENOUGH} validation images with masks, and {run.dir} has {len(cases)}; train with '
-            'a larger --val'
-        )
+        raise ScsamError(f'an expected Dice needs {ENOUGH} validation images with masks, and {run.dir} has '
+                         f'{len(cases)}; train with a larger --val')
     found = [(c.id, signal(f), true_dice(c, m, run.recipe.num_classes)) for c, m, f in signals(run, cases)]
     e = calibrate(*zip(*found), s['branch'], s['step'])
     e.save(path)
