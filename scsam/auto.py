@@ -268,3 +268,4 @@ def _rest(run: Run, rest: list, first: list, expected, n: int = 12) -> str:
     by_id = {c.id: c for c in rest}
     shown = mask_rows(run, [by_id[r['id']] for r in first[:4]])
     return section('Images without a mask', said(f'{len(rest)} were predicted. {note}'), said(todo), shown)
+

@@ -30,8 +30,8 @@ def recipe_from(args: argparse.Namespace, num_classes: int) -> Recipe: # the pre
     else: recipe = Recipe.preset(args.preset, **changes)
     refuse_unread(recipe.method, given)
     if recipe.num_classes != num_classes:
-        raise ScsamError(
-            f'--num-classes {recipe.num_classes}, but the dataset has {num_classes} classes, background included')
+        raise ScsamError(f'--num-classes {recipe.num_classes}, but the dataset has {num_classes} classes, background '
+                         'included')
     return recipe
 
 

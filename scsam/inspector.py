@@ -317,7 +317,7 @@ class Visitors:
             return self._pages[session]
 
     def answer(self, page: Page, m: dict) -> tuple: # (reply, buffers)
-        "One message at a time; encoding ahead disturbs nobody."
+        "One message at a time; encoding ahead delays no other message."
         if m.get('kind') == 'ready':
             with self.ahead: prepare(self.review, m.get('ids') or [])
             return {'seq': m.get('seq'), 'view': m.get('view')}, []

@@ -201,10 +201,8 @@ def part_trust(run: Run, sets: dict, most: int = 60) -> str: # most: images of a
         ax.set(xlabel='expected Dice', title=_title(name), xlim=(-.02, 1.02), ylim=(-.02, 1.02))
     axs[0, 0].set_ylabel('true Dice'); plt.close(fig)
     head = ('test set', 'images', 'mean error', 'mean expected', 'mean true', f'in the {100*e.level:.0f} % interval')
-    note = said(
-        f'Fitted on {e.fitted_on} and measured on {e.measured_on} validation images, half-width {e.margin:.2f}. The '
-        'interval promises its level for images like those of validation only.'
-    )
+    note = said(f'Fitted on {e.fitted_on} and measured on {e.measured_on} validation images, half-width '
+                f'{e.margin:.2f}. The interval promises its level for images like those of validation only.')
     return section('Expected Dice', note, html_table(head, rows), html_image(fig, 'calibration'))
 
 
