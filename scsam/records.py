@@ -137,7 +137,7 @@ FORMAT = 1
 BUDGET = ('labeled', 'unlabeled', 'total')
 SHAPE = {'format': int, 'experiment': str, 'run': str, 'method': str, 'recipe': {'method?': str, 'steps?': int},
          'seed': int, 'dataset': str, 'manifest_sha256': str, 'versions': {...: str}, 'machine': dict,
-         'commit?': (str, None),
+         'commit?': (str, None), 'uses?': ([str], None), 'members?': [dict],
          'weights': {'name': str, 'sha256': str, 'saw_similar_data': {'likely', 'no', 'unknown'}},
          'budget': {k: int for k in BUDGET}, 'steps': int, 'seconds': float,
          'selected': {'step': (int, None), 'by': {'validation', 'last step'}, 'branch': str},
@@ -793,7 +793,7 @@ def check_reported(reported: list, where: str = 'reported numbers'):
 def read_reported(path: str|Path # JSON: a list of {method, source, scores, and maybe metric, trained_on, branch}
                  ) -> list:
     "Numbers that others have reported."
-    text = {'method': str, 'source': str, 'trained_on?': str, 'branch?': str}
+    text = {'method': str, 'source': str, 'trained_on?': str, 'branch?': str, 'metric?': str}
     reported = read_json(path, [{**text, 'scores': {...: float}}])
     check_reported(reported, str(path))
     return reported

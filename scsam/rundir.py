@@ -45,7 +45,11 @@ def read_data(run_dir: str|Path) -> dict: # path, kind, options: arguments of `l
     path = Path(run_dir)/'data.json'
     if not path.exists():
         raise ScsamError(f'{run_dir} does not say where its data is; name it with --data (in Python: data=...)')
-    return read_json(path, DATA)
+    data = read_json(path, DATA)
+    try: Path(data['path']).exists()
+    except (OSError, ValueError) as e:
+        raise ScsamError(f'{path}: at path: {getattr(e, "strerror", None) or e}; name the data with --data') from None
+    return data
 
 # %% ../nbs/08_rundir.ipynb #d1f37a87
 SEALED = ('recipe.json', 'manifest.json', 'model.safetensors', 'plugin.py')

@@ -2,14 +2,48 @@
 
 Under pytest a sample is tried (about a minute); `SCSAM_FAULTS=full pytest tests/test_faults.py` or
 `python tests/test_faults.py` tries everything (many minutes) and prints how much was tried, refused in words, accepted
-with the same content, accepted with other content, ended in a traceback, and left behind half-written files."""
+with the same content, accepted with other content, ended in a traceback, and left behind half-written files.
+
+The review that this house was tested by had 26 findings. What happens now, and the test that shows it (here, unless
+another file is named; a notebook's assertions are tests, too):
+
+ 1 a full disk cuts a volume     one message, code 2, no file            test_no_room, test_a_full_file_system
+ 2 evaluate --save climbs        names are not paths; some are refused   test_hostile_names_stay_where_they_belong
+ 3 .[app] lacks a kernel         a server of our own, no kernel          test_browser.py, workflow Versions
+ 4 a branch name runs in a page  refused as damaged; the rest is text    test_browser.py: test_names_are_text
+ 5 two cases with one file       file_names: no two the same             test_hostile_names_stay_where_they_belong
+ 6 an edited run is taken        the changed file is named, --force      test_an_edited_run_says_so
+ 7 tracebacks on malformed JSON  file, place and what was expected       test_json_of_a_run, test_json_for_others
+ 8 a full disk, images           as 1                                    test_no_room
+ 9 the inspector is open to all  token, Host, Origin, 8 visitors         test_browser.py: test_the_app_is_private
+10 a killed inspector serves on  one process: it ends with itself        test_browser.py: test_the_app_is_private
+11 a damaged cache is trained on a hash behind every array, made anew    01_data.ipynb, 30_feed.ipynb
+12 mixed downloads               If-Range, Content-Range, length, size   09_weights.ipynb
+13 100 megapixels take 4.7 GB    under 1.5 GB                            test_a_large_image_needs_little_memory
+14 MHD names /dev/zero           regular files beside the header only    test_a_header_names_no_other_file
+15 a damaged points.npz          said, the points are left out           test_damaged_snapshots
+16 leftovers of killed processes swept by the next command there         all tests of kills
+17 a killed predict refuses      it goes on where it was                 test_predict_killed_at_every_file_event
+18 tables: |, HTML, formulas     escaped                                 05_records.ipynb, test_tables_are_text
+19 long fields, NUL, odd classes said                                    test_tables_of_a_folder
+20 a flipped corrected mask      compared with the hash in its name      test_damaged_correction
+21 a crash's code is 1           70, with a line on how to report        50_cli.ipynb
+22 the error page loads a font   no page asks for anything elsewhere     test_browser.py (`elsewhere`)
+23 a DICOM folder leads out      no such warning                         02e_check.ipynb
+24 moved data                    the message names --data                test_moved_data_names_the_option
+25 no upper bounds               settings.ini, constraints.txt           workflow Versions
+26 a flipped --weights FILE      a .pth's own checksums are compared; a .safetensors file has none, and of a file that
+                                 only its owner knows nothing else is known: its hash is in the record of the run
+"""
 import contextlib
+import csv
 import gzip
 import io
 import json
 import multiprocessing
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -32,7 +66,8 @@ from scsam.experiment import run_data, run_queue
 from scsam.files import read_json
 from scsam.snapshots import History
 from scsam.learner import fit, load_run, make_method
-from scsam.records import find_records, table
+from scsam.predict import predict_files
+from scsam.records import find_records, read_record, table
 
 FULL = os.environ.get("SCSAM_FAULTS") == "full"
 RECIPE = Recipe.preset("smoke", labeled="4", val="0.2", steps=4, val_every=2, image_size=32)
@@ -232,6 +267,60 @@ def test_json_of_a_run(world, tmp_path, name):
     clean(name)
 
 
+def carded(world, d):
+    "What report, export and table make of a record, of curves and of a calibration."
+    from scsam.export import _record, model_card
+    from scsam.report import part_curves, part_record, part_scores
+    from scsam.trust import Expected
+
+    run, record = load_run(d), read_record(d / "record.json")
+    Expected.load(d / "expected.json")(0.3)
+    model_card(run, _record(run), {}, "a", "a")
+    return part_scores(record) + part_curves(run) + part_record(run, None)
+
+
+EXPECTED = {
+    "format": 1, "branch": "sam", "level": 0.9, "knots": [0.1, 0.5], "values": [0.2, 0.6], "margin": 0.1,
+    "fitted_on": 10, "measured_on": 10, "step": 4}
+TWICE = [b'{"format": 1, "format": 1}', b'{"a": "\\ud800"}', b'"\\udc00"']
+
+
+@pytest.mark.parametrize("name", ["record.json", "history.json", "expected.json"])
+def test_json_for_others(world, tmp_path, name):
+    d = world.copy(tmp_path / "run")
+    (d / "expected.json").write_text(json.dumps(EXPECTED))
+    expected, path = carded(world, d), d / name
+    for text in [*sample(mutants(path), 20), *TWICE]:
+        path.write_bytes(text)
+        got = outcome(lambda: carded(world, d), expected)
+        note(f"{name}, for others", SAME if got == OTHER else got)  # a page of what the file says
+    clean(f"{name}, for others")
+
+
+def test_code_that_came_with_a_run_is_not_run(world, tmp_path):
+    d, ran = world.copy(tmp_path / "run"), tmp_path / "ran"
+    (d / "plugin.py").write_text(f"open({str(ran)!r}, 'w').close()\n")
+    for argv in (["evaluate", d], ["predict", d, world.data / "test" / "images", "--out", tmp_path / "out"],
+                 ["report", d], ["export", d, "--out", tmp_path / "for-others"]):
+        code, text = call(*argv)
+        assert code == 2 and "plugin.py is Python code that came with the run" in text and not ran.exists(), text
+
+
+def test_tables_are_text(world, tmp_path):
+    record = json.loads((world.run / "record.json").read_text())
+    bad = ["a|b", "<img src=x onerror=alert(1)>", "=1+1", "x\ny", "$\\&%"]
+    record.update(dataset=bad[0], method=bad[1], run="\n".join(bad))
+    for part in ("scores", "summary"):
+        record[part] = dict.fromkeys(bad, record[part]["test"])
+    (tmp_path / "r.json").write_text(json.dumps(record))
+    shown = {f: call("table", tmp_path, "--format", f)[1] for f in ("markdown", "latex", "csv", "text")}
+    rows = [line for line in shown["markdown"].splitlines() if line.startswith("|")]
+    assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1 and "<img" not in shown["markdown"], rows
+    cells = [c for row in csv.reader(io.StringIO(shown["csv"])) for c in row]
+    assert "'=1+1" in cells and not any(c.startswith("=") for c in cells)
+    assert "x y" in shown["latex"] and r"\$" in shown["latex"] and r"\&\%" in shown["latex"]
+
+
 TABLES = {
     "classes.json": b'{"background": 0, "polyp": 255}', "dataset.json": b'{"labels": {"background": 0, "polyp": 255}}',
     "classes.txt": b"background\npolyp\n", "all.csv": b"image,mask,role,id\ntrain/images/%s,train/masks/%s,train,a\n"}
@@ -313,6 +402,53 @@ def test_damaged_volumes(world, tmp_path):
         # a format without a checksum cannot tell; the manifest's hash does, see test_damaged_images
         clean(f"volumes: {end}", *([] if end == ".nii.gz" else [OTHER]))
     assert sitk
+
+
+OUTSIDE = ["/dev/zero", "/etc/hostname", "../out.raw", "LIST", "a%02d.raw 1 2 1", "pipe", ".", "link", "x" * 300]
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_a_header_names_no_other_file(world, tmp_path, name):
+    pytest.importorskip("SimpleITK")
+    (tmp_path / "out.raw").write_bytes(bytes(32))
+    folder = tmp_path / "v"
+    folder.mkdir()
+    os.mkfifo(folder / "pipe")
+    (folder / "link").symlink_to(tmp_path / "out.raw")
+    mhd = "ObjectType = Image\nNDims = 3\nDimSize = 4 4 2\nElementType = MET_UCHAR\nElementDataFile = {}\n"
+    nrrd = "NRRD0004\ntype: uint8\ndimension: 3\nsizes: 4 4 2\nencoding: raw\ndata file: {}\n\n"
+    for file, text in (("a.mhd", mhd), ("a.nrrd", nrrd)):
+        (folder / file).write_text(text.format(name))
+        code, said = call("predict", world.run, folder / file, "--out", tmp_path / "out", "--quiet")
+        assert code == 2 and file in said and "Traceback" not in said, (code, said)
+        (folder / file).unlink()
+
+
+def test_damaged_snapshots(world, tmp_path):
+    from scsam.snapshots import PseudoLabels
+
+    d = world.copy(tmp_path / "run")
+    step = sorted((d / "snapshots").glob("step-*"))[-1]
+
+    def read(at=int(step.name[5:])):
+        saved = PseudoLabels(d)
+        if saved.problems:
+            raise ScsamError(saved.problems[0])
+        return [saved.points(at, i)[0].tolist() for i in range(3)]
+
+    expected = read()
+    for name in ("points.npz", "unet.npy"):
+        raw = (step / name).read_bytes()
+        head = raw if name.endswith("npz") else raw[:128]  # pixels have no checksum: they are only looked at
+        for text in damaged(head, 4, 16):
+            (step / name).write_bytes(text + raw[len(head):] * (len(text) == len(head)))
+            note(f"snapshots: {name}", outcome(read, expected))
+        for a in (np.zeros(3), np.full((2, 2), None)):
+            with open(step / name, "wb") as f:
+                np.save(f, a, allow_pickle=True)
+            note(f"snapshots: {name}", outcome(read, None))
+        (step / name).write_bytes(raw)
+        clean(f"snapshots: {name}")
 
 
 def test_damaged_weights(world, tmp_path):
@@ -493,6 +629,9 @@ def test_no_room(world, tmp_path):
         "evaluate --save": lambda d: ["evaluate", shutil.copytree(world.run, d, dirs_exist_ok=True), "--save"],
         "train": lambda d: [*world.train, d],
         "figure": lambda d: ["data", "check", odd, "--figure", d / "sheet.png"],
+        "report": lambda d: ["report", world.run, "--out", d / "report.html"],
+        "export": lambda d: ["export", world.run, "--out", d / "for-others", "--graphs", "none"],
+        "table of predictions": lambda d: ["predict", world.run, world.data / "test" / "images", "--out", d, "--csv"],
     }
     if world.volume:
         commands["predict a volume"] = lambda d: ["predict", world.run, world.volume, "--out", d]
@@ -500,7 +639,7 @@ def test_no_room(world, tmp_path):
         for size in sample((0, 40, 400), 1) if name != "train" else (400,):
             d = tmp_path / f"{name.replace(' ', '')}{size}"
             argv = list(map(str, make(d)))
-            argv += [] if "--quiet" in argv else ["--quiet"]
+            argv += [] if "--quiet" in argv or "export" in argv else ["--quiet"]
             before = hashes(d, ".png", ".gz")
             code, text = limited(size, lambda: main(argv))
             note(f"no room: {name}", CRASH if code == 70 or "Traceback" in text else SAID if code == 2 else OTHER)
@@ -579,6 +718,27 @@ def test_hostile_names_stay_where_they_belong(world, tmp_path):
     assert code == 0, text
     assert elsewhere() == before
     assert len(list(out.glob("*.png"))) == 2 * (6 + len(names))
+
+
+def test_names_that_are_no_text(world, tmp_path):
+    "A file whose name is not UTF-8, a path that is too long, one with a zero byte, a folder that is gone meanwhile."
+    folder = tmp_path / "in"
+    folder.mkdir()
+    shutil.copy(next((world.data / "train" / "images").iterdir()), os.fsencode(folder) + b"/\xff.png")
+    code, text = call("predict", world.run, folder, "--out", tmp_path / "out", "--quiet")
+    assert code == 0 and len(list((tmp_path / "out").glob("*.png"))) == 2, text
+    code, text = call("predict", world.run, folder, "--out", tmp_path / "out", "--csv", "--quiet")
+    assert code == 2 and "not UTF-8" in text and "Traceback" not in text, text
+    for argv in (["evaluate", "x" * 5000], ["evaluate", "a\0b"], ["predict", world.run, folder, "--out", "a\0b"],
+                 ["predict", world.run, folder, "--out", tmp_path / ("y" * 300)]):
+        code, text = call(*argv)
+        assert code == 2 and "Traceback" not in text, text
+    gone = shutil.copytree(world.data, tmp_path / "gone")
+    cases = [*load_dataset(gone / "test" / "images")]
+    shutil.rmtree(gone)
+    with pytest.raises(ScsamError, match="colour"):
+        predict_files(load_run(world.run), cases, tmp_path / "lost")
+    assert not list((tmp_path / "lost").glob("*.png"))
 
 
 # ---------------------------------------------------------------- what a person edits
