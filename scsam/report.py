@@ -167,7 +167,7 @@ def part_cases(run: Run, record: dict, sets: dict) -> str:
         out += f'<h3>{esc(name)}</h3>' + case_rows(run, picked, branch)
     return section('Cases', said('From left to right: image, truth, mask, errors.'), out) if out else ''
 
-
+# %% ../nbs/44_report.ipynb #a5ea0551
 def part_sizes(record: dict, sets: dict) -> str:
     "Dice and misses by the size of the object."
     branch, rows = record['selected']['branch'], []
