@@ -130,6 +130,8 @@ FINDINGS = { # kind: (level, what it means and what to do)
     'outlier': ('warning', 'images much darker, brighter, flatter or harsher than others of their source'),
     'turn': ('warning', 'images that a camera turns (EXIF), whose masks it does not, and whose sizes cannot show '
                         'whether that is right: look at them'),
+    'tilted': ('warning', 'slices that do not lie straight above each other, such as those of a tilted gantry: each is '
+                          'right, and the place in space that a predicted volume gets is not'),
     'infinite': ('warning', 'numbers that are NaN or infinite: they are read as dark'),
     'unused': ('warning', 'images or volumes that are not used'),
     'name': ('warning', 'training images with a split in their names: splits are told by folders or by a CSV, not by '
