@@ -34,7 +34,7 @@ def fingerprint(image: np.ndarray,  # uint8 (H, W, 3) or grey (H, W)
     return edges / max(np.linalg.norm(edges), 1e-6)
 
 # %% ../nbs/02e_check.ipynb #7027b631
-ALIKE, ALIKE_FINE = 0.96, 0.9 # likeness at 32 and at 64 pixels from which two pictures are called twins
+ALIKE, ALIKE_FINE = 0.96, 0.9 # likeness at 32 and at 64 pixels from which two images are called twins
 NEIGHBOUR = 0.85 # likeness at 32 pixels from which frames with near numbers are called neighbours in a video
 FRAMES = 25                   # largest distance of the numbers of such frames: a second of video
 
