@@ -34,7 +34,7 @@ def fingerprint(image: np.ndarray,  # uint8 (H, W, 3) or grey (H, W)
     return edges / max(np.linalg.norm(edges), 1e-6)
 
 # %% ../nbs/02e_check.ipynb #7027b631
-ALIKE, ALIKE_FINE = 0.96, 0.9 # likeness at 32 and at 64 pixels from which two pictures are called twins
+ALIKE, ALIKE_FINE = 0.96, 0.9 # likeness at 32 and at 64 pixels from which two images are called twins
 NEIGHBOUR = 0.85 # likeness at 32 pixels from which frames with near numbers are called neighbours in a video
 FRAMES = 25                   # largest distance of the numbers of such frames: a second of video
 
@@ -130,6 +130,8 @@ FINDINGS = { # kind: (level, what it means and what to do)
     'outlier': ('warning', 'images much darker, brighter, flatter or harsher than others of their source'),
     'turn': ('warning', 'images that a camera turns (EXIF), whose masks it does not, and whose sizes cannot show '
                         'whether that is right: look at them'),
+    'tilted': ('warning', 'slices that do not lie straight above each other, such as those of a tilted gantry: each is '
+                          'right, and the place in space that a predicted volume gets is not'),
     'infinite': ('warning', 'numbers that are NaN or infinite: they are read as dark'),
     'unused': ('warning', 'images or volumes that are not used'),
     'name': ('warning', 'training images with a split in their names: splits are told by folders or by a CSV, not by '

@@ -18,7 +18,7 @@ from .config import ScsamError, nearest
 from .data import Case, Dataset, FileReader, stratified_order
 from .layout import (IMAGE_DIRS, MASK_DIRS, SUFFIXES, TABLES, VOLUMES, Sorted, fault, folder, folder_means,
                           leave_unmasked, listed, name_key, one_channel, pair, pictures, read_classes, sort_files,
-                          subfolder, tolerate)
+                          subfolder, tolerate, same_name, listed_splits)
 from .phantom import phantom
 from .volumes import SliceReader, dicom_files, is_dicom, volume_cases, volume_extent, volume_name, volume_patient
 
@@ -109,8 +109,8 @@ def volumes_in(folder: Path,
             last = p.name if p.is_dir() else volume_name(p)
             name = name_key(p.name if p == folder else (p.parent.relative_to(folder)/last).as_posix())
             if name in out:
-                raise ScsamError(f'{out[name]} and {p} have the same name but for the suffix; keep one of them')
-            out[name] = p
+                fault(f'{out[name]} and {p} {same_name(out[name], p)}; keep one of them')
+            else: out[name] = p
         if others is not None:
             stems = {p.stem for p in found}
             used = {*slices, *(p.name for p in found),
@@ -140,6 +140,7 @@ def volumes(root: str|Path,            # a folder of volumes, a folder of DICOM 
     if not units:
         raise ScsamError(f'{root} has no volumes; scsam reads {", ".join(VOLUMES)} and folders of DICOM files')
     found = sort_files(one_channel(units), root)
+    listed_splits(others, found)
     _leave_others(others, found, root)
     leave_unmasked(found, whole)
     _by_header(found)
@@ -221,7 +222,7 @@ def _text(path: Path) -> str:
 
 
 def _rows(path: Path) -> list: # of dicts
-    text = _text(path)
+    text = _text(path).lstrip('\r\n')
     comma = max(',;\t', key=text.split('\n', 1)[0].count)
     try: rows = list(csv.DictReader(io.StringIO(text, newline=''), delimiter=comma))
     except csv.Error as e:
@@ -234,7 +235,9 @@ def _rows(path: Path) -> list: # of dicts
 
 def _header(path: Path) -> list: # of names of columns, lower case; [] = cannot be read
     try: first = _text(path).lstrip('\r\n').split('\n', 1)[0]
-    except ScsamError: return []
+    except ScsamError: # in another code than UTF-8, which is said when it is read
+        try: first = path.read_bytes().decode('latin-1').split('\n', 1)[0]
+        except OSError: return []
     return [c.strip().strip('"').lower() for c in re.split('[,;\t]', first)]
 
 
@@ -250,6 +253,21 @@ def _file(at: Path, name: str, where: str) -> Path: # relative to `at`
     return path
 
 # %% ../nbs/02c_datasets.ipynb #2950d00b
+_COLUMNS = {'mask': ('masks', 'label', 'labels', 'mask_path', 'segmentation', 'seg', 'gt', 'annotation'),
+            'patient': ('patient_id', 'patientid', 'subject', 'subject_id', 'subjectid'),
+            'role': ('split', 'set', 'subset', 'partition')}
+
+def _other_columns(rows: list, path: Path):
+    "Refuse columns under other names than those that are read: a split that nobody reads is trained on."
+    for ours, names in _COLUMNS.items():
+        k = next((k for k in names if k in rows[0] and ours not in rows[0]), None)
+        if k is None: continue
+        if ours == 'mask': # words such as benign are no files
+            if not any(_file(path.parent, r[k], f'{path}: the {k}').is_file() for r in rows[:100] if r[k]): continue
+        raise ScsamError(f'{path}: a column "{k}" is not read; if it tells the {ours}, call it "{ours}", if it means '
+                         f'something else, give it another name')
+
+
 def _case_id(row: dict, image: str, path: Path, line: int) -> str:
     "The id of a row's case: told, or the path of its image without suffix."
     image = Path(image.replace('\\', '/'))
@@ -271,6 +289,7 @@ def from_csv(path: str|Path,
     if not rows or 'image' not in rows[0]:
         raise ScsamError(f'{path} has no row, or no column "image"; its first line must name the columns, as in '
                          f'image,mask,patient,role,source')
+    _other_columns(rows, path)
     hint = f' (it was taken for the list of cases; if it is none, move it out of {path.parent})' if guessed else ''
     cases = []
     for n, row in enumerate(rows, 2):

@@ -17,8 +17,8 @@ import numpy as np
 from .config import ScsamError, cache_dir
 from .files import parse_json
 from .viz import BRANCHES, CLASSES, NEGATIVE, POSITIVE, SKY
-from .review import (EDIT, MAPS, Review, Unusual, answer_again, curve, dice_maps, encode_image, folder_subject,
-                          layer, oddness)
+from .review import (BOX_SECONDS, EDIT, MAPS, Review, Unusual, answer_again, curve, dice_maps, encode_image,
+                          folder_subject, layer, oddness)
 
 # %% ../nbs/41_inspector.ipynb #4c37c683
 NAMES = {'unet': 'U-Net', 'sam': 'SAM', 'truth': 'true mask', 'edit': 'correction'}
@@ -36,16 +36,18 @@ def introduction(review: Review) -> str:
     "What a person sees first, and what to do with it."
     what = review.subject.class_names[1] if review.classes == 2 else 'object'
     what = 'object' if what == 'foreground' else what
+    n = min(12, len(review.ids))
+    time = f' {n} boxes take about {max(1, round(n*BOX_SECONDS/60))} minutes.'
     box = f'Drag a box around the {what} (or click two corners): SAM draws it in yellow.'
     if not review.subject.branches:
         return (f'{box} If it is right, press l or Enter: it becomes the label, and the next image comes. If not, add '
-                'points (v) or paint (b, e); z takes the last step back. Nothing to see? Press y.')
+                'points (v) or paint (b, e); z takes the last step back. Nothing to see? Press y.' + time)
     two = review.saved and len(review.saved.branches) > 1
     first = ('About the first image of the list the networks disagree most.' if two else
              'These are pseudo-labels that nobody has checked.')
     return (f"{first} Orange outlines are the U-Net's, blue ones are SAM's. Good enough: a accepts. Hopeless: r leaves "
             f'the image out. Better by hand: {box[0].lower()}{box[1:]} l makes that the label, y says that there is '
-            'nothing to see.')
+            'nothing to see.' + time)
 
 
 def about(review: Review) -> dict: # for JSON
@@ -436,6 +438,6 @@ def annotate(folder,                    # images, some of which may have masks
     if again: print(f'{len(answer_again(review))} masks were made anew by {subject.answerer}')
     app = App(review, port)
     print(f'{len(subject.ids)} images without a mask, for you alone, until Ctrl-C:\n{app.url}\n'
-          f'then: scsam train --data {folder} --decisions {review.decisions.folder} --out runs/first', flush=True)
+          f'then: scsam auto {folder} --decisions {review.decisions.folder} --out evening', flush=True)
     app.run(browser)
     print(f'{review.decisions.refresh() or review.decisions.counts} in {review.decisions.folder}')

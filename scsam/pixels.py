@@ -54,7 +54,7 @@ def open_image(path: str|Path) -> Image.Image: # decoded and upright; 16-bit col
                 raise ScsamError(f'{path} holds {im.n_frames} images; save each as a file of its own, or all as one '
                                  f'volume (.nii.gz)')
             form, raw = im.format, _raw_mode(im)
-            upright = _upright(im)
+            upright = _dark_is_zero(im, _upright(im))
         upright.format = form
         if raw: upright.deep = _deep(path, *raw)
         return upright
@@ -111,6 +111,13 @@ def _upright(im: Image.Image) -> Image.Image:
     "Decode, and turn as the camera says (EXIF); a TIFF is turned by its decoder."
     im.load()
     return ImageOps.exif_transpose(im) if im.getexif().get(0x0112, 1) != 1 else im.copy() if im.format == 'MPO' else im
+
+
+def _dark_is_zero(im: Image.Image, upright: Image.Image) -> Image.Image:
+    "Invert a TIFF with more than 8 bits whose 0 is white; Pillow does so with 8 bits and less."
+    if im.format != 'TIFF' or im.tag_v2.get(262) != 0 or not upright.mode.startswith(('I', 'F')): return upright
+    a = np.asarray(upright)
+    return Image.fromarray(65535 - a if a.dtype.itemsize == 2 else -a)
 
 
 def shape_of(path: str|Path) -> tuple: # ((width, height) upright, (width, height) as stored, EXIF orientation 1 … 8)
@@ -232,12 +239,23 @@ def _found(a: np.ndarray) -> np.ndarray: # the values that occur, in order; smal
     return np.flatnonzero(np.bincount((a - a.min() if a.min() else a).ravel())) + a.min()
 
 # %% ../nbs/00d_pixels.ipynb #567e719b
+def _whole(a: np.ndarray, path):
+    "Refuse numbers that no label map and no grey mask holds."
+    if infinite(a):
+        raise ScsamError(f'{path} holds {infinite(a):,} numbers that are NaN or infinite; write 0 there, or the number '
+                         f'that the class table calls "ignore"')
+    if a.dtype.kind == 'f' and a.size and a.min() >= 0 and a.max() <= 1 and (a != np.rint(a)).any():
+        raise ScsamError(f'{path} holds fractions such as {float(a[a != np.rint(a)][0]):.3g}, as probabilities do; '
+                         f'decide from where on they are foreground, and save 0 and 1')
+
+
 def labels_of(a: np.ndarray,          # numbers of any type, of a mask or a whole volume
               path,                   # where they are from, for messages
               values: tuple = (),     # number that stands for each class; () = binary
               ignore: int|None = None, # number that stands for 'no label'; None = 255, unless `values` has it
              ) -> np.ndarray:         # uint8, same shape: 0 … K-1 and IGNORE
     "Numbers as labels: by the class table, or as 0 and 1, or 0 and 255."
+    _whole(a, path)
     found = _found(a)
     if not values:
         top = next((t for t in (1, 255, 65535) if np.isin(found, (0, t)).all()), None)
@@ -259,15 +277,29 @@ def labels_of(a: np.ndarray,          # numbers of any type, of a mask or a whol
     return out
 
 # %% ../nbs/00d_pixels.ipynb #138a98f8
-def _on_black(im: Image.Image) -> np.ndarray: # (H, W) or (H, W, 3)
+def _opacity(path, colours: np.ndarray, clear: np.ndarray):
+    "Refuse a mask in which nothing but the opacity shows what is drawn."
+    if not clear.any(): return
+    if clear.all(): hidden = (colours != colours[:1, :1]).any()
+    else: hidden = not colours[~clear].any()
+    if hidden:
+        raise ScsamError(f'{path} is {"transparent everywhere" if clear.all() else "black wherever it is opaque"}, so '
+                         f'that it reads as empty; if its opacity is the mask, save that alone: '
+                         f"Image.open(file).getchannel('A').save(file); if not, save it without transparency")
+
+# %% ../nbs/00d_pixels.ipynb #ab0aea44
+def _on_black(im: Image.Image, path='this mask') -> np.ndarray: # (H, W) or (H, W, 3)
     "Pixels of an image, what is transparent being black; 16-bit colours with their full values."
     deep = getattr(im, 'deep', None)
     if deep is not None:
-        if deep.shape[-1] in (2, 4): deep = np.where(deep[..., -1:] > 32767, deep[..., :-1], 0).astype(np.uint16)
+        if deep.shape[-1] in (2, 4):
+            _opacity(path, deep[..., :-1], deep[..., -1] <= 32767)
+            deep = np.where(deep[..., -1:] > 32767, deep[..., :-1], 0).astype(np.uint16)
         if not (deep % 257).any(): deep = (deep // 257).astype(np.uint8) # 8 bits, saved as 16
         return deep[..., 0] if deep.shape[-1] == 1 else deep
     if im.mode in ('RGBA', 'LA', 'PA') or 'transparency' in im.info:
         rgba = np.asarray(im.convert('RGBA'))
+        _opacity(path, rgba[..., :3], rgba[..., 3] <= 127)
         return np.where(rgba[..., 3:] > 127, rgba[..., :3], 0).astype(np.uint8)
     if im.mode == '1': return np.asarray(im).astype(np.uint8)
     return np.asarray(im if im.mode in ('L', 'RGB') or im.mode.startswith(('I', 'F')) else im.convert('RGB'))
@@ -286,7 +318,7 @@ def _two_colours(path, colours: list, where) -> np.ndarray: # uint8: 0 and 1
 def _numbers(im: Image.Image, path: Path, values: tuple, ignore: int|None) -> np.ndarray: # (H, W) numbers
     "The numbers that a mask's pixels stand for, before any rule about labels."
     if im.mode == 'P': return _palette_numbers(im, path, values, ignore)
-    a = _on_black(im)
+    a = _on_black(im, path)
     if a.ndim == 2: return a
     if (a == a[..., :1]).all(): return a[..., 0]
     packed = a.astype(np.int64) @ (1 << 32, 1 << 16, 1)
@@ -328,7 +360,8 @@ def _palette_numbers(im: Image.Image, path: Path, values: tuple, ignore: int|Non
 # %% ../nbs/00d_pixels.ipynb #2ad52b7e
 def _bright(im: Image.Image, path: Path, threshold: int, jpeg: bool, told: bool) -> np.ndarray: # uint8 (H, W)
     "Foreground is what is brighter than a threshold, if anything in the mask can be called bright."
-    grey = _on_black(im)
+    grey = _on_black(im, path)
+    _whole(grey, path)
     if grey.ndim == 3: grey = grey.max(-1) # a pure red is as bright as white
     top = int(grey.max())
     if top <= 1 and not (jpeg and top): return (grey > 0).astype(np.uint8) # 1-bit masks, and masks of 0 and 1
@@ -365,7 +398,7 @@ def read_labels(path: str|Path,
 
 def _labels_of_colours(im: Image.Image, path: Path, values: tuple, ignore) -> np.ndarray: # uint8 (H, W)
     "Labels by a table of colours."
-    a = _on_black(im.convert('RGBA') if im.mode == 'P' else im)
+    a = _on_black(im.convert('RGBA') if im.mode == 'P' else im, path)
     if a.ndim == 2: a = np.repeat(a[..., None], 3, -1)
     packed, out = a.astype(np.int64) @ (65536, 256, 1), np.zeros(a.shape[:2], np.uint8)
     table = {tuple(c): i for i, c in enumerate(values)} | ({tuple(ignore): IGNORE} if ignore is not None else {})

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PAGE', 'esc', 'html_table', 'html_image', 'section', 'said', 'part_run', 'part_curves', 'part_scores', 'chosen_cases',
-           'part_cases', 'part_sizes', 'part_trust', 'part_record', 'report']
+           'case_rows', 'mask_rows', 'part_cases', 'part_sizes', 'part_trust', 'part_record', 'report']
 
 # %% ../nbs/44_report.ipynb #04aecb61
 import base64, html, io, json
@@ -133,6 +133,29 @@ def chosen_cases(columns: dict, branch: str, worst: int = 4, middle: int = 2) ->
     return [('worst', i, d) for d, i in order[:worst]] + [('middle', i, d) for d, i in order[at:at + middle]]
 
 
+def _row(views: list, case, caption: str) -> str: # views: of (what, image)
+    shown = ''.join(html_image(v, f'{k} of {case.id}') for k, v in views)
+    return f'<figure>{shown}<figcaption>{esc(caption)}</figcaption></figure>'
+
+
+def case_rows(run: Run, picked: list, branch: str) -> str: # picked: of (what, case with a mask, Dice)
+    "Image, truth, mask and errors of each."
+    out, masks = '', predict_cases(run.method, [c for _, c, _ in picked], run.recipe, branch=branch)
+    for (what, case, dice), (_, maps) in zip(picked, masks):
+        image, truth, mask = case.read_image(), case.read_mask(), maps[branch]
+        views = [('image', image), ('truth', overlay(image, truth)), (branch, overlay(image, mask)),
+                 ('errors', errors(image, mask, truth))]
+        out += _row(views, case, f'{what}: {case.id}, Dice {dice:.3f}')
+    return out
+
+
+def mask_rows(run: Run, cases: list) -> str: # cases without a mask
+    "Image and what each branch makes of it."
+    return ''.join(_row([('image', image := c.read_image()), *((b, overlay(image, m)) for b, m in maps.items())], c,
+                        f'{c.id}: image, {", ".join(maps)}')
+                   for c, maps in predict_cases(run.method, cases, run.recipe))
+
+
 def part_cases(run: Run, record: dict, sets: dict) -> str:
     "Image, truth, mask and errors of the worst and the middle cases."
     branch, out = record['selected']['branch'], ''
@@ -141,17 +164,10 @@ def part_cases(run: Run, record: dict, sets: dict) -> str:
         listed = chosen_cases(columns, branch) if branch in columns else []
         picked = [(what, by_id[i], d) for what, i, d in listed if i in by_id]
         if not picked: continue
-        out += f'<h3>{esc(name)}</h3>'
-        masks = predict_cases(run.method, [c for _, c, _ in picked], run.recipe, branch=branch)
-        for (what, case, dice), (_, maps) in zip(picked, masks):
-            image, truth, mask = case.read_image(), case.read_mask(), maps[branch]
-            views = [('image', image), ('truth', overlay(image, truth)), (branch, overlay(image, mask)),
-                     ('errors', errors(image, mask, truth))]
-            out += (f'<figure>{"".join(html_image(v, f"{k} of {case.id}") for k, v in views)}'
-                    f'<figcaption>{esc(what)}: {esc(case.id)}, Dice {dice:.3f}</figcaption></figure>')
+        out += f'<h3>{esc(name)}</h3>' + case_rows(run, picked, branch)
     return section('Cases', said('From left to right: image, truth, mask, errors.'), out) if out else ''
 
-
+# %% ../nbs/44_report.ipynb #a5ea0551
 def part_sizes(record: dict, sets: dict) -> str:
     "Dice and misses by the size of the object."
     branch, rows = record['selected']['branch'], []

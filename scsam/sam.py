@@ -576,7 +576,8 @@ def load_sam(name: str,                 # a key of `SAMS`
         remedy = f'It would fit {" or ".join(map(repr, fits))}.' if fits else \
                  f'It fits no SAM that scsam knows; it holds {describe_checkpoint(state)}.'
         raise ScsamError(f'{path} does not fit {name!r}: {wrong}. {remedy}')
-    sam.load_state_dict(state, assign=c.arch in _VITS)
+    # a file may store a tensor with strides of 0, which cannot be trained
+    sam.load_state_dict({k: v.contiguous() for k, v in state.items()}, assign=c.arch in _VITS)
     known = not weights or sha256 == c.sha256 or c.saw_similar_data == 'likely'
     sam.sha256, sam.saw_similar_data = sha256, c.saw_similar_data if known else 'unknown'
     return sam.to(memory_format=rows).eval()

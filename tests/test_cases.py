@@ -274,3 +274,38 @@ def test_case(number, tmp_path, any_run):
     data = tmp_path / "IN"
     subprocess.run([sys.executable, FOLDERS[number] / "make.py", data], check=True, capture_output=True)
     RIGHT[number](data, any_run)
+
+
+def pairs(root, *names):
+    "Images with a bright square, and their masks; a name is a path with {} for the folder of images or of masks."
+    for i, name in enumerate(names):
+        square = np.zeros((24, 32), np.uint8)
+        square[8:16, 10:20] = 1
+        grey = np.random.default_rng(i).normal(70, 9, square.shape) + 100 * square
+        for thing, a in (("images", grey.clip(0, 255).astype(np.uint8)), ("masks", square * 255)):
+            path = root / name.format(thing)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(a).save(path)
+
+
+@pytest.mark.parametrize("words", ["Training Validierung Testdaten", "entrenamiento validación prueba",
+                                   "apprentissage validation essai", "treino validação teste", "训练集 验证集 测试集"])
+def test_splits_in_other_languages(words, tmp_path):
+    pairs(tmp_path, *[f"{w}/{{}}/{i}.png" for i, w in enumerate(words.split())])
+    assert [c.role for c in load_dataset(tmp_path)] == ["train", "val", "test:test"]
+
+
+def test_splits_in_lists(tmp_path):
+    pairs(tmp_path, *[f"{{}}/c{i}.png" for i in range(4)])
+    (tmp_path / "train.txt").write_text("c0\nc1\n")
+    (tmp_path / "test.txt").write_text("images/c2.png\nc3.png 1\n")
+    assert [c.role for c in load_dataset(tmp_path)] == ["train"] * 2 + ["test:test"] * 2
+
+
+@pytest.mark.parametrize("column, cell, ours", [("split", "test", "role"), ("subject_id", "p1", "patient"),
+                                                ("label", "masks/c0.png", "mask")])
+def test_columns_under_other_names(column, cell, ours, tmp_path):
+    pairs(tmp_path, "{}/c0.png")
+    (tmp_path / "cases.csv").write_text(f"image,{column}\nimages/c0.png,{cell}\n")
+    with pytest.raises(ScsamError, match=f'call it "{ours}"'):
+        load_dataset(tmp_path)
