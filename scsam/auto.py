@@ -18,7 +18,7 @@ from .check import check
 from .decisions import Decisions, read_decisions
 from .rundir import read_recipe
 from .records import new_record, summarise, write_record
-from .learner import Run, fit, load_run, make_method
+from .learner import Run, bf16_cost, fit, load_run, make_method
 from .review import BOX_SECONDS
 from .predict import predict_files
 from .trust import ENOUGH, look_first, signals, write_csv
@@ -57,6 +57,7 @@ def best_preset() -> tuple: # (preset, changes to it, [(what, choice, reason)])
     "The starting values that suit what is installed, and the device."
     preset, changes, why = _by_weights()
     if torch.cuda.is_available(): changes = {**changes, 'image_size': 256, 'steps': 4000}
+    elif preset == 'pair' and bf16_cost() > 1: changes = {**changes, 'precision': 'fp32'} # faster on this processor
     return preset, changes, why
 
 
