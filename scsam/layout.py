@@ -192,7 +192,7 @@ def _no_zeros(name: str) -> str: return re.sub(r'(?<!\d)0+(?=\d)', '', name.case
 
 # %% ../nbs/02a_layout.ipynb #bbd6b69b
 ROLE_WORDS = {'train': 'train training trn labeled labelled', 'val': 'val valid validation validate vali dev',
-              'test': 'test tests testing tst eval evaluation holdout heldout',
+              'test': 'test tests testing tst eval evaluation holdout heldout unseen external',
               'unlabeled': 'unlabeled unlabelled unlabel unannotated'}
 THING_WORDS = {
     'image': 'image images img imgs picture pictures photo photos input inputs original originals',
@@ -269,6 +269,7 @@ def folder_means(name: str) -> Means:
     rest = tuple(w for w, known in words if not known)
     roles = said & {*ROLE_WORDS}
     if 'unlabeled' in roles: roles = {'unlabeled'}
+    if roles == {'test', 'val'}: roles = {'test'} # external_validation is not trained on, and chooses nothing
     role = roles.pop() if len(roles) == 1 else '' # train_val_test is none
     thing = next((t for t in ('mask', 'image', 'other') if t in said), '')
     plural = any(w.endswith('s') for w, known in words if known and _MEANS.get(w) == 'image')

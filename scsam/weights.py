@@ -335,11 +335,23 @@ def read_checkpoint(path: str|Path) -> dict: # name → tensor, on the CPU
     if not found:
         raise ScsamError(f'{path} does not hold a dictionary of tensors, so it is not a checkpoint of a SAM; it holds '
                          f'{_contents(state)}')
-    if sam := _only_sam(found, path): return _official(sam)
+    if sam := _only_sam(found, path): return _official(_sound(sam, path))
     at = next((k for k in _NAMED if k in found), '' if '' in found else next(iter(found)))
     state = found[at]
     for prefix in ('module.', '_orig_mod.', 'module.'):
         if all(k.startswith(prefix) for k in state): state = {k[len(prefix):]: v for k, v in state.items()}
+    return _sound(state, path)
+
+
+def _sound(state: dict, path: Path) -> dict: # as it is
+    "Refuse weights with which nothing can be computed."
+    for k, v in state.items():
+        if k.endswith(('.weight', '.bias')) and not v.is_floating_point():
+            raise ScsamError(f'{path}: {k} is of type {str(v.dtype).split(".")[-1]}, so its weights are quantised; '
+                             'scsam reads fp32, fp16 and bf16: take the file from before quantisation')
+        if v.is_floating_point() and not v.float().isfinite().all():
+            raise ScsamError(f'{path}: {k} holds NaN or infinite numbers, so the training that wrote it had failed, or '
+                             'its bytes were changed; take an earlier file, or copy it again')
     return state
 
 
