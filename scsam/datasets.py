@@ -241,7 +241,7 @@ def _header(path: Path) -> list: # of names of columns, lower case; [] = cannot 
     except ScsamError: # in another code than UTF-8, which is said when it is read
         try: first = path.read_bytes().decode('latin-1').split('\n', 1)[0]
         except OSError: return []
-    return [c.strip().strip('"').lower() for c in re.split('[,;\t]', first)]
+    return [c.strip().strip('"').lower() for c in re.split('[,;\t|]', first)]
 
 
 def _file(at: Path, name: str, where: str) -> Path: # relative to `at`
