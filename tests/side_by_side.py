@@ -9,7 +9,8 @@
 Every variant is a process of its own with one thread. They take one step in turn (A B C A B C ...), so that a busy
 machine disturbs all alike; a step's time is the processor time of its process, and the first is not counted. A ratio is
 a variant's median over the yardstick's: one image of 256 pixels through segment_anything's own ViT-B, both directions.
-The exit status is 1 where a ratio is over 10 % larger than the kept one. COMMAND is a program that prints `ready`, and
+The exit status is 1 where a ratio is over 10 % larger than the one that was kept on the same kind of processor (some
+have no bf16 of their own); --write on another kind begins the file anew. COMMAND is a program that prints `ready`, and
 then, for each line that it reads, takes one step and prints a JSON list: seconds, peak memory in MB.
 """
 import argparse, json, os, shlex, statistics, subprocess, sys, time, warnings
@@ -106,6 +107,12 @@ def main():
     if a.work: return work(a.work)
     names = [v for v in VARIANTS if not a.only or any(o in v for o in a.only.split(','))]
     kept, worse = json.loads(KEPT.read_text()) if KEPT.exists() else {'variants': {}}, []
+    sys.path.insert(0, str(ROOT))
+    from scsam.records import environment
+    here, there = environment()['machine']['cpu'], kept.get('machine', {}).get('cpu')
+    known = kept['variants'] if here == there else {}
+    if a.write: kept['variants'] = dict(known)
+    if there and not known: print(f'the kept ratios are of another processor ({there}; this is {here}): not compared')
     def program(name, root):
         return [sys.executable, str(Path(__file__).resolve()), '--work', name], {'PYTHONPATH': str(root)}
     for name in names: # one after another beside the yardstick: memory for two or three programs is enough
@@ -113,18 +120,16 @@ def main():
         if a.base: commands[f'{name}, base'] = program(name, a.base.resolve())
         commands.update({n: (shlex.split(c), {}) for n, c in (o.split('=', 1) for o in a.other)})
         found = together(commands, a.steps)
-        before = kept['variants'].get(name, {}).get('ratio')
+        before = known.get(name, {}).get('ratio')
         for k, f in found.items():
-            known = f'   kept {before:.2f}' if k == name and before else ''
+            then = f'   kept {before:.2f}' if k == name and before else ''
             low, high = f['range']
             print(f"{k:34}{f['seconds']:8.2f} s  [{low:.2f}, {high:.2f}]{f['megabytes']:8.0f} MB   "
-                  f"ratio {f['ratio']:.2f}{known}", flush=True)
+                  f"ratio {f['ratio']:.2f}{then}", flush=True)
         if before and found[name]['ratio'] > TOLERANCE*before:
             worse.append(f'{name}: {found[name]["ratio"]/before:.2f} times the kept ratio')
         if a.write:
             kept['variants'][name] = json.loads(json.dumps(found[name]), parse_float=lambda x: round(float(x), 3))
-            sys.path.insert(0, str(ROOT))
-            from scsam.records import environment
             kept |= {'format': 'scsam-side-by-side-1', **environment()}
             KEPT.write_text(json.dumps(kept, indent=1) + '\n')
     if worse: raise SystemExit('slower than what is kept: ' + '; '.join(worse))
