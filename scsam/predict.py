@@ -164,7 +164,7 @@ def jobs_of(cases,
     for path, slices in volumes.items():
         end, stem = form or volume_suffix(path, '.nii.gz'), stems[ids[path]]
         names = [f'{stem}_segmentation{end}', *(f'{stem}_{m}{end}' for m in more)]
-        files = (names[0], f'{stem}_slices_overlay.png', *names[1:], *(n[:-4] + '.raw' for n in names if end == '.mhd'))
+        files = (names[0], f'{stem}{end}_overlay.png', *names[1:], *(n[:-4] + '.raw' for n in names if end == '.mhd'))
         jobs.append(Job(sorted(slices, key=lambda c: c.index), files, True))
     return jobs
 
