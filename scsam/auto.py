@@ -8,21 +8,20 @@ __all__ = ['FEWEST', 'Plan', 'installed', 'best_preset', 'choose', 'default_meth
 
 # %% ../nbs/46_auto.ipynb #189162db
 import importlib.util, tempfile, time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-import numpy as np
 import torch
 from .config import Recipe, ScsamError
 from .data import Dataset
 from .check import check
 from .decisions import Decisions, read_decisions
-from .rundir import read_recipe
-from .records import new_record, summarise, write_record
+from .records import summarise, write_record
+from .experiment import record_of
 from .learner import Run, bf16_cost, fit, load_run, make_method
 from .review import BOX_SECONDS
 from .predict import predict_files
 from .trust import ENOUGH, look_first, signals, write_csv
-from .folds import OUT_OF_FOLD, fit_folds, fold_dirs, folds, note_expected, out_of_fold
+from .folds import OUT_OF_FOLD, fit_folds, note_expected, out_of_fold, unseen
 from .report import case_rows, chosen_cases, html_table, mask_rows, report, said, section
 
 # %% ../nbs/46_auto.ipynb #a7a52c9b
@@ -102,8 +101,8 @@ def for_method(recipe: Recipe, name: str) -> Recipe:
     "The recipe of one method: ours reports the mean, the others their own branch; all are averaged over their steps."
     if name == 'scsam-pair': return recipe.replace(method=name, branch='mean')
     if recipe.method != 'scsam-pair': return recipe.replace(method=name, branch='validation')
-    ours = Recipe()                            # what 'scsam-pair' has set for itself
-    plain = {k: getattr(ours, k) for k in ('prompts', 'unet_to_sam', 'rampup')}
+    usual = Recipe() # for what the preset 'pair' sets only for 'scsam-pair'
+    plain = {k: getattr(usual, k) for k in ('prompts', 'unet_to_sam', 'rampup')}
     return recipe.replace(method=name, branch='validation', weight_ema=.99, **plain)
 
 
@@ -213,7 +212,8 @@ def auto(data: Dataset, plan: Plan, out: str|Path, progress: bool = False, say=p
     recipe = plan.recipes[best].replace(val=0., labeled='100%')
     fit(make_method(recipe), data, recipe, out/'run', progress=progress, snapshots=1, decisions=decisions)
     run = load_run(out/'run')
-    write_record(_record(run, known, columns), run.dir/'record.json')
+    record = record_of(run, 'auto', known.name, len(known), {OUT_OF_FOLD: columns})
+    write_record(record, run.dir/'record.json')
     expected = note_expected(run.dir/'expected.json', found, branch, run.training['selected']['step'])
     rest, first = [c for c in known if not c.has_mask], []
     if rest:
@@ -225,14 +225,6 @@ def auto(data: Dataset, plan: Plan, out: str|Path, progress: bool = False, say=p
     page = report(run, out=out/'report.html', first=top + _rest(run, rest, first, expected))
     say(f'page: {page}')
     return page
-
-
-def _record(run: Run, data: Dataset, columns: dict):
-    t = run.training
-    budget = {**t['budget'], 'total': len(data)}
-    return new_record('auto', run.dir.name, run.recipe, data.name, run.manifest['sha256'], budget, t['selected'],
-                      {OUT_OF_FOLD: columns}, t['weights'], t['steps'], t['seconds'], t['images_per_second'],
-                      t['peak_memory_mb'])
 
 # %% ../nbs/46_auto.ipynb #facdf383
 def _chosen(plan: Plan, rows: list, best: str) -> str:
@@ -249,9 +241,8 @@ def _chosen(plan: Plan, rows: list, best: str) -> str:
 def _out_of_fold(data: Dataset, where: Path, columns: dict, branch: str) -> str:
     "The worst and the middle cases, each by the network that has not seen it."
     picked, out = {i: (what, d) for what, i, d in chosen_cases(columns, branch)}, ''
-    dirs = fold_dirs(where)
-    for path, part in zip(dirs, folds(data, len(dirs), read_recipe(dirs[0]).data_seed)):
-        mine = [c for c in part.tests()['fold'] if c.id in picked]
+    for path, cases in unseen(data, where):
+        mine = [c for c in cases if c.id in picked]
         if mine: out += case_rows(load_run(path), [(picked[c.id][0], c, picked[c.id][1]) for c in mine], branch)
     return section('Cases out of fold', said('From left to right: image, truth, mask, errors.'), out) if out else ''
 
@@ -269,4 +260,3 @@ def _rest(run: Run, rest: list, first: list, expected, n: int = 12) -> str:
     by_id = {c.id: c for c in rest}
     shown = mask_rows(run, [by_id[r['id']] for r in first[:4]])
     return section('Images without a mask', said(f'{len(rest)} were predicted. {note}'), said(todo), shown)
-

@@ -6,10 +6,11 @@
 __all__ = ['COSTS', 'LIBRARIES', 'PEAKS', 'EFFICIENCY', 'Device', 'plan_lines', 'lacking', 'plan']
 
 # %% ../nbs/32b_plan.ipynb #441a86fe
-import importlib.util, shutil, torch
+import importlib.util, torch
 from dataclasses import dataclass
 from pathlib import Path
 from .config import Recipe, ScsamError, cache_dir
+from .files import free_space
 from .method import find_method
 from .weights import ENCODERS, SAMS
 from .experiment import (EXPERIMENTS, chosen, experiment_folder, experiment_queue, in_columns, lacks_data,
@@ -115,11 +116,10 @@ def lacking(names: list,    # of experiments
                    f'{need/1024:.0f}; a larger GPU, or train single runs with --grad-checkpoint yes')
     if any(n.startswith('prostate') for n in names) and not importlib.util.find_spec('SimpleITK'):
         out.append("SimpleITK, which reads volumes (pip install 'scsam[medical]')")
-    at = next(p for p in (Path(runs).resolve(), *Path(runs).resolve().parents) if p.exists())
     disk = sum(_disk(_row(k), True) for q in queues.values() for k in q) + max(_disk(r) for r in rows)
-    free = shutil.disk_usage(at).free/2**20
-    if free < disk:
-        out.append(f'disk: {at} has {free/1024:.0f} GB free, and the runs take {disk/1024:.0f}; name another '
+    at, free = free_space(runs)
+    if free/2**20 < disk:
+        out.append(f'disk: {at} has {free/2**30:.0f} GB free, and the runs take {disk/1024:.0f}; name another '
                    'place with --runs')
     return list(dict.fromkeys(out))
 

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 from .config import ScsamError, nearest
-from .data import class_values, file_sha256, resize_image, resize_mask
+from .data import class_values, file_sha256, resize_image
 from .evaluate import predict_cases, predict_probs, save_labels
 from .files import atomic, file_names, locked, parse_json, sweep, writing
 from .learner import Run
@@ -177,8 +177,8 @@ def predict_files(run: Run,
                   progress: bool = False,    # show a bar
                   batch_size: int = 8,
                   form: str|None = None,     # of volumes: one of `VOLUMES`; None = the one that each came in
-                 maps: bool = False,        # also maps of probability and uncertainty
-                 how: str = 'none'          # of `tidy`
+                  maps: bool = False,        # also maps of probability and uncertainty
+                  how: str = 'none'          # of `tidy`
                  ) -> dict: # {'images': [path], 'volumes': [path], 'kept': how many there were already}
     "Write the masks of all cases; what this run has made of these images before is kept."
     out, cases = Path(out), list(cases)
@@ -198,7 +198,9 @@ def predict_files(run: Run,
                              'another --out, or give --overwrite')
         todo = {j.files for j in jobs if any(states[f] != 'whole' for f in j.files)}
         for some in _bar(_batches(jobs, batch_size), progress):
-            if any(j.files in todo for j in some): _write(run, some, todo, branch, out, made, of, batch_size, how)
+            if not any(j.files in todo for j in some): continue
+            predicted = _found(run, [c for j in some for c in j.cases], branch, batch_size, maps)
+            _write(run, some, todo, predicted, out, made, of, how)
     masks = [[out/j.files[0] for j in jobs if j.volume == volume] for volume in (False, True)]
     return {'images': masks[0], 'volumes': masks[1], 'kept': len(jobs) - len(todo)}
 
@@ -224,10 +226,8 @@ def _found(run: Run, cases: list, branch: str, batch_size: int, maps: bool):
         yield p.argmax(0).astype(np.uint8), dict(zip(MAPS, (1 - p[0], uncertainty(p).astype(np.float32))))
 
 
-def _write(run: Run, jobs: list, todo: set, branch: str, out: Path, made: Made, of: dict, batch_size: int, how: str):
-    "Predict one batch, and write those of its files that are missing."
-    maps = any(f'_{m}.' in f for m in MAPS for f in jobs[0].files[2:])
-    predicted = _found(run, [c for j in jobs for c in j.cases], branch, batch_size, maps)
+def _write(run: Run, jobs: list, todo: set, predicted, out: Path, made: Made, of: dict, how: str):
+    "Write those files of one batch that are missing; `predicted` as `_found` yields it."
     for job in jobs:
         found = [next(predicted) for _ in job.cases]
         if job.files not in todo: continue
