@@ -75,7 +75,7 @@ def cached_embeddings(run: Run, sets: dict, progress: bool = False
     how = dict(device=next(run.method.parameters()).device, precision=run.recipe.precision, progress=progress)
     return {k: Embeddings(run.method.sam, images(v), **how) for k, v in sets.items()}
 
-
+# %% ../nbs/32_experiment.ipynb #4c2e8fa5
 def record_of(run: Run, experiment: str, dataset: str, total: int, scores: dict,
               name: str = '', # of the record; '' = of the run's directory
               **more          # of `new_record`
