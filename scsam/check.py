@@ -76,21 +76,30 @@ def _look(case: Case, fingerprints: bool = True) -> _Look:
     return out
 
 # %% ../nbs/02e_check.ipynb #78c5e200
+def _counts(a: np.ndarray) -> np.ndarray: # uint8 -> (256,): how often each value occurs
+    return sum(np.bincount(row, minlength=256) for row in np.array_split(a.ravel(), max(1, a.size >> 20)))
+
+
 def _read(case: Case, fingerprints: bool) -> _Look:
     out = _Look()
     try:
-        image = case.read_image()
-        grey = np.asarray(Image.fromarray(image).convert('L'))
-        out.pixels = hashlib.blake2b(image.tobytes() + str(image.shape).encode(), digest_size=16).hexdigest()
-        out.mean, out.spread = float(grey.mean()), float(grey.std())
+        grey, content = [], hashlib.blake2b(digest_size=16)
+        for part in case.strips():
+            content.update(np.ascontiguousarray(part))
+            grey.append(np.asarray(Image.fromarray(part).convert('L')))
+        grey = np.concatenate(grey)
+        content.update(str((*grey.shape, 3)).encode())
+        out.pixels, levels = content.hexdigest(), _counts(grey)
+        out.mean = float(levels @ np.arange(256) / grey.size)
+        out.spread = float(np.sqrt(levels @ (np.arange(256) - out.mean)**2 / grey.size))
         if fingerprints: out.coarse, out.fine = fingerprint(grey), fingerprint(grey, 64)
     except ScsamError as e: out.faults.append(str(e))
     if case.has_mask:
         try:
             mask = case.read_mask()
-            counts = np.bincount(mask.ravel(), minlength=256)
+            counts = _counts(mask)
             labelled = counts.sum() - counts[IGNORE]
-            out.labels = hashlib.blake2b(mask.tobytes(), digest_size=16).hexdigest()
+            out.labels = hashlib.blake2b(np.ascontiguousarray(mask), digest_size=16).hexdigest()
             out.classes = tuple(np.flatnonzero(counts))
             out.area = float((labelled - counts[0]) / labelled) if labelled else None
         except ScsamError as e:

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['MANIFEST', 'file_sha256', 'FileReader', 'Case', 'stratified_order', 'parse_budget', 'Dataset', 'left_out',
-           'manifest_sha256', 'class_values', 'read_manifest', 'resize_image', 'resize_mask', 'write_sealed',
-           'read_sealed', 'Arrays', 'Joined', 'load_arrays', 'cache_key', 'TwoStream', 'to_float', 'Batch']
+           'manifest_sha256', 'class_values', 'read_manifest', 'resize_image', 'read_resized', 'resize_mask',
+           'write_sealed', 'read_sealed', 'Arrays', 'Joined', 'load_arrays', 'cache_key', 'TwoStream', 'to_float',
+           'Batch']
 
 # %% ../nbs/01_data.ipynb #a7419a13
 import functools, hashlib, json, os, re
@@ -20,7 +21,8 @@ import torch
 from PIL import Image
 from .config import ScsamError, cache_dir, mix
 from .files import atomic, read_json, sweep
-from .pixels import IGNORE, labels_of, open_image, read_labels, remark, shape_of, stretch, to_rgb, turns, _some
+from .pixels import IGNORE, labels_of, open_image, read_labels, remark, rgb_strips, shape_of, stretch, to_rgb
+from .pixels import turns, _some
 
 # %% ../nbs/01_data.ipynb #7afdd9af
 @functools.lru_cache(maxsize=100_000)
@@ -50,6 +52,9 @@ class FileReader:
     def image(self, case) -> np.ndarray: # uint8 (H, W, 3)
         if case.image is None: raise ScsamError(f'case {case.id} has no image file')
         return to_rgb(open_image(case.image), case.image)
+
+    def strips(self, case): # yields uint8 (some rows, W, 3)
+        return rgb_strips(open_image(case.image), case.image)
 
     def mask(self, case) -> np.ndarray: # uint8 (H, W)
         mask = read_labels(case.mask, self.values, self.threshold, self.ignore)
@@ -103,6 +108,12 @@ class Case:
         return self.mask is not None or getattr(self.reader, 'has_mask', False) # a reader may draw masks
     def read_image(self) -> np.ndarray: # uint8 (H, W, 3), RGB
         return self.reader.image(self)
+    def strips(self): # yields uint8 (some rows, W, 3), RGB, from the top
+        "The image, for who does not need the whole of it at once."
+        if hasattr(self.reader, 'strips'): yield from self.reader.strips(self)
+        else:
+            image = self.read_image()
+            for y in range(0, len(image), 256): yield image[y:y + 256]
     def read_mask(self) -> np.ndarray:  # uint8 (H, W): 0 … K-1 and IGNORE
         if not self.has_mask: raise ScsamError(f'case {self.id} has no mask')
         return self.reader.mask(self)
@@ -348,6 +359,17 @@ def resize_image(image: np.ndarray, # uint8 (H, W, 3)
     return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
 
 
+def read_resized(case, size: tuple # (height, width)
+                ) -> tuple:        # (uint8 (height, width, 3), (height, width) of the image)
+    "A case's image as `resize_image` makes it, without a copy of the whole: first across, strip by strip, then down."
+    rows, width = [], 0
+    for part in case.strips():
+        width = part.shape[1]
+        rows.append(resize_image(part, (len(part), size[1])))
+    across = np.concatenate(rows)
+    return resize_image(across, size), (len(across), width)
+
+
 def resize_mask(mask: np.ndarray, # uint8 (H, W) label map
                 size: tuple       # (height, width)
                ) -> np.ndarray:   # uint8 (height, width)
@@ -431,7 +453,7 @@ class Joined:
 def _one(case, size, masks) -> np.ndarray: # uint8 (S, S, 4)
     "Image and mask of one case at working size, the mask as a fourth channel."
     out = np.full((size, size, 4), IGNORE, np.uint8)
-    out[..., :3] = resize_image(case.read_image(), (size, size))
+    out[..., :3] = read_resized(case, (size, size))[0]
     if masks and case.has_mask: out[..., 3] = resize_mask(case.read_mask(), (size, size))
     return out
 

@@ -53,10 +53,27 @@ def _hold(path: Path): # a file descriptor to close; None where another process 
         return None if isinstance(e, BlockingIOError) else -1
 
 
+def _remove_left(tmp: Path, unlocked: float = 86400.):
+    "Remove a temporary file or folder, unless a process holds it."
+    with contextlib.suppress(OSError):
+        held = -1 if tmp.is_symlink() else _hold(tmp)
+        if held is None: return
+        if held >= 0 or time.time() - tmp.lstat().st_mtime > unlocked:
+            shutil.rmtree(tmp, ignore_errors=True) if tmp.is_dir() and not tmp.is_symlink() else tmp.unlink()
+        if held >= 0: os.close(held)
+
+
+_FOUND = {} # (process, folder) -> temporary names that were there when the process first wrote there
+
 def _temporary(path: Path, folder: bool = False) -> tuple: # (path, descriptor of its lock or -1)
     "A temporary file or folder beside `path`, held before a sweep of another process can take it for a dead one's."
     path.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{path.name.encode()[:200].decode(errors='ignore')}."            # with what is added at most 255 bytes
+    here = os.getpid(), str(path.parent.absolute())
+    if here not in _FOUND:
+        with contextlib.suppress(OSError): _FOUND[here] = [n for n in os.listdir(path.parent) if n.endswith('.tmp')]
+    for left in _FOUND.get(here, ()):
+        if left.startswith(prefix) and len(left) == len(prefix) + 12: _remove_left(path.parent/left)
     while True:
         if folder: tmp = tempfile.mkdtemp(prefix=prefix, suffix='.tmp', dir=path.parent)
         else: fd, tmp = tempfile.mkstemp(prefix=prefix, suffix='.tmp', dir=path.parent); os.close(fd)
@@ -115,12 +132,7 @@ def sweep(*folders: str|Path,        # also those below them; one that does not 
     "Remove what killed processes have left half-written; what somebody is writing stays."
     for folder in folders:
         for tmp in [p for p in Path(folder).rglob('.*') if p.name.endswith('.tmp') or p.name.startswith('.writing-')]:
-            with contextlib.suppress(OSError):
-                held = -1 if tmp.is_symlink() else _hold(tmp)
-                if held is None: continue
-                if held >= 0 or time.time() - tmp.lstat().st_mtime > unlocked:
-                    shutil.rmtree(tmp, ignore_errors=True) if tmp.is_dir() and not tmp.is_symlink() else tmp.unlink()
-                if held >= 0: os.close(held)
+            _remove_left(tmp, unlocked)
 
 # %% ../nbs/00a_files.ipynb #1c43da60
 def _try_lock(path: Path): # the open file; None where another process has it

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['IGNORE', 'MAX_PIXELS', 'Remark', 'remarks', 'remark', 'open_image', 'turns', 'shape_of', 'stretch', 'infinite',
-           'remark_infinite', 'to_rgb', 'labels_of', 'read_labels', 'to_values']
+           'remark_infinite', 'rgb_strips', 'to_rgb', 'labels_of', 'read_labels', 'to_values']
 
 # %% ../nbs/00d_pixels.ipynb #a5503474
 import contextlib, contextvars, json, os, re, sys, warnings
@@ -188,21 +188,28 @@ def remark_infinite(n: int, of: int, path):
     if n: remark('infinite', f'{path} holds {n:,} numbers of {of:,} that are NaN or infinite; they are read as dark')
 
 
-def to_rgb(im: Image.Image, # as `open_image` gives it
-           path='this image' # for a remark
-          ) -> np.ndarray:  # uint8 (H, W, 3)
-    "Any image as 8-bit RGB."
+def rgb_strips(im: Image.Image,  # as `open_image` gives it
+               path='this image' # for a remark
+              ):                 # yields uint8 (up to 256, W, 3), from the top
+    "Any image as 8-bit RGB, a few rows at a time: all at once would be a second copy of a large image."
     deep = getattr(im, 'deep', None)
-    if deep is not None:
-        return np.repeat(stretch(deep[..., :1]), 3, -1) if deep.shape[-1] == 2 else stretch(deep[..., :3])
-    if im.mode.startswith(('I', 'F')):
+    whole = None
+    if deep is not None: whole = stretch(deep[..., :1] if deep.shape[-1] == 2 else deep[..., :3])
+    elif im.mode.startswith(('I', 'F')):
         a = np.asarray(im)
         remark_infinite(infinite(a), a.size, path)
-        return np.repeat(stretch(a)[..., None], 3, -1)
-    im = im if im.mode == 'RGB' else im.convert('RGB')
-    out = np.empty((im.height, im.width, 3), np.uint8)
-    for y in range(0, im.height, 256): # at once it would take twice the memory
-        out[y:y + 256] = im.crop((0, y, im.width, min(y + 256, im.height)))
+        whole = stretch(a)[..., None]
+    for y in range(0, im.height, 256):
+        if whole is None: yield np.asarray(im.crop((0, y, im.width, min(y + 256, im.height))).convert('RGB'))
+        else: yield np.broadcast_to(whole[y:y + 256], (*whole[y:y + 256].shape[:2], 3))
+
+
+def to_rgb(im: Image.Image,  # as `open_image` gives it
+           path='this image' # for a remark
+          ) -> np.ndarray:   # uint8 (H, W, 3)
+    "Any image as 8-bit RGB."
+    out, y = np.empty((im.height, im.width, 3), np.uint8), 0
+    for part in rgb_strips(im, path): out[y:(y := y + len(part))] = part
     return out
 
 # %% ../nbs/00d_pixels.ipynb #f8707c76
@@ -235,8 +242,12 @@ def _ask(path, values: list, why: str):
 def _found(a: np.ndarray) -> np.ndarray: # the values that occur, in order; small integers take no sorting
     if a.dtype.kind == 'f' and a.size and np.isfinite(a).all() and (a == np.rint(a)).all() and abs(a).max() < 2**31:
         a = a.astype(np.int64)
-    if a.dtype.kind not in 'iu' or not a.size or int(a.max()) - int(a.min()) > 100_000: return np.unique(a)
-    return np.flatnonzero(np.bincount((a - a.min() if a.min() else a).ravel())) + a.min()
+    if a.dtype.kind not in 'iu' or not a.size: return np.unique(a)
+    low, high = int(a.min()), int(a.max())
+    if high - low > 100_000 or high > 2**62: return np.unique(a)
+    seen = np.zeros(high - low + 1, bool)
+    for part in np.array_split(a.ravel(), max(1, a.size >> 20)): seen[part.astype(np.int64) - low] = True
+    return np.flatnonzero(seen) + low
 
 # %% ../nbs/00d_pixels.ipynb #567e719b
 def _whole(a: np.ndarray, path):
@@ -321,10 +332,11 @@ def _numbers(im: Image.Image, path: Path, values: tuple, ignore: int|None) -> np
     a = _on_black(im, path)
     if a.ndim == 2: return a
     if (a == a[..., :1]).all(): return a[..., 0]
-    packed = a.astype(np.int64) @ (1 << 32, 1 << 16, 1)
-    colours = [(int(v >> 32), int(v >> 16) & 65535, int(v) & 65535) for v in np.unique(packed)]
+    found = []
+    for y in range(0, len(a), 256): found = np.union1d(found, a[y:y + 256].astype(np.int64) @ (1 << 32, 1 << 16, 1))
+    colours = [(v >> 32, v >> 16 & 65535, v & 65535) for v in map(int, found)]
     if values: _ask(path, colours, 'and the class table names numbers, not colours')
-    return _two_colours(path, colours, (packed > 0).astype(np.uint8))
+    return _two_colours(path, colours, a.any(-1).astype(np.uint8))
 
 # %% ../nbs/00d_pixels.ipynb #e1667e6c
 def _palette_numbers(im: Image.Image, path: Path, values: tuple, ignore: int|None) -> np.ndarray: # (H, W) numbers
@@ -400,15 +412,17 @@ def _labels_of_colours(im: Image.Image, path: Path, values: tuple, ignore) -> np
     "Labels by a table of colours."
     a = _on_black(im.convert('RGBA') if im.mode == 'P' else im, path)
     if a.ndim == 2: a = np.repeat(a[..., None], 3, -1)
-    packed, out = a.astype(np.int64) @ (65536, 256, 1), np.zeros(a.shape[:2], np.uint8)
     table = {tuple(c): i for i, c in enumerate(values)} | ({tuple(ignore): IGNORE} if ignore is not None else {})
     known = {int(np.dot(c, (65536, 256, 1))): i for c, i in table.items()}
-    wrong = [v for v in map(int, np.unique(packed)) if v not in known]
-    if wrong:
-        seen = [(v >> 16, v >> 8 & 255, v & 255) for v in wrong]
+    out, wrong = np.zeros(a.shape[:2], np.uint8), []
+    for y in range(0, len(a), 256):
+        packed = a[y:y + 256].astype(np.int64) @ (65536, 256, 1)
+        wrong = np.union1d(wrong, np.setdiff1d(packed, list(known)))
+        for v, i in known.items(): out[y:y + 256][packed == v] = i
+    if len(wrong):
+        seen = [(v >> 16, v >> 8 & 255, v & 255) for v in map(int, wrong)]
         raise ScsamError(f'{path} has the colours {_some(seen)}, which are not in the class table '
                          f'({_some(list(table), 20)}); correct the mask or the table')
-    for v, i in known.items(): out[packed == v] = i
     return out
 
 # %% ../nbs/00d_pixels.ipynb #ec27e3bc
@@ -417,6 +431,6 @@ def to_values(labels: np.ndarray,     # uint8, any shape: class numbers 0 … K-
              ) -> np.ndarray:         # same shape, the smallest unsigned type that holds the values
     "A label map in the numbers of its data set."
     if not values or not np.isscalar(values[0]): return labels.astype(np.uint8)
-    table = np.zeros(256, np.uint8 if max(values) < 256 else np.uint16)
-    table[:len(values)] = values
-    return table[labels]
+    out = np.zeros(labels.shape, np.uint8 if max(values) < 256 else np.uint16)
+    for i, v in enumerate(values): out[labels == i] = v
+    return out

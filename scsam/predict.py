@@ -14,7 +14,7 @@ from PIL import Image
 from scipy import ndimage
 from .config import ScsamError, nearest
 from .data import class_values, file_sha256, resize_image
-from .evaluate import predict_cases, predict_probs, save_labels
+from .evaluate import native_strips, predict_cases, save_labels, _predict
 from .files import atomic, file_names, locked, parse_json, sweep, writing
 from .learner import Run
 from .metrics import dice
@@ -102,15 +102,16 @@ class Job:
 
     def write(self, found: list, out: Path, values: tuple = (), # of the classes in the data set's own masks
               how: str = 'none'): # of `tidy`
-        "Write the files; `found`: of each case (label map, {name of a map: (H, W) 0 to 1})."
+        "Write the files; `found`: of each case (label map, {name of a map: (H, W)})."
         if self.volume: return self._volume([m for m, _ in found], [x for _, x in found], out, values, how)
         mask, maps = found.pop()                               # the only reference: freed before the image is read
         mask = tidy(mask, how)
         save_labels(mask, out/self.files[0], values)
-        mask = _small(mask)
-        save(overlay(_small(self.cases[0].read_image()), mask), out/self.files[1])
+        size, mask = mask.shape, _small([mask], mask.shape)
         for name, m in zip(self.files[2:], maps.values()):
-            with atomic(out/name) as tmp: Image.fromarray(np.round(255*m).astype(np.uint8)).save(tmp, 'PNG')
+            with atomic(out/name) as tmp: Image.fromarray(m).save(tmp, 'PNG')
+        del maps
+        save(overlay(_small(self.cases[0].strips(), size), mask), out/self.files[1])
 
     def _volume(self, masks: list, maps: list, out: Path, values: tuple, how: str):
         path, like = self.cases[0].image, read_volume(self.cases[0].image)
@@ -130,18 +131,24 @@ def slice_sheet(cases: list, mask: np.ndarray, n: int = 12, side: int = 192) -> 
     marked = np.flatnonzero(mask.any((1, 2)))
     rows = marked if len(marked) else np.arange(len(mask))
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(n, len(rows))).round().astype(int))]
-    tiles = [_small(overlay(cases[z].read_image(), mask[z]), side) for z in rows]
+    tiles = [_small([overlay(cases[z].read_image(), mask[z])], mask[z].shape, side) for z in rows]
     wide = min(4, len(tiles))
     tiles += [np.zeros_like(tiles[0])]*(-len(tiles) % wide)
     return np.concatenate([np.concatenate(tiles[i:i + wide], 1) for i in range(0, len(tiles), wide)])
 
 # %% ../nbs/31a_predict.ipynb #7de976bc
-def _small(a: np.ndarray, side: int = 4096) -> np.ndarray: # an image or label map, at most `side` pixels high and wide
+def _small(parts,           # of an image or label map, from the top
+           size: tuple,     # (height, width) of the whole
+           side: int = 4096
+          ) -> np.ndarray:  # at most `side` pixels high and wide
     "To look at: a large image is shrunk, without another copy of the whole."
-    f = side / max(a.shape[:2])
+    f, step, rows, y = side / max(size), 1, [], 0
+    if f < 1: size, step = tuple(max(1, round(f * n)) for n in size), max(1, int(1 / f))
+    for part in parts:
+        rows.append(part[-y % step::step, ::step].copy())
+        y += len(part)
+    a = np.concatenate(rows)
     if f >= 1: return a
-    size, step = tuple(max(1, round(f * n)) for n in a.shape[:2]), max(1, int(1 / f))
-    a = np.ascontiguousarray(a[::step, ::step])
     if a.ndim == 3: return resize_image(a, size)
     return np.asarray(Image.fromarray(a).resize(size[::-1], Image.Resampling.NEAREST))
 
@@ -199,7 +206,8 @@ def predict_files(run: Run,
         todo = {j.files for j in jobs if any(states[f] != 'whole' for f in j.files)}
         for some in _bar(_batches(jobs, batch_size), progress):
             if not any(j.files in todo for j in some): continue
-            predicted = _found(run, [c for j in some for c in j.cases], branch, batch_size, maps)
+            kind = (np.float32 if some[0].volume else np.uint8) if maps else None
+            predicted = _found(run, [c for j in some for c in j.cases], branch, batch_size, kind)
             _write(run, some, todo, predicted, out, made, of, how)
     masks = [[out/j.files[0] for j in jobs if j.volume == volume] for volume in (False, True)]
     return {'images': masks[0], 'volumes': masks[1], 'kept': len(jobs) - len(todo)}
@@ -217,13 +225,21 @@ def _bar(batches: list, progress: bool):
     return tqdm(batches, desc='predicting', leave=False)
 
 
-def _found(run: Run, cases: list, branch: str, batch_size: int, maps: bool):
-    "Yields (label map, {name of a map: (H, W) 0 to 1})."
-    given = run.method, cases, run.recipe, batch_size
-    if not maps: yield from ((m[branch], {}) for _, m in predict_cases(*given, branch=branch)); return
-    for _, probs in predict_probs(*given):
-        p = probs[branch]
-        yield p.argmax(0).astype(np.uint8), dict(zip(MAPS, (1 - p[0], uncertainty(p).astype(np.float32))))
+def _found(run: Run, cases: list, branch: str, batch_size: int, kind):
+    "Yields (label map, {name of a map: (H, W)})."
+    for _, probs, size in _predict(run.method, cases, run.recipe, batch_size): yield _whole(probs[branch], size, kind)
+
+
+def _whole(probs, # (K, S, S)
+           size: tuple,
+           kind       # of the maps: bytes, numbers of 0 to 1, or None for no maps
+          ) -> tuple:
+    labels, maps = np.empty(size, np.uint8), {m: np.empty(size, kind) for m in MAPS if kind}
+    for rows, part in native_strips(probs, size):
+        labels[rows] = part.argmax(0)
+        for out, m in zip(maps.values(), (1 - part[0], uncertainty(part).astype(np.float32)) if kind else ()):
+            out[rows] = np.round(255*m) if kind is np.uint8 else m
+    return labels, maps
 
 
 def _write(run: Run, jobs: list, todo: set, predicted, out: Path, made: Made, of: dict, how: str):

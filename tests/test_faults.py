@@ -78,8 +78,17 @@ REPORT = {}  # class of fault -> Counter
 
 
 def note(name, outcome):
-    REPORT.setdefault(name, Counter())[outcome] += 1
+    "Count an outcome; a full run says how far it is, so that a killed one has lost nothing."
+    c = REPORT.setdefault(name, Counter())
+    c[outcome] += 1
+    if FULL and c.total() % 100 == 0:
+        print(f"\n{row(name)} …", flush=True)
     return outcome
+
+
+def row(name):
+    c = REPORT[name]
+    return f"{name:28}{c.total() - c[LEFT]:7}" + "".join(f"{c[k]:26}" for k in (SAID, SAME, OTHER, CRASH, LEFT))
 
 
 def sample(items, n, seed=0):
@@ -89,7 +98,8 @@ def sample(items, n, seed=0):
 
 
 def clean(name, *allowed):
-    "Nothing of a class of faults may have ended otherwise."
+    "Nothing of a class of faults may have ended otherwise; its counts are printed."
+    print(f"\n{row(name)}", flush=True)
     wrong = {k: v for k, v in REPORT[name].items() if k not in (SAID, SAME, *allowed)}
     assert not wrong, f"{name}: {dict(REPORT[name])}"
 
@@ -809,8 +819,7 @@ def report():
     yield
     columns = [SAID, SAME, OTHER, CRASH, LEFT]
     print(f"\n{'':28}{'tried':>7}" + "".join(f"{c:>26}" for c in columns))
-    for name, c in REPORT.items():
-        print(f"{name:28}{sum(v for k, v in c.items() if k != LEFT):7}" + "".join(f"{c[k]:26}" for k in columns))
+    print("\n".join(map(row, REPORT)))
 
 
 if __name__ == "__main__":
