@@ -20,7 +20,7 @@ from .config import ScsamError
 from .data import IGNORE, Case, Dataset
 from .datasets import clinic_video, load_dataset
 from .layout import SUFFIXES, UNREAD, folder_means, tolerate
-from .pixels import remarks
+from .pixels import remarks, rgb_strips
 
 # %% ../nbs/02e_check.ipynb #a03877ab
 def fingerprint(image: np.ndarray,  # uint8 (H, W, 3) or grey (H, W)
@@ -83,11 +83,9 @@ def _counts(a: np.ndarray) -> np.ndarray: # uint8 -> (256,): how often each valu
 def _read(case: Case, fingerprints: bool) -> _Look:
     out = _Look()
     try:
-        grey, content = [], hashlib.blake2b(digest_size=16)
-        for part in case.strips():
-            content.update(np.ascontiguousarray(part))
-            grey.append(np.asarray(Image.fromarray(part).convert('L')))
-        grey = np.concatenate(grey)
+        image, content = case.opened(), hashlib.blake2b(digest_size=16)
+        for part in rgb_strips(image): content.update(np.ascontiguousarray(part))
+        grey = np.asarray(image.convert('L'))
         content.update(str((*grey.shape, 3)).encode())
         out.pixels, levels = content.hexdigest(), _counts(grey)
         out.mean = float(levels @ np.arange(256) / grey.size)

@@ -8,7 +8,7 @@ __all__ = ['ONNX', 'GRAPHS', 'NOT_FOR_DIAGNOSIS', 'CARD', 'GRAPH_USE', 'TOLERANC
            'model_card', 'export_run']
 
 # %% ../nbs/42_export.ipynb #2c2a068f
-import copy, html, os, re, shutil, warnings
+import copy, html, io, os, re, shutil, warnings
 from pathlib import Path
 
 import torch
@@ -94,10 +94,11 @@ def write_onnx(net: Specialist, path: Path, size: int) -> float: # largest diffe
 
 def write_torchscript(net: Specialist, path: Path, size: int) -> float: # largest difference of a probability
     "Write `unet.pt`, load it, and compare."
-    x = probe(size)
+    x, file = probe(size), io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter('ignore')
-        torch.jit.save(torch.jit.trace(net, x[:2]), str(path))
+        torch.jit.save(torch.jit.trace(net, x[:2]), file)
+        path.write_bytes(file.getvalue())                   # torch does not tell a full disk from other errors
         return _difference(net, x, torch.jit.load(str(path))(x))
 
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['IGNORE', 'MAX_PIXELS', 'Remark', 'remarks', 'remark', 'open_image', 'turns', 'shape_of', 'stretch', 'infinite',
-           'remark_infinite', 'rgb_strips', 'to_rgb', 'labels_of', 'read_labels', 'to_values']
+           'remark_infinite', 'rgb_strips', 'to_rgb', 'as_rgb', 'labels_of', 'read_labels', 'to_values']
 
 # %% ../nbs/00d_pixels.ipynb #a5503474
 import contextlib, contextvars, json, os, re, sys, warnings
@@ -211,6 +211,17 @@ def to_rgb(im: Image.Image,  # as `open_image` gives it
     out, y = np.empty((im.height, im.width, 3), np.uint8), 0
     for part in rgb_strips(im, path): out[y:(y := y + len(part))] = part
     return out
+
+
+def as_rgb(im: Image.Image,  # as `open_image` gives it
+           path='this image' # for a remark
+          ) -> Image.Image:  # in mode RGB
+    "Any image as 8-bit RGB, as Pillow holds it: without the second copy that an array is."
+    if getattr(im, 'deep', None) is None and im.mode in ('RGB', 'L', 'P', '1'):
+        return im if im.mode == 'RGB' else im.convert('RGB')
+    pixels = to_rgb(im, path)
+    del im
+    return Image.fromarray(pixels)
 
 # %% ../nbs/00d_pixels.ipynb #f8707c76
 def _some(values, n=6): # a few values for a message

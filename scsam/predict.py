@@ -20,7 +20,7 @@ from .learner import Run
 from .metrics import dice
 from .viz import overlay, save, uncertainty
 from .layout import VOLUMES
-from .pixels import to_values
+from .pixels import rgb_strips, to_values
 from .volumes import read_volume, volume_suffix, write_volume
 
 # %% ../nbs/31a_predict.ipynb #ef3b8772
@@ -111,7 +111,7 @@ class Job:
         for name, m in zip(self.files[2:], maps.values()):
             with atomic(out/name) as tmp: Image.fromarray(m).save(tmp, 'PNG')
         del maps
-        save(overlay(_small(self.cases[0].strips(), size), mask), out/self.files[1])
+        save(overlay(_small(rgb_strips(self.cases[0].opened()), size), mask), out/self.files[1])
 
     def _volume(self, masks: list, maps: list, out: Path, values: tuple, how: str):
         path, like = self.cases[0].image, read_volume(self.cases[0].image)
