@@ -68,7 +68,7 @@ def with_masks(path: str, kind: str|None = None, **options) -> tuple: # (Dataset
     print(f'note: {path} holds no masks, but {beside[0]} lies beside it: {home} is taken')
     return load_dataset(home, **options), str(home)
 
-
+# %% ../nbs/50_cli.ipynb #faf6aec9
 def train(args: argparse.Namespace):
     "Train one method and leave a run directory."
     from scsam.check import check
@@ -620,6 +620,8 @@ OPTIONS['report'] = [
     _MOVED, _FORCE, _PLUGIN,
     _o('--quick', action='store_true', help='tables and curves only, nothing is predicted'),
     _QUIET]
+
+# %% ../nbs/50_cli.ipynb #9be0348c
 OPTIONS['auto'] = [
     _o('data', help='a folder of images, some of them with masks'),
     _KIND,
@@ -728,7 +730,7 @@ def main(argv=None) -> int: # a key of `EXIT`
                     f'lines above, the command, and: scsam {__version__}, Python {sys.version.split()[0]}, '
                     f'{sys.platform}', 70)
 
-
+# %% ../nbs/50_cli.ipynb #affddcf5
 def _outside(e: Exception) -> str: # '' where it is not
     "What the machine lacks: memory, room on the disk, permission."
     if isinstance(e, MemoryError) or type(e).__name__ == 'OutOfMemoryError' or 'DefaultCPUAllocator' in str(e):

@@ -35,7 +35,7 @@ def fresh(method: type, recipe: Recipe = SMALL, seed: int = 0, **changes) -> Met
     torch.manual_seed(seed)
     return method.build(method.effective(recipe.replace(**changes)))
 
-
+# %% ../nbs/20b_contract.ipynb #698b3502
 def one_step(method: Method, batch: Batch, step: int = 50) -> tuple: # {part: value}, {parameter: gradient}
     "Losses and gradients of a step."
     method.zero_grad()
@@ -164,7 +164,7 @@ def _knows_three_classes(method: type, recipe: Recipe):
         shapes = {k: p.shape[1] for k, p in m.predict(batch.images).items()}
     assert set(shapes.values()) == {3}, f'with three classes it predicts {shapes}'
 
-
+# %% ../nbs/20b_contract.ipynb #56c239fe
 def read_values(act, # a function without arguments
                ) -> set: # names of fields
     "Which values of recipes are read while `act` runs, outside of the recipe's own code."

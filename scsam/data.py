@@ -321,7 +321,7 @@ def _compare(self: Dataset, manifest: dict) -> list: # of sentences; empty when 
             out.append(f'{file}: the {k} {wrong}')
     return list(dict.fromkeys(out)) # the slices of one volume say the same
 
-
+# %% ../nbs/01_data.ipynb #5cdfe8ad
 def _apply(self: Dataset, manifest: dict) -> tuple: # (Dataset, list of labelled cases)
     "This data with the roles and labelled cases of a manifest."
     theirs, keys = {c['id']: c for c in manifest['cases']}, dict(zip((c.id for c in self), _keys(self, manifest)))

@@ -251,7 +251,7 @@ def evaluate(method, data,            # a `Dataset` with test sets, or {name: ca
         scores.update(score_cases(predictions, name, recipe.num_classes, metrics))
     return {'scores': scores, 'summary': summarise_scores(scores)}
 
-
+# %% ../nbs/31_evaluate.ipynb #ac996f08
 def _saving(predictions, folder: Path, cases):
     "Pass predictions on, and write them on the way."
     files, values = _mask_files(cases), class_values(cases)

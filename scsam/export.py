@@ -235,6 +235,7 @@ In Python: `from scsam.learner import load_run; run = load_run('{folder}')`.{gra
 Written by scsam {version}.
 """
 
+# %% ../nbs/42_export.ipynb #db6182ed
 GRAPH_USE = """
 {which} is the branch `unet` alone, for programs without scsam: RGB images (batch, 3, {size}, {size}),
 resized bilinearly, values in [0, 1]; out come class probabilities of the same size."""

@@ -113,7 +113,7 @@ def free_space(path: str|Path) -> tuple: # (folder, bytes)
     at = next(p for p in (path, *path.parents) if p.exists())
     return at, shutil.disk_usage(at).free
 
-
+# %% ../nbs/00a_files.ipynb #e96b29da
 @contextlib.contextmanager
 def scratch(path: str|Path): # what will be made of it, for its name and place
     "Yields a temporary folder beside `path`, for writers that choose their own file names; it is gone afterwards."
@@ -301,7 +301,7 @@ def parse_json(text: str|bytes,  # UTF-8
         if depth > 60: raise ScsamError(f'{where} is damaged: nested too deep')
     return expect(value, shape, str(where))
 
-
+# %% ../nbs/00a_files.ipynb #453e4593
 def read_json(path: str|Path,
               shape=object):    # what is expected
     "Read JSON; a missing or damaged file, and one of another shape, is a `ScsamError`."

@@ -110,7 +110,7 @@ class FoldMean(nn.Module):
 
 def is_folds(folder: str|Path) -> bool: return (Path(folder)/'folds.json').exists()
 
-
+# %% ../nbs/45_folds.ipynb #2590e262
 def finish_folds(out: str|Path, manifest: dict):
     "Note that the runs in `out` stand for their mean."
     out, done = Path(out), [read_training(p) for p in fold_dirs(out)]

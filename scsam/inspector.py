@@ -49,7 +49,7 @@ def introduction(review: Review) -> str:
             f'the image out. Better by hand: {box[0].lower()}{box[1:]} l makes that the label, y says that there is '
             'nothing to see.' + time)
 
-
+# %% ../nbs/41_inspector.ipynb #38e4b935
 def about(review: Review) -> dict: # for JSON
     "All that the page needs to know before it shows a case."
     branches, scored = list(review.subject.branches), bool(review.subject.branches)
@@ -308,7 +308,7 @@ HEADERS = {'Content-Security-Policy': "default-src 'none'; script-src 'self'; st
 PRIVATE = ('This inspector is private. Open the address that was printed when it was started: it holds a token. '
            'If it was open here before, it has been closed since, or too many others have come.')
 
-
+# %% ../nbs/41_inspector.ipynb #2cb3e62c
 class Visitors:
     "Who has come with the token: one page for each browser."
     def __init__(self, review: Review, token: str, limit: int = VISITORS):
@@ -448,7 +448,7 @@ class App(ThreadingHTTPServer):
             if self.way_in:
                 self.way_in.unlink(missing_ok=True)
 
-
+# %% ../nbs/41_inspector.ipynb #ea6e6a13
 def serve(run_dir: str|Path,
           data=None,              # where the run's data lies now; None = where it lay
           port: int = 8866,

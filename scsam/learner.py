@@ -339,7 +339,7 @@ def _accelerator(method: nn.Module, recipe: Recipe, roles: Roles) -> Accelerator
                              f'make it a multiple of {acc.num_processes}, or start fewer')
     return acc
 
-
+# %% ../nbs/30c_learner.ipynb #943dcfca
 class _Step(nn.Module):
     "`method.losses` as a forward pass, so that accelerate can wrap it for mixed precision and several processes."
     def __init__(self, method):
@@ -381,7 +381,7 @@ def _any_process(acc: Accelerator, flag: bool) -> bool:
     if acc.num_processes == 1: return flag
     return bool(acc.reduce(torch.tensor(float(flag), device=acc.device), 'sum') > 0)
 
-
+# %% ../nbs/30c_learner.ipynb #e0c40b81
 def _flush(acc: Accelerator, history: History, rows: list, step: int):
     "Average the window's losses, over steps and processes, into the history; a loss that is not finite ends the run."
     names = list(rows[0])
@@ -434,7 +434,7 @@ def _memory_hint(recipe: Recipe):
                          f'{recipe.batch_unlabeled} images a step: lower batch_labeled and batch_unlabeled (and raise '
                          f'accumulate), or set grad_checkpoint=true ({str(e).splitlines()[0]})') from e
 
-
+# %% ../nbs/30c_learner.ipynb #84cbcf36
 def main_process() -> bool:
     "Does this process write and print? Where `accelerate launch` has started several, only the first does."
     return os.environ.get('RANK', '0') == '0'
@@ -534,7 +534,7 @@ def _keep_plugin(path: Path, kept: Path):
     with atomic(kept) as tmp:
         tmp.write_bytes(code)
 
-
+# %% ../nbs/30c_learner.ipynb #f58c98c0
 class _Interrupt:
     """While active, Ctrl-C and SIGTERM set `hit` instead of breaking a step in two; a second Ctrl-C, a second later
     or more, breaks at once."""

@@ -157,7 +157,7 @@ class AdapterBeside(nn.Module):
         self.base, self.adapter = base, Bottleneck(dim)
     def forward(self, x): return self.base(x) + 0.5*self.adapter(x)
 
-
+# %% ../nbs/12_lora.ipynb #9473623d
 def add_adapters(sam: nn.Module # a Sam, changed in place
                 ) -> list:      # names of the wrapped modules
     "The released kind of adapters, in every block of the encoder and of the mask decoder's transformer."
@@ -216,7 +216,7 @@ def _upper_names(sam: nn.Module, stages: int) -> tuple:
     parts = [f'encoder.{part}.{i}.' for part in ('stages', 'blocks') for i in range(depth - stages, depth)]
     return 'encoder.neck.', *parts
 
-
+# %% ../nbs/12_lora.ipynb #c7c6928a
 def apply_peft(sam: nn.Module,             # a Sam, changed in place
                peft: Recipe|str,           # a recipe, or one of `PEFT`
                rank: int = 4, alpha: float|None = None, # of LoRA, like the rest; a recipe's own values come first

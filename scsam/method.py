@@ -239,7 +239,7 @@ def load_plugin(path: str|Path # a Python file with `@register('name')` before a
     _trust(digest)
     return names
 
-
+# %% ../nbs/20a_method.ipynb #d16ad801
 def _trusted() -> set: # hashes of the plugins that were loaded by hand on this computer
     try:
         return set((cache_dir()/'plugins.txt').read_text('utf-8').split())

@@ -201,7 +201,7 @@ def remark_infinite(n: int, of: int, path):
     if n:
         remark('infinite', f'{path} holds {n:,} numbers of {of:,} that are NaN or infinite; they are read as dark')
 
-
+# %% ../nbs/00d_pixels.ipynb #29a4f65b
 def to_rgb(im: Image.Image, # as `open_image` gives it
            path='this image' # for a remark
           ) -> np.ndarray:  # uint8 (H, W, 3)

@@ -259,7 +259,7 @@ def write_record(record: Record,
     write_json(path, {**record, 'sha256': content_hash(record)})
     return Path(path)
 
-
+# %% ../nbs/05_records.ipynb #922cee4f
 def read_record(path: str|Path) -> Record:
     "A record from its file; missing keys are an error, a change of its content is noted in `.changed`."
     data = read_json(path)
@@ -445,7 +445,7 @@ def _paired_sums(a: dict, b: dict, name: str, branches: tuple, metric: str): # (
     sums, counts = zip(*(_group_sums(row, [of[i] for i in ids]) for row in rows))
     return np.stack(sums), counts[0], f'{len(counts[0])} {kind} of {name}'
 
-
+# %% ../nbs/05_records.ipynb #0359b3be
 def difference(a, b,                  # records of two methods: {seed: Record}, a list, or one record
                sets,                  # a test set, or several, each weighing the same
                metric: str = 'dice',
@@ -575,7 +575,7 @@ def _key(record: Record, key: str, uses: dict|None = None):
     known = ['method', 'budget', 'experiment', 'dataset', 'run', 'variant', 'weights', *recipe]
     raise ScsamError(f'table: rows has {key!r}{nearest(key, known)}')
 
-
+# %% ../nbs/05_records.ipynb #65260d96
 def _show(value) -> str:
     "A recipe value as a reader expects it."
     return (', '.join(map(str, value)) or 'none') if isinstance(value, (list, tuple)) else str(value)
@@ -638,7 +638,7 @@ def _over_cases(record: Record, branch: str, names: list, metric: str) -> tuple:
         parts.append((sums[None], counts))
     return _interval(parts, 2000, 0)
 
-
+# %% ../nbs/05_records.ipynb #75db4211
 def _cell(records: list, branches: list,
           names: list,         # test sets of the column; each weighs the same
           metric: str,

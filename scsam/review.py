@@ -235,7 +235,7 @@ def _run_cases(folder: Path, data, manifest, ids, said: list) -> dict: # id -> C
         said.append(f'{len(gone)} of {len(ids)} cases are not in the data any more, such as {gone[0]}.')
     return found
 
-
+# %% ../nbs/40_review.ipynb #3ac94d83
 def _run_snapshots(folder: Path, said: list) -> PseudoLabels|None:
     final = 'the final model predicts a case when you look at it, and scores are known from then on'
     if not (folder/'snapshots').exists():

@@ -102,7 +102,7 @@ class Expected:
             raise ScsamError(f'{path} is damaged: its knots are no rising curve; remove it, and it is made anew')
         return cls(**{k: v for k, v in d.items() if k != 'format'})
 
-
+# %% ../nbs/43_trust.ipynb #300bbe86
 def calibrate(ids, x, y,          # of validation images: names, signals, Dice
               branch: str, step: int, level: float = .9) -> Expected:
     "Fit on one half of the images, measure the margin on the other; the halves depend on the names only."

@@ -35,6 +35,7 @@ class Checkpoint:
     saw_similar_data: str = 'no' # 'likely' or 'no': has it met public polyp or prostate sets?
     page: str = ''        # where its authors describe it
 
+# %% ../nbs/09_weights.ipynb #7a352b4f
 _FAIR, _SA1B = 'https://dl.fbaipublicfiles.com/segment_anything/', 'SA-1B: 11 M photographs, 1.1 G masks'
 _SAM, _MEDSAM = 'https://github.com/facebookresearch/segment-anything', 'https://github.com/bowang-lab/MedSAM'
 _MEDICAL = 'public medical sets of many modalities, endoscopy and prostate MRI among them; boxes as prompts'
@@ -162,7 +163,7 @@ def _fetch(url, part, progress, timeout, hashed: bool):
                              'could not be noticed; fetch it by hand')
         _receive(reply, part, have, left, progress)
 
-
+# %% ../nbs/09_weights.ipynb #624251d6
 def _receive(reply, part, have: int, left: int, progress):
     new = reply.headers.get('ETag') or reply.headers.get('Last-Modified') or ''
     if not have and not new.startswith('W/'):
