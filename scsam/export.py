@@ -58,7 +58,10 @@ class Specialist(nn.Module):
 
 
 def probe(size: int, n: int = 3) -> Tensor: # (n, 3, size, size) in [0, 1]
-    "Generated images to compare predictions on."
+    """Generated images to compare predictions on.
+
+    `size`: side in pixels. `n`: images. Returns (n, 3, size, size) in [0, 1].
+    """
     arrays = load_arrays(list(phantom(n=n, test=0)), size, masks=False)
     return torch.from_numpy(arrays.images).permute(0, 3, 1, 2).float()/255
 
@@ -267,7 +270,12 @@ def export_run(run: Run|str|Path,
                whole: bool = False,              # also SAM's frozen weights, see `portable`
                data_licence: str = ''            # of the data, for the card
               ) -> dict:                         # file -> what is said of it
-    "Write a finished run for others."
+    """Write a finished run for others.
+
+    `run`: a `Run` or its directory. `out`: a folder that does not exist.
+    `half`: kernels and matrices in half precision. `graphs`: of the U-Net branch: 'onnx', 'torchscript'.
+    `whole`: also SAM's frozen weights, see `portable`. `data_licence`: of the data, for the card.
+    """
     run, out = run if isinstance(run, Run) else load_run(run), Path(out)
     if out.exists(): raise ScsamError(f'{out} exists already; choose another folder, or remove it')
     for g in graphs:

@@ -25,7 +25,11 @@ from .weights import SAMS, Checkpoint, checkpoint, describe_checkpoint, find_wei
 def resize_positions(table: torch.Tensor, # (1, h, w, C) absolute position embedding
                      size: tuple          # (h', w') grid that is wanted
                     ) -> torch.Tensor:    # (1, h', w', C)
-    "The absolute position embedding for another grid."
+    """The absolute position embedding for another grid.
+
+    `table`: (1, h, w, C), absolute position embedding. `size`: (h', w') of the grid that is wanted, in cells. Bicubic
+    and antialiased; returns (1, h', w', C).
+    """
     if tuple(table.shape[1:3]) == tuple(size): return table
     return F.interpolate(table.permute(0, 3, 1, 2), size=size, mode='bicubic', antialias=True).permute(0, 2, 3, 1)
 
@@ -517,7 +521,12 @@ def by_class(B: int,   # images
 
 # %% ../nbs/11_sam.ipynb #0cd7a952
 class Sam(_Asking):
-    "A SAM whose prompts and masks have a batch and a class dimension, differentiable throughout."
+    """A SAM whose prompts and masks have a batch and a class dimension, differentiable throughout.
+
+    `facts`: name and normalisation of the checkpoint. `encoder`: `ViT` or `TinyViT`. `dim`: channels of embeddings and
+    prompts.
+    `image_size`: (H, W) or side in pixels of the images that masks are made for. `num_classes`: background included.
+    """
     def __init__(self, facts: Checkpoint,  # name, normalisation
                  encoder: nn.Module,       # ViT or TinyViT
                  dim: int,                 # channels of embeddings and prompts
@@ -533,7 +542,16 @@ class Sam(_Asking):
                tokens=None,      # (B, [K,] T, C) further sparse prompt embeddings
                size=None         # (H, W) of the images; None = `image_size` if that fits, else the full square
               ):                 # logits (B, K, H, W); K = 1 when no prompt has a class dimension
-        "Masks of B images in one call, each image (and class) with its own prompts."
+        """Masks of B images in one call, each image (and class) with its own prompts.
+
+        `embeddings`: (B, C, h, w).
+        `points`: xy (B, [K,] N, 2) in pixels, x first, and labels (B, [K,] N): 1 object, 0 background, -1 none.
+        `boxes`: (B, [K,] 4) in pixels: left, top, right, bottom; a row with NaN = no box here.
+        `masks`: (B, [K,] h', w') logits of any resolution that cover the image.
+        `tokens`: (B, [K,] T, C) further sparse prompt embeddings.
+        `size`: (H, W) of the images; None = `image_size` if that fits, else the full square.
+        Returns logits (B, K, H, W); K = 1 when no prompt has a class dimension.
+        """
         B, C, h, w = embeddings.shape
         stride, outer = self.encoder.stride, None
         if self.working_size:
@@ -581,7 +599,13 @@ def load_sam(name: str,                 # a key of `SAMS`
              image_size: int|tuple = 256, # side, or (H, W), of the images in pixels
              num_classes: int = 2       # kept for those who prompt it
             ) -> Sam:
-    "A SAM with its checkpoint's weights, found, verified and loaded."
+    """A SAM with its checkpoint's weights, found, verified and loaded.
+
+    `name`: a key of `SAMS`. `weights`: None or '' = the official file; a path; or 'random'.
+    `image_size`: side, or (H, W), of the images in pixels. `num_classes`: background included, for those who prompt
+    it.
+    Weights that are absent, damaged, or of another architecture are a `ScsamError`.
+    """
     c = checkpoint(name)
     for s in _pair(image_size):
         if not 32 <= s <= 4096:
