@@ -68,7 +68,11 @@ def probe(size: int, n: int = 3) -> Tensor: # (n, 3, size, size) in [0, 1]
 
 def specialist(method: nn.Module, size: int # of images, in pixels
               ) -> Specialist|None:         # None: the method has no such branch, or it is more than one network
-    "The U-Net of a method, in evaluation mode."
+    """The U-Net of a method, in evaluation mode.
+
+    `method`: trained. `size`: side of the images, in pixels. None: the method has no such branch, or it is more than
+    one network.
+    """
     unet, x = method.unet, probe(size)
     if not isinstance(unet, SegmentationNet): return None
     unet = copy.deepcopy(unet).cpu().eval().to(memory_format=torch.contiguous_format)
