@@ -149,7 +149,8 @@ def augment(images: torch.Tensor,   # (B, 3, H, W) float32 in [0, 1]
     u = draw(n, generator) if draws is None else draws
     with torch.autocast(device.type, enabled=False):                 # coordinates in bfloat16 would be off by a pixel
         flips = (u['flip'] < view.flip).to(device)
-        if view.flip: images, masks = flip(images, flips), flip(masks, flips)
+        if view.flip:
+            images, masks = flip(images, flips), flip(masks, flips)
         valid = torch.ones_like(masks, dtype=torch.bool)
         rows = ((u['affine'][:, 0] < view.affine) | (u['bend'][:, 0] < view.bend)).nonzero()[:, 0]
         if geometric and len(rows):
@@ -157,12 +158,15 @@ def augment(images: torch.Tensor,   # (B, 3, H, W) float32 in [0, 1]
             rows = rows.to(device)
             parts = warp(images[rows], masks[rows], xy)
             images, masks, valid = (old.index_copy(0, rows, new) for old, new in zip((images, masks, valid), parts))
-        if view.light: images = relight(images, u['light'].to(device), view.light)
+        if view.light:
+            images = relight(images, u['light'].to(device), view.light)
         if view.cut:
             holes = cut_holes(u['cut'].to(device), view, h, w)
             images = images.masked_fill(holes[:, None], 0.)
-            if cutout == 'ignore': masks, valid = masks.masked_fill(holes, IGNORE), valid & ~holes
-            else: masks = masks.masked_fill(holes & (masks != IGNORE), 0)
+            if cutout == 'ignore':
+                masks, valid = masks.masked_fill(holes, IGNORE), valid & ~holes
+            else:
+                masks = masks.masked_fill(holes & (masks != IGNORE), 0)
     return images, masks, valid, flips
 
 # %% ../nbs/03_augment.ipynb #30adcb48

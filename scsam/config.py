@@ -48,17 +48,21 @@ def _coerce(f: dataclasses.Field, value):
     kind = type(f.default)
     wrong = ScsamError(f'recipe: {f.name}={value!r} is not of type {kind.__name__}')
     if kind is bool:
-        if isinstance(value, str): value = _WORDS.get(value.lower())
+        if isinstance(value, str):
+            value = _WORDS.get(value.lower())
         if not isinstance(value, bool): raise wrong
         return value
     if kind is tuple:
-        if isinstance(value, str): value = [v.strip() for v in value.split(',') if v.strip() not in ('', 'none')]
+        if isinstance(value, str):
+            value = [v.strip() for v in value.split(',') if v.strip() not in ('', 'none')]
         if not isinstance(value, (list, tuple)): raise wrong
         return tuple(value)
     if kind in (int, float):
         if isinstance(value, bool): raise wrong
-        try: number = float(value)
-        except (TypeError, ValueError): raise wrong from None
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            raise wrong from None
         if not math.isfinite(number) or (kind is int and number != int(number)): raise wrong
         return kind(number)
     return f.metadata['renamed'].get(str(value), str(value))
@@ -286,14 +290,19 @@ def seed_step(seed: int, step: int):
 def cache_dir() -> Path: # made on first use by whoever writes there
     "`$SCSAM_CACHE`, else the platform's cache directory."
     if os.environ.get('SCSAM_CACHE'): return Path(os.environ['SCSAM_CACHE']).expanduser()
-    if sys.platform == 'win32': base = os.environ.get('LOCALAPPDATA') or '~/AppData/Local'
-    elif sys.platform == 'darwin': base = '~/Library/Caches'
-    else: base = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
+    if sys.platform == 'win32':
+        base = os.environ.get('LOCALAPPDATA') or '~/AppData/Local'
+    elif sys.platform == 'darwin':
+        base = '~/Library/Caches'
+    else:
+        base = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
     return Path(base).expanduser()/'scsam'
 
 
 def find_data(name: str = '') -> Path|None: # a folder of the development data such as 'polyp'; None where there is none
     "`$SCSAM_DATA/name`, else `../shared/data/name` beside the project that the working directory is in."
-    if os.environ.get('SCSAM_DATA'): roots = [Path(os.environ['SCSAM_DATA'])]
-    else: roots = [p.parent/'shared'/'data' for p in [Path.cwd(), *Path.cwd().parents] if (p/'settings.ini').exists()]
+    if os.environ.get('SCSAM_DATA'):
+        roots = [Path(os.environ['SCSAM_DATA'])]
+    else:
+        roots = [p.parent/'shared'/'data' for p in [Path.cwd(), *Path.cwd().parents] if (p/'settings.ini').exists()]
     return next((r/name for r in roots if (r/name).is_dir()), None)

@@ -30,7 +30,8 @@ def drop_channels(features: Tensor,          # (B, C, h, w)
 # %% ../nbs/21_cotrain.ipynb #d21bc9d5
 def asked_by(probs: Tensor, recipe: Recipe, seeds=None) -> dict: # as of `make_prompts`, points in pixels
     "The prompts that these probabilities lead to."
-    if seeds is not None: seeds = torch.as_tensor(seeds, device=probs.device)
+    if seeds is not None:
+        seeds = torch.as_tensor(seeds, device=probs.device)
     return make_prompts(probs, recipe.replace(point_encoding='image'), seeds=seeds)
 
 # %% ../nbs/21_cotrain.ipynb #298e6adc
@@ -67,7 +68,8 @@ class Prompted(Method):
     def predict(self, images: Tensor, embeddings=None, seeds=None
                 ) -> dict[str, Tensor]:  # each (B, K, H, W), summing to 1 over K
         "Class probabilities of both branches and of their mean; `seeds` (B integers) fix each image's own prompts."
-        if seeds is not None: seeds = torch.as_tensor(seeds, device=images.device)
+        if seeds is not None:
+            seeds = torch.as_tensor(seeds, device=images.device)
         u = self.unet(images).float().softmax(1)
         s = self.ask(images, self.prompter(images, u), embeddings, seeds=seeds).float().softmax(1)
         return {'unet': u, 'sam': s, 'mean': (u + s) / 2}
@@ -102,7 +104,8 @@ class ScSam(Prompted):
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor]: # 'loss' is the sum of all other parts
         "One step of SC-SAM."
         r, n, images = self.recipe, batch.n_labeled, batch.images
-        if self.teacher: self.teacher.update(self.unet, step)
+        if self.teacher:
+            self.teacher.update(self.unet, step)
         u = self.unet(images)
         p = (self.teacher(images) if self.teacher else u).softmax(1).detach()
         s = self.ask(images, p, batch.embeddings, batch.flips)
@@ -110,7 +113,8 @@ class ScSam(Prompted):
         if len(u) > n and self.needs_unlabeled:
             (from_unet, a), (from_sam, b) = self.labels(p[n:], s[n:].softmax(1).detach(), batch.valid[n:])
             parts['sam_from_unet'] = r.unet_to_sam * self.ramp(step) * a * ce_dice(s[n:], from_unet)
-            if self.view: strong, from_sam, *_ = augment(images[n:], from_sam, r.augment, cutout=r.cutout)
+            if self.view:
+                strong, from_sam, *_ = augment(images[n:], from_sam, r.augment, cutout=r.cutout)
             parts['unet_from_sam'] = r.sam_to_unet * b * ce_dice(self.unet(strong) if self.view else u[n:], from_sam)
             parts['entropy'] = r.entropy * entropy(u)
         return total(parts)

@@ -90,7 +90,8 @@ def entropy_map(logits=None,      # (B, K, ...) …
     if probs is None:
         logp = _full(logits).log_softmax(1)
         h = -(logp.exp()*logp).sum(1)
-    else: h = torch.special.entr(_full(probs)).sum(1)
+    else:
+        h = torch.special.entr(_full(probs)).sum(1)
     return h/math.log((logits if probs is None else probs).shape[1])
 
 
@@ -122,9 +123,12 @@ def pseudo_label(probs: torch.Tensor,   # (B, K, H, W), rows sum to 1
     if kind not in PSEUDO: raise ScsamError(f'unknown kind of pseudo-label {kind!r}{nearest(kind, PSEUDO)}')
     probs = probs.detach()
     if kind == 'soft': return probs if valid is None else probs*valid[:, None]
-    if kind == 'hard' and probs.shape[1] == 2: label = (probs[:, 1] > probs[:, 0]).long()
-    else: top, label = probs.max(1)
-    if kind == 'confident': label = label.masked_fill(top < confidence, IGNORE)
+    if kind == 'hard' and probs.shape[1] == 2:
+        label = (probs[:, 1] > probs[:, 0]).long()
+    else:
+        top, label = probs.max(1)
+    if kind == 'confident':
+        label = label.masked_fill(top < confidence, IGNORE)
     return label if valid is None else label.masked_fill(~valid, IGNORE)
 
 # %% ../nbs/20_losses.ipynb #bfff594b

@@ -157,21 +157,25 @@ def register(name: str): # a value of `--method`
         if there.__qualname__ != cls.__qualname__ or (places[0] != places[1] and '__main__' not in places):
             raise ScsamError(f'method {name!r} exists already ({places[0]}.{there.__qualname__}); choose another name')
         cls.name = name
-        if places[0] in ('__main__', places[1]): METHODS[name] = cls
+        if places[0] in ('__main__', places[1]):
+            METHODS[name] = cls
         return cls
     return put
 
 
 def methods() -> dict[str, type]: # name -> class, scsam's own first
     "All methods that are known here: scsam's, those of installed packages, and those registered by hand."
-    for room in ROOMS: importlib.import_module(f'scsam.{room}')
-    for point in importlib.metadata.entry_points(group='scsam.methods'): point.load()
+    for room in ROOMS:
+        importlib.import_module(f'scsam.{room}')
+    for point in importlib.metadata.entry_points(group='scsam.methods'):
+        point.load()
     return METHODS
 
 
 def find_method(name: str) -> type: # subclass of `Method`
     "The class that a recipe's `method` names."
-    if name not in METHODS: methods()
+    if name not in METHODS:
+        methods()
     if name in METHODS: return METHODS[name]
     raise ScsamError(f"unknown method {name!r}{nearest(name, METHODS)}. A method of your own must be registered first: "
                      "scsam train --plugin FILE, or `load_plugin(FILE)`")
@@ -184,7 +188,8 @@ def build(recipe: Recipe) -> Method:
         torch.manual_seed(mix(recipe.seed, 'weights'))
         method = cls.build(cls.effective(recipe))
     for m in method.modules():
-        if isinstance(m, SegmentationNet): m.to(memory_format=torch.channels_last) # a fifth less time on a CPU
+        if isinstance(m, SegmentationNet):
+            m.to(memory_format=torch.channels_last)  # a fifth less time on a CPU
     return method
 
 
@@ -218,22 +223,28 @@ def load_plugin(path: str|Path # a Python file with `@register('name')` before a
     digest = file_sha256(path)
     spec = importlib.util.spec_from_file_location(f'scsam_plugin_{digest[:12]}', path)
     before = {n: METHODS.pop(n) for n in PLUGINS}            # a plugin may replace what an earlier one registered
-    try: spec.loader.exec_module(importlib.util.module_from_spec(spec))
-    except ScsamError: raise
-    except Exception as e: raise ScsamError(f'{path} cannot be run: {type(e).__name__}: {e}') from e
+    try:
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    except ScsamError:
+        raise
+    except Exception as e:
+        raise ScsamError(f'{path} cannot be run: {type(e).__name__}: {e}') from e
     finally:
         names = [n for n, cls in METHODS.items() if cls.__module__ == spec.name]
-        for n, cls in before.items(): METHODS.setdefault(n, cls)
+        for n, cls in before.items():
+            METHODS.setdefault(n, cls)
     if not names: raise ScsamError(f"{path} registers no method; put @register('name') before its class")
     PLUGINS.update(dict.fromkeys(names, path))
     _LOADED.add(digest)
     _trust(digest)
     return names
 
-
+# %% ../nbs/20a_method.ipynb #d16ad801
 def _trusted() -> set: # hashes of the plugins that were loaded by hand on this computer
-    try: return set((cache_dir()/'plugins.txt').read_text('utf-8').split())
-    except (OSError, UnicodeDecodeError): return set()
+    try:
+        return set((cache_dir()/'plugins.txt').read_text('utf-8').split())
+    except (OSError, UnicodeDecodeError):
+        return set()
 
 
 def _trust(digest: str):
@@ -255,7 +266,8 @@ def average_in(old: dict, new: dict, # name -> tensor; `old` is changed
                decay: float):        # α
     "One step of the exponential moving average, of weights and statistics; what is no number with a point is copied."
     share = max(1/(step + 1), 1 - decay)
-    for k, v in old.items(): v.lerp_(new[k], share) if v.is_floating_point() else v.copy_(new[k])
+    for k, v in old.items():
+        v.lerp_(new[k], share) if v.is_floating_point() else v.copy_(new[k])
 
 
 class EMA(nn.Module):
@@ -275,9 +287,11 @@ class EMA(nn.Module):
     def forward(self, images, measure: bool = True): # False: batch norm does not take these for what images look like
         norms = [] if measure else [m for m in self.net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         usual = [m.momentum for m in norms]
-        for m in norms: m.momentum = 0.
+        for m in norms:
+            m.momentum = 0.
         out = self.net(images)
-        for m, momentum in zip(norms, usual): m.momentum = momentum
+        for m, momentum in zip(norms, usual):
+            m.momentum = momentum
         return out
 
 # %% ../nbs/20a_method.ipynb #77a43059
@@ -286,10 +300,13 @@ def evaluating(module: nn.Module):
     "No gradients and `eval` mode inside; afterwards every part is in the mode in which it was."
     modes = [(m, m.training) for m in module.modules()]
     try:
-        for m, _ in modes: m.training = False
-        with torch.no_grad(): yield
+        for m, _ in modes:
+            m.training = False
+        with torch.no_grad():
+            yield
     finally:
-        for m, mode in modes: m.training = mode
+        for m, mode in modes:
+            m.training = mode
 
 
 def predict_batch(method: Method,
@@ -302,8 +319,10 @@ def predict_batch(method: Method,
     first = next(method.parameters(), None)
     device = device or (first.device if first is not None else 'cpu')
     images = to_float(pixels, device)
-    if embeddings is not None: embeddings = torch.as_tensor(embeddings).to(device)
-    with evaluating(method): return images, method.predict(images, embeddings=embeddings, seeds=[mix(i) for i in ids])
+    if embeddings is not None:
+        embeddings = torch.as_tensor(embeddings).to(device)
+    with evaluating(method):
+        return images, method.predict(images, embeddings=embeddings, seeds=[mix(i) for i in ids])
 
 
 def predict_arrays(method: Method, arrays, # `scsam.data.Arrays`

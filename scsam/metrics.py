@@ -34,7 +34,8 @@ def _masks(pred, truth):
 def _spacing(spacing, ndim: int) -> list: # mm per pixel along each axis
     "`spacing` as a list of `ndim` positive numbers; None means pixels."
     spacing = [1.] * ndim if spacing is None else [float(s) for s in np.ravel(spacing)]
-    if len(spacing) == 1: spacing = spacing * ndim
+    if len(spacing) == 1:
+        spacing = spacing * ndim
     if len(spacing) != ndim or not all(np.isfinite(s) and s > 0 for s in spacing):
         raise ScsamError(f'metrics: spacing {spacing} does not fit a mask with {ndim} dimensions; '
                          'give one positive number per axis')
@@ -168,7 +169,8 @@ def score_classes(pred,                   # label map (H, W) or (D, H, W) with 0
     for m in metrics:
         if m not in METRICS: raise ScsamError(f'unknown metric {m!r}{nearest(m, METRICS)}')
     pred, truth = np.asarray(pred), np.asarray(truth)
-    if pred.shape != truth.shape: _masks(pred == 1, truth == 1) # raises
+    if pred.shape != truth.shape:
+        _masks(pred == 1, truth == 1)  # raises
     known = truth != 255 if truth.dtype != bool else np.ones(truth.shape, bool)
     _check_labels(pred, truth, known, num_classes)
     masks = {c: ((pred == c) & known, (truth == c) & known) for c in range(1, num_classes)}

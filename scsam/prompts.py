@@ -33,12 +33,15 @@ def regions(mask_or_prob: Tensor # bool or probability (B, H, W), or of classes 
            ) -> tuple[Tensor, Tensor]: # bool, and confidence in it in [0, 1], both (B, C, H, W); C = 1 or K - 1
     "Where each foreground class is predicted, and the confidence in that: inside of the class, outside of its absence."
     x = mask_or_prob
-    if x.ndim == 3: x = x[:, None].float(); region = x > .5
+    if x.ndim == 3:
+        x = x[:, None].float()
+        region = x > .5
     elif x.ndim == 4 and x.shape[1] > 1:
         classes = torch.arange(1, x.shape[1], device=x.device)[:, None, None]
         region = x[:, 1:] > x[:, :1] if x.shape[1] == 2 else x.argmax(1, keepdim=True) == classes
         x = x[:, 1:]
-    else: raise ScsamError(f'prompts need a mask (B, H, W) or class probabilities (B, K>1, H, W), not {tuple(x.shape)}')
+    else:
+        raise ScsamError(f'prompts need a mask (B, H, W) or class probabilities (B, K>1, H, W), not {tuple(x.shape)}')
     return region, torch.where(region, x, 1 - x)
 
 # %% ../nbs/13_prompts.ipynb #3e0f07cb
@@ -90,7 +93,8 @@ def _farthest(region: Tensor, n: int) -> tuple[Tensor, Tensor]:
         # the largest new component first; inside it an inner pixel, the farthest one
         score = (new * (2 + size / (H*W)) + inner) * far * 4 + dist
         value, i = score.masked_fill(~inside, -1.).max(1)
-        picks.append(i); real.append(value >= 0)
+        picks.append(i)
+        real.append(value >= 0)
         step = (xy - xy[i][:, None]).norm(dim=-1)
         dist = step if k == 0 else torch.minimum(dist, step)
         new = new * (label != label.gather(1, i[:, None]))
@@ -113,8 +117,10 @@ def sample_points(mask_or_prob: Tensor,     # (B, H, W) mask or probability, or 
     B, C, H, W = region.shape
     n_pos, n_neg = min(n_pos, H*W), min(n_neg, H*W)
     region, sure = region.flatten(0, 1), sure.flatten(0, 1)
-    if seeds is None: noise = torch.rand(B*C, H*W, generator=generator, device=region.device)
-    else: noise = seeded_noise(seeds.to(region.device), C*H*W).reshape(B*C, H*W)
+    if seeds is None:
+        noise = torch.rand(B*C, H*W, generator=generator, device=region.device)
+    else:
+        noise = seeded_noise(seeds.to(region.device), C*H*W).reshape(B*C, H*W)
     index, real = zip(_pick(region, sure, n_pos, strategy, noise), _pick(~region, sure, n_neg, strategy, noise))
     index, real = torch.cat(index, 1), torch.cat(real, 1)
     kind = torch.tensor([1]*n_pos + [0]*n_neg, device=region.device)
@@ -165,7 +171,8 @@ class BoxTokens(nn.Module):
         self.look = nn.Sequential(nn.Conv2d(embed_dim, hidden, 3, stride=2, padding=1), nn.GELU(),
                                   nn.Conv2d(hidden, hidden, 3, stride=2, padding=1), nn.GELU())
         self.tell = nn.Linear(hidden, classes * 2 * prompt_dim)
-        nn.init.zeros_(self.tell.weight); nn.init.zeros_(self.tell.bias)
+        nn.init.zeros_(self.tell.weight)
+        nn.init.zeros_(self.tell.bias)
 
     def forward(self, embeddings: Tensor) -> Tensor: # (B, C, h, w) -> (B, classes, 2, prompt_dim)
         x = self.look(embeddings).mean((2, 3))
@@ -182,10 +189,13 @@ def make_prompts(probs: Tensor,             # (B, K, H, W) the U-Net's class pro
     out = {}
     if 'points' in recipe.prompts and recipe.n_pos + recipe.n_neg:
         xy, labels = sample_points(probs, recipe.n_pos, recipe.n_neg, recipe.strategy, generator, seeds)
-        if recipe.point_encoding == 'released': xy = released_points(xy, probs.shape[-2:])
+        if recipe.point_encoding == 'released':
+            xy = released_points(xy, probs.shape[-2:])
         out['points'] = (xy, labels)
-    if 'box' in recipe.prompts: out['boxes'] = mask_box(probs)
-    if 'mask' in recipe.prompts: out['masks'] = mask_prompt(probs)
+    if 'box' in recipe.prompts:
+        out['boxes'] = mask_box(probs)
+    if 'mask' in recipe.prompts:
+        out['masks'] = mask_prompt(probs)
     return out
 
 # %% ../nbs/13_prompts.ipynb #7aea57e1

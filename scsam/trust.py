@@ -46,7 +46,8 @@ def signals(run: Run, cases,
         pair = [b for b in maps if b != 'mean'][:2]
         for j, case in enumerate(some):
             mask, out = maps[branch][j], {}
-            if len(pair) == 2: out['agreement'] = _foreground_dice(*(maps[b][j] for b in pair), k)
+            if len(pair) == 2:
+                out['agreement'] = _foreground_dice(*(maps[b][j] for b in pair), k)
             out['consistency'] = _foreground_dice(mask, mirrored[j], k)
             out['confidence'] = float((top[j][mask > 0] if (mask > 0).any() else top[j]).mean())
             yield case, mask, {**out, 'area': float((mask > 0).mean())}
@@ -101,7 +102,7 @@ class Expected:
             raise ScsamError(f'{path} is damaged: its knots are no rising curve; remove it, and it is made anew')
         return cls(**{k: v for k, v in d.items() if k != 'format'})
 
-
+# %% ../nbs/43_trust.ipynb #300bbe86
 def calibrate(ids, x, y,          # of validation images: names, signals, Dice
               branch: str, step: int, level: float = .9) -> Expected:
     "Fit on one half of the images, measure the margin on the other; the halves depend on the names only."
@@ -162,6 +163,8 @@ def write_csv(rows: list, path: str|Path) -> Path:
     text = io.StringIO()
     out = csv.DictWriter(text, list(dict.fromkeys(k for r in rows for k in r)))
     out.writeheader()
-    for r in rows: out.writerow({k: csv_text(v) if isinstance(v, str) else v for k, v in r.items()})
-    with atomic(path) as tmp: tmp.write_text(text.getvalue(), encoding='utf-8')
+    for r in rows:
+        out.writerow({k: csv_text(v) if isinstance(v, str) else v for k, v in r.items()})
+    with atomic(path) as tmp:
+        tmp.write_text(text.getvalue(), encoding='utf-8')
     return Path(path)

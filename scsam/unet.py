@@ -145,22 +145,27 @@ def timm_unet(encoder_name: str,        # a model of timm, such as 'resnet18'; '
     if not timm.is_model(encoder_name.split('.')[0]) or ':' in encoder_name:
         raise ScsamError(f'unknown U-Net encoder {encoder_name!r}{_nearest_encoder(encoder_name)}')
     hub = weights == 'imagenet' and encoder_name not in ENCODERS
-    try: encoder = timm.create_model(encoder_name, features_only=True)
+    try:
+        encoder = timm.create_model(encoder_name, features_only=True)
     except Exception as e:
         raise ScsamError(f'timm cannot build {encoder_name!r} as an encoder: {e}; '
                          'choose another, such as resnet18') from e
-    if hub: encoder = _from_hub(encoder_name)
+    if hub:
+        encoder = _from_hub(encoder_name)
     _check_pyramid(encoder, encoder_name)
     for m in encoder.modules():
-        if isinstance(m, nn.BatchNorm2d): m.momentum = .1
+        if isinstance(m, nn.BatchNorm2d):
+            m.momentum = .1
     net = TimmUNet(encoder, num_classes)
-    if weights and not hub: net.sha256 = load_encoder(encoder, encoder_name, '' if weights == 'imagenet' else weights)
+    if weights and not hub:
+        net.sha256 = load_encoder(encoder, encoder_name, '' if weights == 'imagenet' else weights)
     return net
 
 
 def _from_hub(name: str) -> nn.Module:
     "The encoder with the weights that timm's hub has for it."
-    try: return timm.create_model(name, features_only=True, pretrained=True)
+    try:
+        return timm.create_model(name, features_only=True, pretrained=True)
     except Exception as e:
         raise ScsamError(f"no pretrained weights for {name!r}: {type(e).__name__}: {str(e)[:200]}; they are downloaded "
                          "once, which needs the network and a name that has weights. Weights without a download: "
@@ -181,9 +186,12 @@ def _check_pyramid(encoder: nn.Module, name: str):
     ratios = set(encoder.feature_info.reduction())
     training = encoder.training
     try:
-        with torch.no_grad(): got = [tuple(f.shape[1:3]) for f in encoder.eval()(torch.zeros(1, 3, size, size))]
-        if got != wanted: problem = f'features of shape {got} instead of {wanted}'
-    except Exception as e: problem = str(e)
+        with torch.no_grad():
+            got = [tuple(f.shape[1:3]) for f in encoder.eval()(torch.zeros(1, 3, size, size))]
+        if got != wanted:
+            problem = f'features of shape {got} instead of {wanted}'
+    except Exception as e:
+        problem = str(e)
     if len(ratios) < 2 or any(r & (r - 1) for r in ratios):
         problem = f'features at 1/{sorted(ratios)} of the image only'
     encoder.train(training)

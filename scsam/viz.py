@@ -41,11 +41,14 @@ def to_rgb(image # (H, W), (H, W, 3) or (3, H, W); bytes, bool, or floats in 0..
           ) -> np.ndarray: # (H, W, 3) uint8, a copy
     "Any image as RGB bytes."
     x = _array(image)
-    if x.ndim == 3 and x.shape[0] in (1, 3) and x.shape[2] not in (1, 3): x = x.transpose(1, 2, 0)
-    if x.ndim == 2: x = x[..., None]
+    if x.ndim == 3 and x.shape[0] in (1, 3) and x.shape[2] not in (1, 3):
+        x = x.transpose(1, 2, 0)
+    if x.ndim == 2:
+        x = x[..., None]
     if x.ndim != 3 or x.shape[2] not in (1, 3):
         raise ScsamError(f'viz: an image of shape {x.shape} cannot be shown; give (H, W), (H, W, 3) or (3, H, W)')
-    if x.dtype != np.uint8: x = np.round(255 * np.clip(x.astype(float), 0, 1)).astype(np.uint8)
+    if x.dtype != np.uint8:
+        x = np.round(255 * np.clip(x.astype(float), 0, 1)).astype(np.uint8)
     return np.repeat(x, 3, 2) if x.shape[2] == 1 else x.copy()
 
 # %% ../nbs/06_viz.ipynb #0f3a5dab
@@ -74,8 +77,10 @@ def overlay(image,               # anything `to_rgb` takes
         if c in (0, 255): continue
         colour, region = rgb(colours[(int(c) - 1) % len(colours)]), mask == c
         tinted = np.round((1 - alpha)*np.arange(256)[:, None] + alpha*colour).astype(np.uint8) # (256, 3): grey levels
-        for k in range(3): out[region, k] = tinted[out[region, k], k]
-        if contour: out[edges(region, max(1, round(min(mask.shape) / 150)))] = colour
+        for k in range(3):
+            out[region, k] = tinted[out[region, k], k]
+        if contour:
+            out[edges(region, max(1, round(min(mask.shape) / 150)))] = colour
     return out
 
 # %% ../nbs/06_viz.ipynb #19896b53
@@ -93,10 +98,14 @@ def show_grid(rows: list,      # of cases, each a list of images (anything `to_r
     fig, axs = plt.subplots(len(rows), n, figsize=(size*n, size*height + 0.25), squeeze=False, layout='constrained')
     for i, row in enumerate(rows):
         for j, ax in enumerate(axs[i]):
-            ax.set(xticks=[], yticks=[]); ax.set_frame_on(False)
-            if j < len(row) and row[j] is not None: ax.imshow(row[j], interpolation='nearest')
-            if i == 0 and j < len(titles): ax.set_title(titles[j], fontsize=9)
-        if i < len(labels): axs[i, 0].set_ylabel(labels[i], fontsize=8)
+            ax.set(xticks=[], yticks=[])
+            ax.set_frame_on(False)
+            if j < len(row) and row[j] is not None:
+                ax.imshow(row[j], interpolation='nearest')
+            if i == 0 and j < len(titles):
+                ax.set_title(titles[j], fontsize=9)
+        if i < len(labels):
+            axs[i, 0].set_ylabel(labels[i], fontsize=8)
     plt.close(fig)                                             # shown where it is returned to, not twice
     return fig
 
@@ -196,7 +205,8 @@ def curves(history: list,              # of rows: dicts of numbers, each with `x
             colour = own or CLASSES[i % len(CLASSES)]
             style = dict(ls=('-', '--', ':', '-.')[i % 4], marker='o' if len(at) < 15 else None, ms=3, lw=1.5)
             ax.plot(at, values, color=colour, label=k, **style)
-        ax.set(xlabel=x, title=title); ax.legend(frameon=False, fontsize=8)
+        ax.set(xlabel=x, title=title)
+        ax.legend(frameon=False, fontsize=8)
         ax.spines[['top', 'right']].set_visible(False)
     plt.close(fig)
     return fig
@@ -246,7 +256,8 @@ def difference_bars(panels: dict,       # {title: {label: difference}}; the labe
             if not d: continue
             y, each = labels.index(label), [factor*v for v in d.by_seed.values()]
             ax.barh(y, factor*d.mean, color='#555555' if d.clear else '#CCCCCC')
-            if d.low is not None: ax.plot([factor*d.low, factor*d.high], [y, y], c='k', lw=1)
+            if d.low is not None:
+                ax.plot([factor*d.low, factor*d.high], [y, y], c='k', lw=1)
             ax.plot(each, [y]*len(each), 'o', c='w', mec='k', ms=4)
         ax.axvline(0, c='k', lw=.8)
         ax.set(title=title, xlabel=xlabel)
@@ -267,7 +278,8 @@ def silhouette(truth, pred,            # (H, W) label maps or bool
     out = np.full((*truth.shape, 3), 255, np.uint8)
     out[(truth != 0) & (truth != 255)] = 205
     width = width or max(1, round(min(truth.shape) / 60))
-    for c in np.unique(pred[pred != 0]): out[edges(pred == c, width)] = rgb(colour)
+    for c in np.unique(pred[pred != 0]):
+        out[edges(pred == c, width)] = rgb(colour)
     return out
 
 # %% ../nbs/06_viz.ipynb #85aad4e4
@@ -282,6 +294,8 @@ def save(image,          # a figure, or anything `to_rgb` takes
         raise ScsamError(f'{path}: cannot write this kind of figure; use one of {", ".join(known)}')
     with atomic(path) as tmp:
         kind = path.suffix[1:].lower()
-        if isinstance(image, Figure): image.savefig(tmp, dpi=dpi, format=kind, bbox_inches='tight')
-        else: Image.fromarray(to_rgb(image)).save(tmp, format='JPEG' if kind == 'jpg' else 'PNG')
+        if isinstance(image, Figure):
+            image.savefig(tmp, dpi=dpi, format=kind, bbox_inches='tight')
+        else:
+            Image.fromarray(to_rgb(image)).save(tmp, format='JPEG' if kind == 'jpg' else 'PNG')
     return path
