@@ -102,7 +102,7 @@ def test_an_exported_cell_holds_one_definition_or_fits_a_screen():
 
 
 def test_help_tells_what_arguments_with_units_or_shapes_are():
-    "Comments at arguments (docments) are not seen by `help`; where they name a shape or a unit, the docstring does too."
+    "`help` does not show comments at arguments: where they name a shape or a unit, the docstring does, too."
     import ast
     import tokenize
 
