@@ -148,16 +148,19 @@ def make_plan(data: Dataset, k: int = 5, methods: tuple = (), hours: float|None 
     plan.seconds = {m: s for m, (s, _) in each.items()}
     plan.predicting = 1.5*max(one for _, one in each.values())*sum(not c.has_mask for c in data)
     plan.why = why + [('methods', ', '.join(names), reason)]
-    _cut(plan, f'{len(masks)} masks of {n} patients')
+    _cut(plan, f'{len(masks)} masks of {n} patients', () if methods else names[:-1])
     return plan
 
 
-def _cut(plan: Plan, about: str):
-    "Fewer folds, then fewer steps, until the plan fits into its hours."
+def _cut(plan: Plan, about: str, spare: tuple):
+    "Fewer folds, then without the methods that can be spared, then fewer steps, until the plan fits into its hours."
     whole, allowed = plan.total, 3600*(plan.hours or float('inf'))
     while plan.total > allowed and plan.folds > FEWEST['folds']: plan.folds -= 1
     fits = f'; with more it would take {whole/3600:.1f} hours, {plan.hours:g} are allowed' if plan.total < whole else ''
     plan.why.append(('folds', plan.folds, about + fits))
+    dropped = [m for m in spare if plan.total > allowed and (plan.recipes.pop(m), plan.seconds.pop(m))]
+    if dropped:
+        plan.why.append(('methods, cut', ', '.join(plan.recipes), f'no time for {", ".join(dropped)} beside it'))
     if plan.total <= allowed: return
     steps = max(r.steps for r in plan.recipes.values())
     share = min(1., max(min(1., FEWEST['steps']/steps), (allowed - plan.predicting)/(plan.total - plan.predicting)))

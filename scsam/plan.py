@@ -74,8 +74,10 @@ def _memory(row: str) -> float: # megabytes on a GPU; 0 = not known
 def _weights(r: Recipe) -> list: # of (name, licence)
     "What a run starts from."
     uses, out = find_method(r.method).uses, []
-    if 'sam' in uses: out.append((SAMS[r.sam].name, SAMS[r.sam].licence))
-    if 'unet' in uses and r.unet in ENCODERS: out.append((r.unet, ENCODERS[r.unet].licence))
+    if 'sam' in uses:
+        out.append((SAMS[r.sam].name, SAMS[r.sam].licence))
+    if 'unet' in uses and r.unet in ENCODERS:
+        out.append((r.unet, ENCODERS[r.unet].licence))
     return out
 
 
@@ -134,7 +136,8 @@ def plan(names: str|list,    # of experiments, a list or with commas between
     names = [n.strip() for n in names.split(',')] if isinstance(names, str) else list(names)
     device, out, hours, n_runs = device or Device.here(), [], 0., 0
     queues = {n: experiment_queue(n, 'full') for n in names}
-    if only: queues = {n: {k: q[k] for k in chosen(q, only)} for n, q in queues.items()}
+    if only:
+        queues = {n: {k: q[k] for k in chosen(q, only)} for n, q in queues.items()}
     for n, q in queues.items():
         out += [f'{n}, data: {_data(n, data)}', *plan_lines(n, q, device, Path(results))]
         mine = sum(device.hours(_row(k), r.steps) for k, r in q.items())
@@ -152,6 +155,8 @@ def plan(names: str|list,    # of experiments, a list or with commas between
 
 def _data(name: str, path) -> str:
     "The data and its number of cases, or that it is not here."
-    try: d = EXPERIMENTS[name].data('full', path)[0]
-    except ScsamError: return 'not here'
+    try:
+        d = EXPERIMENTS[name].data('full', path)[0]
+    except ScsamError:
+        return 'not here'
     return f'{d.root}, {len(d)} images or slices'

@@ -35,6 +35,7 @@ class Checkpoint:
     saw_similar_data: str = 'no' # 'likely' or 'no': has it met public polyp or prostate sets?
     page: str = ''        # where its authors describe it
 
+# %% ../nbs/09_weights.ipynb #7a352b4f
 _FAIR, _SA1B = 'https://dl.fbaipublicfiles.com/segment_anything/', 'SA-1B: 11 M photographs, 1.1 G masks'
 _SAM, _MEDSAM = 'https://github.com/facebookresearch/segment-anything', 'https://github.com/bowang-lab/MedSAM'
 _MEDICAL = 'public medical sets of many modalities, endoscopy and prostate MRI among them; boxes as prompts'
@@ -91,8 +92,15 @@ def download(url: str,               # where from
              timeout: float = 30,    # seconds without a byte before giving up
              size: int = 0           # expected bytes; 0 = what the server says
             ) -> str:                # its sha256
-    "Fetch `url` to `path`: resumed where it was cut, verified, then renamed. Never half a file under the final name."
-    path = Path(path); part = path.with_name(path.name + '.part')
+    """Fetch `url` to `path`: resumed where it was cut, verified, then renamed. Never half a file under the final name.
+
+    `url`: where from. `path`: the final name. `sha256`: 64 hex digits that are expected; '' = any.
+    `progress`: show a bar. `timeout`: seconds without a byte before giving up.
+    `size`: expected bytes; 0 = what the server says. Returns the file's sha256. What cannot be fetched, or has another
+    hash, is a `ScsamError`.
+    """
+    path = Path(path)
+    part = path.with_name(path.name + '.part')
     say = lambda: progress and print(f'waiting for another process that downloads {path.name}', flush=True)
     by_hand = f'fetch {url} by hand and put it at {path}'
     try:
@@ -101,7 +109,9 @@ def download(url: str,               # where from
             _fetch(url, part, progress, timeout, bool(sha256))
             got, there = file_sha256(part), part.stat().st_size
             _tag(part).unlink(missing_ok=True)
-            if got == sha256 or not sha256 and size in (0, there): os.replace(part, path); return got
+            if got == sha256 or not sha256 and size in (0, there):
+                os.replace(part, path)
+                return got
             part.unlink()
     except urllib.error.HTTPError as e:
         raise ScsamError(f'cannot download {path.name}: {url} answers {e.code} {e.reason}; {by_hand}') from None
@@ -125,8 +135,10 @@ def download(url: str,               # where from
 def _tag(part: Path) -> Path: return part.with_name(part.name + '.tag') # which version of the file a part is of
 
 def _one_line(path: Path) -> str: # of a note; '' where it is absent or damaged
-    try: text = path.read_text('utf-8').strip()
-    except (OSError, UnicodeDecodeError): return ''
+    try:
+        text = path.read_text('utf-8').strip()
+    except (OSError, UnicodeDecodeError):
+        return ''
     return text if text.isascii() and text.isprintable() else ''
 
 
@@ -142,28 +154,35 @@ def _fetch(url, part, progress, timeout, hashed: bool):
         if e.code != 416 or not have: raise
         whole = re.search(r'/(\d+)$', e.headers.get('Content-Range') or '')
         if hashed or whole and int(whole[1]) == have: return # whole already (or too long, which its hash will show)
-        part.unlink(); return _fetch(url, part, progress, timeout, hashed)
+        part.unlink()
+        return _fetch(url, part, progress, timeout, hashed)
     with reply:
         place = re.fullmatch(r'bytes (\d+)-\d+/(\d+|\*)', reply.headers.get('Content-Range') or '')
         if reply.status == 206 and (int(place[1]) != have if place else not hashed): # another piece than was asked for
-            part.unlink(); return _fetch(url, part, progress, timeout, hashed)
-        if reply.status != 206: have = 0 # the server sends it from the beginning
+            part.unlink()
+            return _fetch(url, part, progress, timeout, hashed)
+        if reply.status != 206:
+            have = 0  # the server sends it from the beginning
         left = int(reply.headers.get('Content-Length') or 0)
         if not (left or hashed or getattr(reply, 'chunked', False)):
             raise ScsamError(f'{url} does not say how long it is, and no hash of it is known, so that a cut download '
                              'could not be noticed; fetch it by hand')
         _receive(reply, part, have, left, progress)
 
-
+# %% ../nbs/09_weights.ipynb #624251d6
 def _receive(reply, part, have: int, left: int, progress):
     new = reply.headers.get('ETag') or reply.headers.get('Last-Modified') or ''
-    if not have and not new.startswith('W/'): _tag(part).write_text(new)
+    if not have and not new.startswith('W/'):
+        _tag(part).write_text(new)
     bar = tqdm(total=have + left or None, initial=have, unit='B', unit_scale=True, desc=part.stem, disable=not progress)
     with open(part, 'ab' if have else 'wb') as f, bar:
         start = have
         while block := reply.read1(1 << 20): # as it comes, so that a process that is killed has kept it
-            f.write(block); bar.update(len(block)); have += len(block)
-        f.flush(); os.fsync(f.fileno())
+            f.write(block)
+            bar.update(len(block))
+            have += len(block)
+        f.flush()
+        os.fsync(f.fileno())
     if left and have - start < left: raise http.client.IncompleteRead(b'', left - (have - start))
 
 # %% ../nbs/09_weights.ipynb #0eac0ccc
@@ -179,13 +198,16 @@ def _in_wheel(c: Checkpoint) -> Path|None:
 def _verified(path: Path, c: Checkpoint) -> str:
     "The file's sha256 if it is what the registry, or its first use, says; else an error."
     got, note = file_sha256(path), path.with_name(path.name + '.sha256')
-    if c.sha256: expected, by = c.sha256, "its authors' file"
-    else: expected, by = _one_line(note)[:64] or 'unreadable'*note.exists(), 'its first use'
+    if c.sha256:
+        expected, by = c.sha256, "its authors' file"
+    else:
+        expected, by = _one_line(note)[:64] or 'unreadable'*note.exists(), 'its first use'
     if expected and got != expected:
         raise ScsamError(f'{path} is damaged or is another file: its sha256 is {got}, but that of {by} is {expected}; '
                          'delete it, and it will be fetched again')
     if not expected: # a cache that cannot be written to will do without the note
-        with contextlib.suppress(ScsamError), atomic(note) as tmp: tmp.write_text(f'{got}  {path.name}\n')
+        with contextlib.suppress(ScsamError), atomic(note) as tmp:
+            tmp.write_text(f'{got}  {path.name}\n')
     return got
 
 # %% ../nbs/09_weights.ipynb #c055c36a
@@ -228,7 +250,8 @@ def weights_table() -> list: # one dict per checkpoint that has a file
             try:
                 row['sha256'] = _verified(path, c)
                 row['state'] = 'verified' if c.sha256 else 'unchanged since first use'
-            except ScsamError: row['state'] = 'damaged'
+            except ScsamError:
+                row['state'] = 'damaged'
         rows.append(row)
     return rows
 
@@ -242,7 +265,8 @@ def _plain_types() -> list: # that a checkpoint may hold besides tensors
 
 def _unpickled(path: Path):
     "Tensors, numbers and words of a `.pth`; never a program."
-    try: return torch.load(path, map_location='cpu', weights_only=True)
+    try:
+        return torch.load(path, map_location='cpu', weights_only=True)
     except Exception as e:
         more = 'Unsupported' in str(e) or 'WeightsUnpickler' in str(e)
         if not more or not hasattr(torch.serialization, 'safe_globals'): raise
@@ -256,10 +280,12 @@ def _unpickled(path: Path):
 # %% ../nbs/09_weights.ipynb #28ed7b9c
 def _unreadable(path: Path, e: Exception) -> ScsamError:
     "What stands in the way, and what to do."
-    with open(path, 'rb') as f: head = f.read(64)
+    with open(path, 'rb') as f:
+        head = f.read(64)
     said = f'{type(e).__name__}: {str(e).splitlines()[0][:120] if str(e) else "no reason given"}'
     other = re.search(r'(?:GLOBAL|Unsupported global:?)\s+(?:GLOBAL )?([\w.]+)', str(e))
-    if head.lstrip()[:1] == b'<': why = 'it is a web page (a sign-in or an error), not a checkpoint: download it again'
+    if head.lstrip()[:1] == b'<':
+        why = 'it is a web page (a sign-in or an error), not a checkpoint: download it again'
     elif head.startswith(b'version https://git-lfs'):
         why = 'it is a pointer of Git LFS, not the file itself: run git lfs pull, or download it'
     elif other:
@@ -267,7 +293,8 @@ def _unreadable(path: Path, e: Exception) -> ScsamError:
                f'alone: '
                        f"torch.save(torch.load('{path.name}', weights_only=False)['model'], 'weights.pth') (or "
                        f"another key than 'model')")
-    else: why = 'it may be cut short, or hold more than tensors: copy or download it again'
+    else:
+        why = 'it may be cut short, or hold more than tensors: copy or download it again'
     return ScsamError(f'{path} is not a readable checkpoint ({said}); {why}')
 
 
@@ -279,9 +306,11 @@ def _check_archive(path: Path):
         for info in z.infolist():
             try:
                 with z.open(info) as f:
-                    while f.read(1 << 20): pass
+                    while f.read(1 << 20):
+                        pass
                 good += 1
-            except (zipfile.BadZipFile, OSError): bad.append(info.filename)
+            except (zipfile.BadZipFile, OSError):
+                bad.append(info.filename)
     if bad and good:
         raise ScsamError(f'{path} is damaged: the checksum of {bad[0]} in it does not agree; copy or download it again')
 
@@ -295,7 +324,8 @@ def _dicts(state, at: str = '') -> dict: # where it is in the file -> a dictiona
     tensors = {k: v for k, v in state.items() if isinstance(v, torch.Tensor) and isinstance(k, str)}
     out = {at: tensors} if tensors else {}
     for k, v in state.items():
-        if isinstance(v, dict) and at.count('/') < 3: out |= _dicts(v, f'{at}/{k}' if at else str(k))
+        if isinstance(v, dict) and at.count('/') < 3:
+            out |= _dicts(v, f'{at}/{k}' if at else str(k))
     return out
 
 
@@ -328,8 +358,10 @@ def read_checkpoint(path: str|Path) -> dict: # name → tensor, on the CPU
         if path.suffix == '.safetensors':
             from safetensors.torch import load_file
             state = load_file(path)
-        else: state = _unpickled(path)
-    except Exception as e: raise _unreadable(path, e) from None # the readers raise whatever their parsers raise
+        else:
+            state = _unpickled(path)
+    except Exception as e:
+        raise _unreadable(path, e) from None  # the readers raise whatever their parsers raise
     _check_archive(path)
     found = _dicts(state)
     if not found:
@@ -339,7 +371,8 @@ def read_checkpoint(path: str|Path) -> dict: # name → tensor, on the CPU
     at = next((k for k in _NAMED if k in found), '' if '' in found else next(iter(found)))
     state = found[at]
     for prefix in ('module.', '_orig_mod.', 'module.'):
-        if all(k.startswith(prefix) for k in state): state = {k[len(prefix):]: v for k, v in state.items()}
+        if all(k.startswith(prefix) for k in state):
+            state = {k[len(prefix):]: v for k, v in state.items()}
     return _sound(state, path)
 
 
@@ -382,6 +415,7 @@ def _official(state: dict) -> dict:
         return {k.replace('vision_encoder.', 'image_encoder.', 1): v for k, v in state.items()}
     out = {}
     for k, v in state.items():
-        for pattern, name in _HF: k = re.sub(pattern, name, k)
+        for pattern, name in _HF:
+            k = re.sub(pattern, name, k)
         out[k if not k.startswith('pe_layer.') else f'prompt_encoder.{k}'] = v
     return out
