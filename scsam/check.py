@@ -26,7 +26,11 @@ from .pixels import remarks
 def fingerprint(image: np.ndarray,  # uint8 (H, W, 3) or grey (H, W)
                 size: int = 32,     # side of the small image
                ) -> np.ndarray:     # float32 (size * size,), of length 1 (0 for a blank image)
-    "A vector that re-saving, resizing and brightening hardly change."
+    """A vector that re-saving, resizing and brightening hardly change.
+
+    `image`: uint8 (H, W, 3) or grey (H, W). `size`: side of the small image, in pixels.
+    Returns float32 (size * size,), of length 1 (0 for a blank image).
+    """
     small = np.asarray(Image.fromarray(image).convert('L').resize((size, size), Image.Resampling.BILINEAR),
                        dtype=np.float32)
     edges = (small - gaussian_filter(small, size / 8)).ravel()
