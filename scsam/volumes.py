@@ -157,7 +157,7 @@ def _beside(path: Path) -> Path: # of the .img of an .hdr
              'copy it, too'
     raise ScsamError(f'{path} has its voxels in {file.name}, which is not there; {remedy}')
 
-
+# %% ../nbs/02b_volumes.ipynb #8eb484b5
 def _data_files(path: Path) -> list: # of the files that a header names
     "Where the voxels of a volume are, if not in the file itself; never outside of its folder."
     if volume_suffix(path) == '.hdr': return [_beside(path)]
@@ -301,7 +301,7 @@ def _nifti_affines(t: dict) -> dict: # name -> (3, 4) in mm, to the right, front
     if t['codes'][1] > 0: out['sform'] = mm * np.reshape(t['srow'], (3, 4))
     return out
 
-
+# %% ../nbs/02b_volumes.ipynb #f4bd0235
 _AGAIN = ('save it with the right ones, as image.SetSpacing(...) and sitk.WriteImage do in SimpleITK, or make it again '
           'from its source, such as DICOM')
 
