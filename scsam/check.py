@@ -136,6 +136,10 @@ FINDINGS = { # kind: (level, what it means and what to do)
                         'whether that is right: look at them'),
     'tilted': ('warning', 'slices that do not lie straight above each other, such as those of a tilted gantry: each is '
                           'right, and the place in space that a predicted volume gets is not'),
+    'frames': ('warning', 'frames that do not say where they are, such as the moments of a clip: each is read as a '
+                          'slice; the spacing between slices means nothing, and so do distances in mm'),
+    'transforms': ('warning', 'headers with two transforms that differ, or with none: images, labels and predictions '
+                              'are placed as is said here'),
     'infinite': ('warning', 'numbers that are NaN or infinite: they are read as dark'),
     'unused': ('warning', 'images or volumes that are not used'),
     'name': ('warning', 'training images with a split in their names: splits are told by folders or by a CSV, not by '

@@ -19,7 +19,7 @@ from .files import atomic, file_names, locked, parse_json, sweep, writing
 from .learner import Run
 from .metrics import dice
 from .viz import overlay, save, uncertainty
-from .layout import VOLUMES
+from .layout import VOLUMES, WRITTEN
 from .pixels import to_values
 from .volumes import read_volume, volume_suffix, write_volume
 
@@ -169,7 +169,8 @@ def jobs_of(cases,
     ids = {p: s[0].id.rsplit('/', 1)[0] for p, s in volumes.items()}
     stems = file_names(ids.values(), tuple(f'_segmentation{e}' for e in (*VOLUMES, '.raw')))
     for path, slices in volumes.items():
-        end, stem = form or volume_suffix(path, '.nii.gz'), stems[ids[path]]
+        end, stem = form or volume_suffix(path), stems[ids[path]]
+        end = end if end in WRITTEN else '.nii.gz' # of DICOM, Analyze and pairs of files
         names = [f'{stem}_segmentation{end}', *(f'{stem}_{m}{end}' for m in more)]
         files = (names[0], f'{stem}{end}_overlay.png', *names[1:], *(n[:-4] + '.raw' for n in names if end == '.mhd'))
         jobs.append(Job(sorted(slices, key=lambda c: c.index), files, True))
