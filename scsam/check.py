@@ -26,7 +26,11 @@ from .pixels import remarks
 def fingerprint(image: np.ndarray,  # uint8 (H, W, 3) or grey (H, W)
                 size: int = 32,     # side of the small image
                ) -> np.ndarray:     # float32 (size * size,), of length 1 (0 for a blank image)
-    "A vector that re-saving, resizing and brightening hardly change."
+    """A vector that re-saving, resizing and brightening hardly change.
+
+    `image`: uint8 (H, W, 3) or grey (H, W). `size`: side of the small image, in pixels.
+    Returns float32 (size * size,), of length 1 (0 for a blank image).
+    """
     small = np.asarray(Image.fromarray(image).convert('L').resize((size, size), Image.Resampling.BILINEAR),
                        dtype=np.float32)
     edges = (small - gaussian_filter(small, size / 8)).ravel()
@@ -132,6 +136,10 @@ FINDINGS = { # kind: (level, what it means and what to do)
                         'whether that is right: look at them'),
     'tilted': ('warning', 'slices that do not lie straight above each other, such as those of a tilted gantry: each is '
                           'right, and the place in space that a predicted volume gets is not'),
+    'frames': ('warning', 'frames that do not say where they are, such as the moments of a clip: each is read as a '
+                          'slice; the spacing between slices means nothing, and so do distances in mm'),
+    'transforms': ('warning', 'headers with two transforms that differ, or with none: images, labels and predictions '
+                              'are placed as is said here'),
     'infinite': ('warning', 'numbers that are NaN or infinite: they are read as dark'),
     'unused': ('warning', 'images or volumes that are not used'),
     'name': ('warning', 'training images with a split in their names: splits are told by folders or by a CSV, not by '

@@ -21,7 +21,11 @@ def drop_channels(features: Tensor,          # (B, C, h, w)
                   p: float,                  # probability that a channel is dropped
                   training: bool = True      # False: nothing is dropped
                  ) -> Tensor:                # same shape and, on average, same values
-    "Channel dropout in a random half of the images: augmentation of features where the images cannot be augmented."
+    """Channel dropout in a random half of the images: augmentation of features where the images cannot be augmented.
+
+    `features`: (B, C, h, w). `p`: probability, 0 to below 1, that a channel is dropped. `training`: False = none is.
+    Returns the same shape and, on average, the same values.
+    """
     if not (p and training): return features
     kept = (torch.rand(*features.shape[:2], 1, 1, device=features.device) >= p)/(1 - p)
     half = torch.rand(len(features), 1, 1, 1, device=features.device) < .5
@@ -29,7 +33,11 @@ def drop_channels(features: Tensor,          # (B, C, h, w)
 
 # %% ../nbs/21_cotrain.ipynb #d21bc9d5
 def asked_by(probs: Tensor, recipe: Recipe, seeds=None) -> dict: # as of `make_prompts`, points in pixels
-    "The prompts that these probabilities lead to."
+    """The prompts that these probabilities lead to.
+
+    `probs`: (B, K, H, W), summing to 1 over K. `recipe`: its prompts, numbers and strategy. `seeds`: B integers, or
+    None.
+    """
     if seeds is not None:
         seeds = torch.as_tensor(seeds, device=probs.device)
     return make_prompts(probs, recipe.replace(point_encoding='image'), seeds=seeds)
@@ -54,7 +62,12 @@ class Prompted(Method):
 
     def ask(self, images: Tensor, probs: Tensor, embeddings=None, flips=None, seeds=None
             ) -> Tensor:  # class logits (B, K, H, W)
-        "SAM's answer about `images` when the U-Net's probabilities `probs` do the prompting."
+        """SAM's answer about `images` when the U-Net's probabilities `probs` do the prompting.
+
+        `images`: (B, 3, H, W) in [0, 1]. `probs`: (B, K, H, W), in the frame of `images`.
+        `embeddings`: what `Sam.frozen_part` gave for the images before flipping; None = SAM looks at `images` now.
+        `flips`: (B, 2) bool, how `images` were flipped. `seeds`: B integers for the prompts, or None.
+        """
         seen = drop_channels(self.sam.see(images, embeddings), self.recipe.sam_dropout, self.training)
         prompts = make_prompts(flip(probs, flips), self.recipe, seeds=seeds)
         logits = self.sam.decode(seen, **prompts, tokens=self.tokens(seen) if self.tokens else None)
@@ -98,7 +111,10 @@ class ScSam(Prompted):
 
     def labels(self, p: Tensor, q: Tensor, valid: Tensor
                ) -> tuple:  # (the U-Net's label, its weight), (SAM's label, its weight)
-        "What U-Net and SAM, by their probabilities `p` and `q` (B, K, H, W), tell each other about unlabelled images."
+        """What U-Net and SAM, by their probabilities `p` and `q` (B, K, H, W), tell each other about unlabelled images.
+
+        `p`, `q`: (B, K, H, W), summing to 1 over K. `valid`: (B, H, W) bool; False = no label here.
+        """
         return tuple((pseudo_label(x, self.recipe.pseudo, self.recipe.confidence, valid), 1.) for x in (p, q))
 
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor]: # 'loss' is the sum of all other parts

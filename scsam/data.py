@@ -127,7 +127,12 @@ def stratified_order(groups: dict, # patient -> source
 def parse_budget(amount,     # '5%', 0.05, '72' or 72
                  total: int  # what per cent refer to
                 ) -> tuple:  # (count, was it said relative to the total?)
-    "A label budget as a count."
+    """A label budget as a count.
+
+    `amount`: '5%' or 0.05 (a share), '72' or 72 (a count). `total`: what the share refers to.
+    Returns (count, was it said as a share?). A share is rounded to the nearest count. What is neither, is negative, or
+    is above 100 % is a `ScsamError`.
+    """
     text = str(amount).strip()
     wrong = ScsamError(f"label budget {amount!r} is neither a share nor a count; write '5%', 0.05 or 72")
     try:
@@ -187,7 +192,12 @@ class Dataset(_Cases):
     def split(self, val: float = 0.1,  # share of the labelled training patients that becomes the validation part
               test: float = 0.,        # the same for a test set named 'held-out'
               seed: int = 0) -> 'Dataset':
-        "Carve 'val' and a test set out of 'train', by patient, stratified by source; parts that are there are kept."
+        """Carve 'val' and a test set out of 'train', by patient, stratified by source; parts that are there are kept.
+
+        `val`: share, 0 to below 1, of the labelled training patients that become the validation part.
+        `test`: the same for a test set named 'held-out'.
+        `seed`: decides who; the order of the cases does not.
+        """
         if val < 0 or test < 0 or val + test >= 1:
             raise ScsamError(f'split: val={val} and test={test} are shares of the training part; '
                              'they must leave some of it')
@@ -206,7 +216,11 @@ class Dataset(_Cases):
 
     def budget(self, amount,           # '5%', 0.05, '72' or 72; patients where `by_patient`, else cases
                seed: int = 0) -> list: # the labelled cases
-        "Cases of role 'train' that a run may learn from with their masks: stratified by source, nested, by patient."
+        """Cases of role 'train' that a run may learn from with their masks: stratified by source, nested, by patient.
+
+        `amount`: '5%', 0.05, '72' or 72; it counts patients where `by_patient`, else cases.
+        `seed`: decides who. A smaller budget of the same seed is part of a larger one.
+        """
         train = self.where(role='train')
         order = stratified_order(self._units(c for c in train if c.has_mask), seed, 'budget')
         unit = 'patients' if self.by_patient else 'cases'
@@ -356,14 +370,20 @@ def read_manifest(path: str|Path,
 def resize_image(image: np.ndarray, # uint8 (H, W, 3)
                  size: tuple        # (height, width)
                 ) -> np.ndarray:    # uint8 (height, width, 3)
-    "Bilinear resize, antialiased when shrinking."
+    """Bilinear resize, antialiased when shrinking.
+
+    `image`: uint8 (H, W, 3). `size`: (height, width) in pixels. Returns uint8 (height, width, 3).
+    """
     return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
 
 
 def resize_mask(mask: np.ndarray, # uint8 (H, W) label map
                 size: tuple       # (height, width)
                ) -> np.ndarray:   # uint8 (height, width)
-    "Resize a label map, up or down, by vote: every label of the result is one of the original."
+    """Resize a label map, up or down, by vote: every label of the result is one of the original.
+
+    `mask`: uint8 (H, W) label map. `size`: (height, width) in pixels. Returns uint8 (height, width).
+    """
     if mask.shape == tuple(size): return mask.copy()
     labels = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
     def share(v): # of label v at each pixel of the result, 0 … 255
@@ -468,14 +488,22 @@ def _all(cases, size, masks, progress):
         if bar is not None:
             bar.close()
 
-
+# %% ../nbs/01_data.ipynb #d37a017b
 def load_arrays(cases,                 # sequence of Case
                 image_size: int,       # S, side of the square in pixels
                 masks: bool = True,    # False: images only
                 cache=None,            # None = in memory; True = the cache folder of `scsam.config`; or a folder
                 progress: bool = False # show a bar
                ) -> Arrays:
-    "Decode and resize cases, once: into memory, or into a mapped file that later calls and other processes share."
+    """Decode and resize cases, once: into memory, or into a mapped file that later calls and other processes share.
+
+    `cases`: sequence of `Case`.
+    `image_size`: S, side in pixels of the square to which images and masks are resized.
+    `masks`: False = images only; every mask is `IGNORE`.
+    `cache`: None = in memory; True = the cache folder of `scsam.config`; or a folder.
+    `progress`: show a bar.
+    Returns `Arrays`: images uint8 (N, S, S, 3), masks uint8 (N, S, S) with `IGNORE` where a case has none.
+    """
     cases = list(cases)
     ids = [c.id for c in cases]
     if cache is None or cache is False or not cases:
@@ -537,7 +565,10 @@ class TwoStream:
 def to_float(images: np.ndarray, # uint8 (B, H, W, 3)
              device='cpu'
             ) -> torch.Tensor:   # float32 (B, 3, H, W) in [0, 1]
-    "Pixels as networks need them."
+    """Pixels as networks need them.
+
+    `images`: uint8 (B, H, W, 3). Returns float32 (B, 3, H, W) in [0, 1] on `device`.
+    """
     return torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float() / 255
 
 # %% ../nbs/01_data.ipynb #dfd3645b
@@ -564,7 +595,11 @@ class Batch:
            labeled,                      # rows of `arrays`
            unlabeled=()                  # rows of `arrays`
           ) -> 'Batch':
-        "Some rows of arrays as an unaugmented batch."
+        """Some rows of arrays as an unaugmented batch.
+
+        `labeled`, `unlabeled`: row numbers of `arrays`. Returns images float32 (B, 3, S, S) in [0, 1], masks int64 (B,
+        S, S).
+        """
         rows = [int(i) for i in (*labeled, *unlabeled)]
         masks = torch.from_numpy(arrays.masks[rows].astype(np.int64))
         masks[len(labeled):] = IGNORE

@@ -62,7 +62,15 @@ def predict_probs(method,             # a `scsam.method.Method`
                   progress: bool = False, # show a bar
                   oracle=None         # a SAM: adds the branch 'oracle' for cases with a mask
                  ):                   # yields (case, {branch: (K, H, W) float32 at native size})
-    "Class probabilities of every branch for every case, in order; 'oracle' is SAM asked with the true masks' boxes."
+    """Class probabilities of every branch for every case, in order; 'oracle' is SAM asked with the true masks' boxes.
+
+    `method`: a `scsam.method.Method`. `cases`: sequence of `Case`. `recipe`: its image_size.
+    `batch_size`: images at once. `device`: None = where the method's weights are.
+    `embeddings`: (N, C, h, w), in the order of the cases: SAM's cached image embeddings.
+    `arrays`: `scsam.data.Arrays` of the same cases, when they are in memory already. `progress`: show a bar.
+    `oracle`: a SAM: adds the branch 'oracle' for cases with a mask.
+    Yields (case, {branch: (K, H, W) float32 at native size}).
+    """
     given = method, cases, recipe, batch_size, device, embeddings, arrays, progress, oracle
     for case, probs, size in _predict(*given):
         yield case, {branch: _native(p, size) for branch, p in probs.items()}
@@ -140,7 +148,12 @@ def predict_image(method,
                   branch: str,       # one that the method predicts
                   probs: bool = False # also the class probabilities (K, H, W)
                  ):                  # label map (H, W), uint8; with `probs` a pair
-    "The mask of one image at its own size, the same as for a case whose id is the file's name."
+    """The mask of one image at its own size, the same as for a case whose id is the file's name.
+
+    `image`: a path, a PIL image, or an array (H, W) or (H, W, 3), uint8 or of any range. `recipe`: its image_size.
+    `branch`: one that the method predicts. `probs`: also return class probabilities (K, H, W).
+    Returns a label map (H, W), uint8; with `probs` a pair.
+    """
     if isinstance(image, (str, Path)):
         case = Case(Path(image).stem, Path(image))
     else:
@@ -191,7 +204,13 @@ def score_cases(predictions,              # yields (case, {branch: label map}), 
                 num_classes: int = 2,     # background included
                 metrics=('dice', 'iou')   # keys of `scsam.metrics.METRICS`
                ) -> dict:                 # {name: {'ids', 'groups', 'unit', 'mode', branch: {metric: [...]}}}
-    "Scores of all cases that have a mask, in columns; of volumes also those of their slices, under `name` + ' slices'."
+    """Scores of all cases that have a mask, in columns; of volumes also those of their slices, under `name` + '
+    slices'.
+
+    `predictions`: yields (case, {branch: label map}), as `predict_cases` does. `name`: of the set.
+    `num_classes`: K, background included. `metrics`: keys of `scsam.metrics.METRICS`; distances are in mm where the
+    spacing is known, else in pixels.
+    """
     for m in metrics:
         if m not in METRICS: raise ScsamError(f'unknown metric {m!r}{nearest(m, METRICS)}')
     single, volumes, seen = {'ids': [], 'groups': []}, {}, []
@@ -239,7 +258,15 @@ def evaluate(method, data,            # a `Dataset` with test sets, or {name: ca
              save: str|Path|None = None, # folder for the predicted masks
              oracle=None              # a SAM to be asked with true boxes; its branch 'oracle' is nobody's result
             ) -> dict:                # {'scores': ..., 'summary': ...}, as in a record
-    "Per-case scores of every branch on every set, and their summary."
+    """Per-case scores of every branch on every set, and their summary.
+
+    `data`: a `Dataset` with test sets, or {name: cases}. `recipe`: its image_size and num_classes.
+    `metrics`: keys of `scsam.metrics.METRICS`. `batch_size`: images at once. `device`: None = where the method is.
+    `embeddings`: {name: (N, C, h, w)} for some of the sets. `progress`: show a bar.
+    `save`: folder for the predicted masks; None = they are not kept.
+    `oracle`: a SAM to be asked with true boxes; its branch 'oracle' is nobody's result.
+    Returns {'scores': ..., 'summary': ...}, as in a record. Data without a test set is a `ScsamError`.
+    """
     scores, sets = {}, _sets(data)
     if save is not None:
         sweep(save)
@@ -272,7 +299,11 @@ def save_labels(labels: np.ndarray, # (H, W) uint8
                 path: str|Path,     # .png
                 values: tuple = ()  # of the classes in the data set's own masks; () = the class numbers
                ) -> Path:
-    "Write a label map as a PNG that holds the data set's own values or colours."
+    """Write a label map as a PNG that holds the data set's own values or colours.
+
+    `labels`: uint8 (H, W). `path`: .png. `values`: of the classes in the data set's own masks, numbers or (r, g, b);
+    () = the class numbers.
+    """
     numbers, palette = to_values(labels, values), np.reshape(_PALETTE, (256, 3)).copy()
     for k, v in enumerate(values):
         palette[v if np.isscalar(v) and v < 256 else k] = _PALETTE[3*k:3*k + 3] if np.isscalar(v) else v

@@ -58,14 +58,21 @@ class Specialist(nn.Module):
 
 
 def probe(size: int, n: int = 3) -> Tensor: # (n, 3, size, size) in [0, 1]
-    "Generated images to compare predictions on."
+    """Generated images to compare predictions on.
+
+    `size`: side in pixels. `n`: images. Returns (n, 3, size, size) in [0, 1].
+    """
     arrays = load_arrays(list(phantom(n=n, test=0)), size, masks=False)
     return torch.from_numpy(arrays.images).permute(0, 3, 1, 2).float()/255
 
 
 def specialist(method: nn.Module, size: int # of images, in pixels
               ) -> Specialist|None:         # None: the method has no such branch, or it is more than one network
-    "The U-Net of a method, in evaluation mode."
+    """The U-Net of a method, in evaluation mode.
+
+    `method`: trained. `size`: side of the images, in pixels. None: the method has no such branch, or it is more than
+    one network.
+    """
     unet, x = method.unet, probe(size)
     if not isinstance(unet, SegmentationNet): return None
     unet = copy.deepcopy(unet).cpu().eval().to(memory_format=torch.contiguous_format)
@@ -267,7 +274,12 @@ def export_run(run: Run|str|Path,
                whole: bool = False,              # also SAM's frozen weights, see `portable`
                data_licence: str = ''            # of the data, for the card
               ) -> dict:                         # file -> what is said of it
-    "Write a finished run for others."
+    """Write a finished run for others.
+
+    `run`: a `Run` or its directory. `out`: a folder that does not exist.
+    `half`: kernels and matrices in half precision. `graphs`: of the U-Net branch: 'onnx', 'torchscript'.
+    `whole`: also SAM's frozen weights, see `portable`. `data_licence`: of the data, for the card.
+    """
     run, out = run if isinstance(run, Run) else load_run(run), Path(out)
     if out.exists(): raise ScsamError(f'{out} exists already; choose another folder, or remove it')
     for g in graphs:

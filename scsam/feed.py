@@ -36,7 +36,12 @@ class Roles:
 def assign_roles(data: Dataset, recipe: Recipe,
                  decisions: str|Path|Decisions|None = None # about unlabelled cases: the folder that the inspector wrote
                 ) -> Roles:
-    "Validation part, labelled and unlabelled cases, by the recipe's `val`, `labeled`, `data_seed` and the decisions."
+    """Validation part, labelled and unlabelled cases, by the recipe's `val`, `labeled`, `data_seed` and the decisions.
+
+    `decisions`: about unlabelled cases: a folder that the inspector wrote, or what was read from it. A rejected case
+    is left out, a corrected one becomes labelled. No case may have two roles; a decision about an unknown case is a
+    `ScsamError`.
+    """
     if recipe.val and not len(data.where(role='val')):
         data = data.split(val=recipe.val, seed=recipe.data_seed)
     drawn_only = decisions is not None and not any(c.has_mask for c in data.where(role='train'))
@@ -58,6 +63,9 @@ class Embeddings:
 
     `embeddings[rows]` is a float16 array (B, ...): embeddings (B, C, h, w) where the whole encoder is frozen, else what
     its last frozen stage gives.
+
+    `images`: uint8 (N, S, S, 3). `folder`: None = `cache_dir()/embeddings`.
+    `precision`: 'fp32', or 'bf16', which halves the time where the processor knows it. `batch_size`: images at once.
     """
     def __init__(self, sam: Sam,
                  images: np.ndarray,            # (N, S, S, 3) uint8
@@ -116,7 +124,12 @@ def view_kinds(recipe: Recipe, view: str) -> tuple: # keys of `scsam.augment.VIE
 
 # %% ../nbs/30_feed.ipynb #8e1f0c6e
 class Feed:
-    "Training batches, a pure function of (seed, step)."
+    """Training batches, a pure function of (seed, step).
+
+    `sam`: whose embeddings to cache; None = no cache. `needs_unlabeled`: False = labelled images only.
+    `view`: 'weak': also of unlabelled images; 'none': all come as they are; '' = as the recipe says.
+    `cache`: of the decoded images, as in `load_arrays`.
+    """
     def __init__(self, roles: Roles, recipe: Recipe,
                  sam: Sam|None = None,       # whose embeddings to cache; None = no cache
                  needs_unlabeled: bool = True,
@@ -138,7 +151,10 @@ class Feed:
                                 recipe.batch_unlabeled if unlabeled else 0, recipe.seed)
 
     def at(self, step: int, rank: int = 0, count: int = 1) -> Batch:
-        "The batch of `step`; of several processes each gets equal parts of its labelled and of its unlabelled rows."
+        """The batch of `step`; of several processes each gets equal parts of its labelled and of its unlabelled rows.
+
+        `step`: counted from 0. `rank`, `count`: of this process, and of all.
+        """
         r, two = self.recipe, self.stream.at(step)
         keys = (None, len(two[0]))                                  # of the two parts' random numbers
         rows, views = [], []

@@ -132,7 +132,11 @@ def scratch(path: str|Path): # what will be made of it, for its name and place
 
 def sweep(*folders: str|Path,        # also those below them; one that does not exist is passed over
           unlocked: float = 86400.): # seconds after which a name counts as left, where the system has no locks
-    "Remove what killed processes have left half-written; what somebody is writing stays."
+    """Remove what killed processes have left half-written; what somebody is writing stays.
+
+    `folders`: also those below them; one that does not exist is passed over.
+    `unlocked`: seconds after which a name counts as left, where the system has no locks.
+    """
     for folder in folders:
         for tmp in [p for p in Path(folder).rglob('.*') if p.name.endswith('.tmp') or p.name.startswith('.writing-')]:
             with contextlib.suppress(OSError):

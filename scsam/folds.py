@@ -44,7 +44,11 @@ def fit_folds(data: Dataset, recipe: Recipe, k: int,
               say=lambda i: None, # called before each fold
               **options          # of `fit`
              ):
-    "Train k networks, each on all masks but those of its fold."
+    """Train k networks, each on all masks but those of its fold.
+
+    `k`: folds, by patient. `out`: gets the run directories fold-0 … fold-(k-1). `progress`: show a bar.
+    `say`: called with the number of each fold before it. `options`: of `fit`.
+    """
     recipe = recipe.replace(val=0., labeled='100%')
     for i, part in enumerate(folds(data, k, recipe.data_seed)):
         say(i)

@@ -32,14 +32,21 @@ from .snapshots import History, Snapshots
 
 # %% ../nbs/30c_learner.ipynb #f96bedd1
 def lr_factor(recipe: Recipe, step: int) -> float: # in [0, 1]
-    "What both learning rates are multiplied by at `step`."
+    """What both learning rates are multiplied by at `step`.
+
+    `step`: counted from 0, of `recipe.steps`. Returns a number in [0, 1].
+    """
     warm = min(1., (step + 1) / recipe.warmup) if recipe.warmup else 1.
     t = step / recipe.steps
     return warm * {'linear': 1 - t, 'cosine': (1 + math.cos(math.pi * t)) / 2, 'constant': 1.}[recipe.schedule]
 
 # %% ../nbs/30c_learner.ipynb #74fc1bb3
 def validate(method: nn.Module, arrays, embeddings=None, device='cpu') -> dict[str, float]:
-    "Mean Dice of each branch."
+    """Mean Dice of each branch.
+
+    `arrays`: images with masks, of `load_arrays`. `embeddings`: a row for each image; None = SAM looks at them now.
+    Returns {branch: mean Dice of the foreground classes, 0 to 1}.
+    """
     out: dict[str, list] = {}
     for rows, probs in predict_arrays(method, arrays, embeddings, device=device):
         masks = torch.from_numpy(arrays.masks[rows].astype(np.int64)).to(device)
@@ -152,7 +159,18 @@ def fit(method: nn.Module,
         tensorboard: bool = False          # also write files for TensorBoard
        ) -> History:                       # complete when `training.json` is in `out_dir`
     """Train `method`, leaving in `out_dir`: recipe, manifest, history, model.safetensors (best on validation, else
-    last), training.json."""
+    last), training.json.
+
+    `method`: of `scsam.method.build(recipe)`; its weights are changed.
+    `data`: with roles 'train' and perhaps 'val' and 'test:…'. `recipe`: everything that decides the result.
+    `out_dir`: new, empty, or a run of the same recipe and data; another run there is a `ScsamError`.
+    `resume`: 'auto' = take up what is there; 'never' = an existing run is an error.
+    `max_minutes`: stop at a checkpoint after this time; None = no limit. `progress`: show a bar and live curves.
+    `cache`: folder for decoded images; None = decode anew.
+    `snapshots`: how many times to keep the predictions for all unlabelled images.
+    `decisions`: about unlabelled cases, as in `assign_roles`. `tensorboard`: also write files for TensorBoard.
+    Returns the history, which is complete when `training.json` is in `out_dir`. Ctrl-C stops at a checkpoint.
+    """
     out, began = Path(out_dir), time.monotonic()
     recipe = method.effective(recipe)          # what is trained is what is recorded
     roles = assign_roles(data, recipe, decisions)
@@ -572,15 +590,25 @@ class Run:
                 branch: str|None = None,   # None = the one that was chosen in training
                 probs: bool = False        # also class probabilities (K, H, W)
                ):                          # label map (H, W), uint8; with `probs` a pair
-        "The mask of one image, at its own size."
+        """The mask of one image, at its own size.
+
+        `image`: a path, a PIL image, or an array (H, W) or (H, W, 3), uint8 or of any range.
+        `branch`: None = the one that was chosen in training.
+        `probs`: also return class probabilities (K, H, W).
+        Returns a label map (H, W), uint8; with `probs` a pair.
+        """
         from scsam.evaluate import predict_image
         return predict_image(self.method, image, self.recipe, branch or self.training['selected']['branch'], probs)
 
-
+# %% ../nbs/30c_learner.ipynb #21a747c8
 def load_run(run_dir: str|Path, device='cpu',
              force: bool = False    # though its files were changed after training
             ) -> Run:
-    "The trained method of a finished run."
+    """The trained method of a finished run.
+
+    `run_dir`: as `fit` left it, or an exported folder. `device`: 'cpu' or 'cuda'.
+    `force`: load it though its files were changed after training, which is a `ScsamError` else.
+    """
     d = Path(run_dir)
     recipe, training = read_recipe(d), read_training(d)
     manifest = read_manifest(d/'manifest.json', force=True)     # its hash is part of the seal

@@ -20,7 +20,12 @@ from .files import atomic, parse_json
 
 # %% ../nbs/12_lora.ipynb #2b04d9e6
 class LoRA(nn.Linear):
-    "y = W x + b + (alpha/rank) B A x, with B A on some of the outputs only."
+    """y = W x + b + (alpha/rank) B A x, with B A on some of the outputs only.
+
+    `base`: its weight and bias are taken over, not copied. `rank`: of the correction.
+    `alpha`: the correction is scaled by alpha/rank. `rows`: (parts, n): which outputs each part corrects.
+    `dropout`: probability, of the correction's input, while training. After Hu et al. (2022).
+    """
     def __init__(self, base: nn.Linear,   # its weight and bias are taken over, not copied
                  rank: int,
                  alpha: float,            # the correction is scaled by alpha/rank
@@ -77,7 +82,13 @@ def add_lora(module: nn.Module,            # changed in place
              dropout: float = 0.,          # of the correction's input
              blocks: tuple|None = None     # numbers of the transformer blocks, the first being 0; None = all
             ) -> list:                     # names of the layers that were wrapped
-    "Put a low-rank correction on chosen linear layers. The base's parameters are frozen where they are wrapped."
+    """Put a low-rank correction on chosen linear layers. The base's parameters are frozen where they are wrapped.
+
+    `module`: changed in place. `rank`: of the correction. `alpha`: scale; None = rank, so that nothing is rescaled.
+    `targets`: any of q, k, v, proj, mlp. `dropout`: probability, of the correction's input.
+    `blocks`: numbers of the transformer blocks, the first being 0; None = all.
+    Returns the names of the layers that were wrapped. A module that has corrections already is a `ScsamError`.
+    """
     for t in targets:
         if t not in TARGETS: raise ScsamError(f'lora: unknown target {t!r}{nearest(t, TARGETS)}')
     if not targets or rank < 1: raise ScsamError(f'lora: rank={rank} and targets={targets} leave nothing to train')
@@ -223,7 +234,12 @@ def apply_peft(sam: nn.Module,             # a Sam, changed in place
                targets: tuple = ('q', 'v'), dropout: float = 0., blocks: tuple|None = None,
                stages: int = 0          # last stages of the encoder that are trained in full, with its neck
               ) -> nn.Module:
-    "Add LoRA or adapters, and freeze all that is not to be trained; with a recipe's precision='bf16', `round_frozen`."
+    """Add LoRA or adapters, and freeze all that is not to be trained; with a recipe's precision='bf16', `round_frozen`.
+
+    `sam`: a `Sam`, changed in place. `peft`: a recipe, whose values come first, or one of `PEFT`.
+    `rank`, `alpha`, `targets`, `dropout`, `blocks`: as in `add_lora`.
+    `stages`: last stages of the encoder that are trained in full, with its neck.
+    """
     recipe = peft if isinstance(peft, Recipe) else None
     if recipe:
         rank, alpha, targets = recipe.lora_rank, recipe.lora_alpha or None, recipe.lora_targets

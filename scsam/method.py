@@ -68,7 +68,12 @@ def sam_optimizer(modules, recipe: Recipe) -> torch.optim.Optimizer:
 def class_logits(logits: Tensor,  # (B, K-1, H, W) of the foreground classes, in the frame of SAM's embedding
                  flips=None       # as in a batch
                 ) -> Tensor:      # (B, K, H, W) in the frame of the image
-    "SAM's answers as class logits, the background's being 0."
+    """SAM's answers as class logits, the background's being 0.
+
+    `logits`: (B, K-1, H, W) of the foreground classes, in the frame of SAM's embedding. `flips`: (B, 2) bool, as in a
+    batch.
+    Returns (B, K, H, W) in the frame of the image.
+    """
     return flip(torch.cat([torch.zeros_like(logits[:, :1]), logits], 1), flips)
 
 
@@ -106,18 +111,32 @@ class Method(nn.Module):
         raise NotImplementedError(f'{cls.__name__} does not say how it is built')
 
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        "A step's loss parts, with their sum as 'loss': see `total`."
+        """A step's loss parts, with their sum as 'loss': see `total`.
+
+        `batch`: see `scsam.data.Batch`; images (B, 3, S, S) in [0, 1], labelled ones first. `step`: counted from 0.
+        Returns {part: scalar}, 'loss' among them.
+        """
         raise NotImplementedError(f'{type(self).__name__} has no losses')
 
     def predict(self, images: Tensor,   # (B, 3, H, W) in [0, 1]
                 embeddings=None,        # what `Sam.frozen_part` gave for these images; None = SAM looks at them now
                 seeds=None              # B integers that make random prompts each image's own; None = torch's generator
                ) -> dict[str, Tensor]:  # {branch: (B, K, H, W)}, each summing to 1 over K
-        "Class probabilities of every branch."
+        """Class probabilities of every branch.
+
+        `images`: (B, 3, H, W) in [0, 1].
+        `embeddings`: what `Sam.frozen_part` gave for these images; None = SAM looks at them now.
+        `seeds`: B integers that make random prompts each image's own; None = torch's generator.
+        Returns {branch: (B, K, H, W)}, each summing to 1 over K.
+        """
         raise NotImplementedError(f'{type(self).__name__} does not predict')
 
     def prompts(self, images: Tensor, probs: dict, seeds=None) -> dict|None:
-        "What SAM was asked when `predict(images, seeds=seeds)` gave `probs`: as of `make_prompts`; None = nothing."
+        """What SAM was asked when `predict(images, seeds=seeds)` gave `probs`: as of `make_prompts`; None = nothing.
+
+        `images`: (B, 3, H, W) in [0, 1]. `probs`: what `predict` gave, {branch: (B, K, H, W)}. `seeds`: as given to
+        it.
+        """
         return None
 
     def own_tokens(self, seen: Tensor) -> Tensor|None: # (B, K-1, 2, C)
@@ -125,7 +144,10 @@ class Method(nn.Module):
         return self.tokens(seen)[:, 1 - self.recipe.num_classes:] if self.tokens else None
 
     def validated(self, scores: dict[str, float]):
-        "Called by the learner after every validation, with the mean Dice of each branch."
+        """Called by the learner after every validation, with the mean Dice of each branch.
+
+        `scores`: {branch: mean Dice, 0 to 1}.
+        """
 
     def lighten(self) -> dict: # recipe values that the lighter method differs in
         "Drop what training needs and predictions do not."
@@ -264,7 +286,11 @@ def load_kept(path: str|Path) -> list: # names of the methods that it registers
 def average_in(old: dict, new: dict, # name -> tensor; `old` is changed
                step: int,            # counted from 0: the first is taken as it is
                decay: float):        # α
-    "One step of the exponential moving average, of weights and statistics; what is no number with a point is copied."
+    """One step of the exponential moving average, of weights and statistics; what is no number with a point is copied.
+
+    `old`, `new`: {name: tensor}; `old` is changed. `step`: counted from 0, when it is taken as it is.
+    `decay`: α, 0 to below 1; the first 1/(1-α) steps have equal weights.
+    """
     share = max(1/(step + 1), 1 - decay)
     for k, v in old.items():
         v.lerp_(new[k], share) if v.is_floating_point() else v.copy_(new[k])
@@ -308,14 +334,19 @@ def evaluating(module: nn.Module):
         for m, mode in modes:
             m.training = mode
 
-
+# %% ../nbs/20a_method.ipynb #d98c2ea7
 def predict_batch(method: Method,
                   pixels,          # (B, S, S, 3) uint8
                   ids,             # of the cases
                   embeddings=None, # array (B, …) of what `Sam.frozen_part` gives
                   device=None      # None = where the method is
                  ) -> tuple:       # images (B, 3, S, S), {branch: (B, K, S, S)}
-    "Predictions for images as they are in memory."
+    """Predictions for images as they are in memory.
+
+    `pixels`: uint8 (B, S, S, 3). `ids`: of the cases; they seed the random prompts.
+    `embeddings`: array (B, ...) of what `Sam.frozen_part` gives. `device`: None = where the method is.
+    Returns images (B, 3, S, S) in [0, 1], and {branch: (B, K, S, S)}.
+    """
     first = next(method.parameters(), None)
     device = device or (first.device if first is not None else 'cpu')
     images = to_float(pixels, device)
@@ -328,7 +359,11 @@ def predict_batch(method: Method,
 def predict_arrays(method: Method, arrays, # `scsam.data.Arrays`
                    embeddings=None,        # a row for each image
                    batch_size: int = 16, device=None):
-    "Yields (rows, {branch: probabilities}) over `arrays`."
+    """Yields (rows, {branch: probabilities}) over `arrays`.
+
+    `arrays`: `scsam.data.Arrays` of N cases. `embeddings`: (N, ...), a row for each of them. `batch_size`: images at
+    once. The probabilities are (B, K, S, S) for rows (B,).
+    """
     for i in range(0, len(arrays.images), batch_size):
         rows = slice(i, min(i + batch_size, len(arrays.images)))
         yield rows, predict_batch(method, arrays.images[rows], arrays.ids[rows],

@@ -116,7 +116,10 @@ class CPS(UNetOnly):
 def by_share(z: Tensor,     # logits (B, K, H, W)
              label: Tensor  # (B, H, W) with IGNORE
             ) -> Tensor:    # scalar
-    "CE + Dice, times the share of pixels that have a label."
+    """CE + Dice, times the share of pixels that have a label.
+
+    `z`: logits (B, K, H, W). `label`: (B, H, W) with `IGNORE`. Returns a scalar.
+    """
     return (label != IGNORE).float().mean()*ce_dice(z, label)
 
 
@@ -191,11 +194,15 @@ def frozen_sam(recipe: Recipe) -> nn.Module:
                          "set prompts=('points',) or ('box',)")
     return apply_peft(load_sam(recipe.sam, recipe.weights or None, recipe.image_size, recipe.num_classes), 'none')
 
-
+# %% ../nbs/23_methods.ipynb #62920c0a
 def ask_frozen(sam: nn.Module, seen: Tensor, # the embeddings
                probs: Tensor,                # (B, K, H, W): who prompts
                recipe: Recipe, flips=None, seeds=None) -> Tensor: # class logits (B, K, H, W)
-    "A frozen SAM's answer to a prediction's prompts; background where a class is not predicted."
+    """A frozen SAM's answer to a prediction's prompts; background where a class is not predicted.
+
+    `seen`: SAM's embeddings (B, C, h, w). `probs`: (B, K, H, W): who prompts. `recipe`: how.
+    `flips`: (B, 2) bool, as in a batch. `seeds`: B integers, or None. Returns class logits (B, K, H, W).
+    """
     probs = flip(probs, flips)
     absent = ~regions(probs)[0].flatten(2).any(-1)
     answer = sam.decode(seen, **make_prompts(probs, recipe, seeds=seeds))
@@ -210,7 +217,11 @@ def oracle_boxes(sam: nn.Module,
                 ) -> Tensor:       # (B, K, H, W) probabilities
     """ORACLE: SAM's answer to boxes around the true objects.
 
-    It reads the truth; its scores belong in no row beside a method's."""
+    It reads the truth; its scores belong in no row beside a method's.
+
+    `images`: (B, 3, H, W) in [0, 1]. `masks`: (B, H, W), the true labels. `embeddings`: of the whole encoder, or None.
+    Returns probabilities (B, K, H, W).
+    """
     seen = sam.see(images, embeddings)
     known = one_hot(masks, sam.num_classes)
     logits = sam.decode(seen, boxes=mask_box(known))

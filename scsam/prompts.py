@@ -24,14 +24,22 @@ def _mix64(z: Tensor) -> Tensor:
 def seeded_noise(seeds: Tensor, # (B,) int64, one per image
                  n: int         # numbers per image
                 ) -> Tensor:    # (B, n) float32 in [0, 1)
-    "Uniform noise that is a function of each image's own seed, whatever the batch."
+    """Uniform noise that is a function of each image's own seed, whatever the batch.
+
+    `seeds`: (B,) int64, one for each image. `n`: numbers for each. Returns (B, n) float32 in [0, 1).
+    """
     z = _mix64(seeds.long())[:, None] + torch.arange(1, n + 1, device=seeds.device) * _wrap(0x9E3779B97F4A7C15)
     return ((_mix64(z) >> 40) & (2**24 - 1)).float() / 2**24
 
 # %% ../nbs/13_prompts.ipynb #1b1550ca
 def regions(mask_or_prob: Tensor # bool or probability (B, H, W), or of classes (B, K, H, W), background first
            ) -> tuple[Tensor, Tensor]: # bool, and confidence in it in [0, 1], both (B, C, H, W); C = 1 or K - 1
-    "Where each foreground class is predicted, and the confidence in that: inside of the class, outside of its absence."
+    """Where each foreground class is predicted, and the confidence in that: inside of the class, outside of its
+    absence.
+
+    `mask_or_prob`: bool or probability (B, H, W), or probabilities of classes (B, K, H, W), background first.
+    Returns bool, and confidence in it in [0, 1], both (B, C, H, W); C = 1 or K - 1. Another shape is a `ScsamError`.
+    """
     x = mask_or_prob
     if x.ndim == 3:
         x = x[:, None].float()
@@ -47,7 +55,10 @@ def regions(mask_or_prob: Tensor # bool or probability (B, H, W), or of classes 
 # %% ../nbs/13_prompts.ipynb #3e0f07cb
 def components(region: Tensor
     ) -> Tensor:  # (N, H, W) bool -> (N, H, W) int64: 0 outside, one positive number per 8-connected component
-    "Connected components by label propagation with pointer jumping."
+    """Connected components by label propagation with pointer jumping.
+
+    `region`: (N, H, W) bool. Returns (N, H, W) int64: 0 outside, one positive number for each 8-connected component.
+    """
     N, H, W = region.shape
     ids = torch.arange(1, H*W + 1, device=region.device).reshape(1, H, W) * region
     while True:
@@ -111,7 +122,14 @@ def sample_points(mask_or_prob: Tensor,     # (B, H, W) mask or probability, or 
                  ) -> tuple[Tensor, Tensor]: # xy (B, N, 2) float pixels; labels (B, N): 1 fore, 0 back, -1 none
     """Point prompts from a prediction; positives first. Regions with too few pixels are padded with label -1.
 
-    Class probabilities have the background first; their points have an axis more, (B, K-1, N, …)."""
+    Class probabilities have the background first; their points have an axis more, (B, K-1, N, …).
+
+    `mask_or_prob`: (B, H, W) mask or probability, or (B, K, H, W) class probabilities.
+    `n_pos`, `n_neg`: points inside and outside the region. `strategy`: 'random', 'confident' or 'spread'.
+    `generator`: torch.Generator on the same device; None = the global one.
+    `seeds`: (B,) int64, each image's own seed, instead of `generator`.
+    Returns xy (B, N, 2) in pixels, x first, and labels (B, N): 1 object, 0 background, -1 none.
+    """
     if strategy not in STRATEGIES: raise ScsamError(f'unknown strategy {strategy!r}{nearest(strategy, STRATEGIES)}')
     region, sure = regions(mask_or_prob)
     B, C, H, W = region.shape
@@ -134,7 +152,12 @@ def mask_box(mask_or_prob: Tensor,      # as in `sample_points`
              jitter: float = 0.,        # each side moves by up to this fraction of the box's width or height
              generator=None
             ) -> Tensor:                # (B, 4) or (B, K-1, 4): x0, y0, x1, y1 in pixels
-    "The bounding box of each region, corners included; NaN where the region is empty."
+    """The bounding box of each region, corners included; NaN where the region is empty.
+
+    `mask_or_prob`: as in `sample_points`. `jitter`: each side moves by up to this fraction of the box's width or
+    height.
+    `generator`: torch.Generator; None = the global one. Returns (B, 4) or (B, K-1, 4): x0, y0, x1, y1 in pixels.
+    """
     region, _ = regions(mask_or_prob)
     B, C, H, W = region.shape
     sides = []
@@ -154,14 +177,22 @@ def mask_box(mask_or_prob: Tensor,      # as in `sample_points`
 
 def mask_prompt(mask_or_prob: Tensor # as in `sample_points`
                ) -> Tensor:          # (B, 1 or K-1, H, W) logits in [-7, 7]
-    "The prediction itself as SAM's mask prompt: log-odds, as SAM's own low-resolution outputs are."
+    """The prediction itself as SAM's mask prompt: log-odds, as SAM's own low-resolution outputs are.
+
+    `mask_or_prob`: as in `sample_points`. Returns (B, 1 or K-1, H, W) logits in [-7, 7].
+    """
     region, sure = regions(mask_or_prob)
     p = torch.where(region, sure, 1 - sure).float()          # in bf16 1 - 1e-3 is 1, whose log-odds are infinite
     return p.clamp(1e-3, 1 - 1e-3).logit()
 
 # %% ../nbs/13_prompts.ipynb #1b0a47c7
 class BoxTokens(nn.Module):
-    "Two prompt tokens per foreground class, read from SAM's image embedding."
+    """Two prompt tokens per foreground class, read from SAM's image embedding.
+
+    `embed_dim`: channels of SAM's image embedding (256; fewer for 'tiny'). `prompt_dim`: width of its prompt tokens.
+    `classes`: foreground classes. `hidden`: channels in between. Embeddings (B, C, h, w) become (B, classes, 2,
+    prompt_dim).
+    """
     def __init__(self, embed_dim: int,   # channels of the image embedding (256; fewer for 'tiny')
                  prompt_dim: int,        # width of SAM's prompt tokens
                  classes: int = 1,       # foreground classes
@@ -185,7 +216,12 @@ def make_prompts(probs: Tensor,             # (B, K, H, W) the U-Net's class pro
                  generator=None,
                  seeds: Tensor|None = None  # (B,) int64: deterministic prompts for evaluation
                 ) -> dict:                  # arguments of `Sam.decode`, each with a class dimension
-    "What the U-Net gives SAM: points, boxes and masks, as the recipe says."
+    """What the U-Net gives SAM: points, boxes and masks, as the recipe says.
+
+    `probs`: (B, K, H, W), the U-Net's class probabilities. `recipe`: kinds of prompts, numbers and strategy.
+    `generator`: torch.Generator; None = the global one. `seeds`: (B,) int64: the same prompts at every call.
+    Returns arguments of `Sam.decode`, each with a class dimension.
+    """
     out = {}
     if 'points' in recipe.prompts and recipe.n_pos + recipe.n_neg:
         xy, labels = sample_points(probs, recipe.n_pos, recipe.n_neg, recipe.strategy, generator, seeds)
@@ -202,6 +238,10 @@ def make_prompts(probs: Tensor,             # (B, K, H, W) the U-Net's class pro
 def released_points(xy: Tensor,  # (..., 2) correct (x, y) in pixels
                     size: tuple  # (H, W) of the image
                    ) -> Tensor:  # coordinates for which SAM computes what the released code computes
-    "The released encoding: (row, column) where (x, y) is meant, and never divided by the image size."
+    """The released encoding: (row, column) where (x, y) is meant, and never divided by the image size.
+
+    `xy`: (..., 2), correct (x, y) in pixels. `size`: (H, W) of the image, in pixels.
+    Returns coordinates for which SAM computes what the released code computes.
+    """
     H, W = size
     return (xy.flip(-1) + .5) * xy.new_tensor([W, H]) - .5

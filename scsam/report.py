@@ -36,7 +36,10 @@ def html_image(image,      # uint8 (H, W, 3), or a figure
                alt: str,
                side: int = 180 # pixels of the longer side
               ) -> str:
-    "An image in the page itself."
+    """An image in the page itself.
+
+    `image`: uint8 (H, W, 3), or a figure. `alt`: what it shows, in words. `side`: pixels of the longer side.
+    """
     out = io.BytesIO()
     if hasattr(image, 'savefig'):
         image.savefig(out, format='png', dpi=80)
@@ -223,7 +226,12 @@ def report(run: Run|str|Path,
            out: str|Path|None = None,   # None = report.html in the run
            first: str = ''              # HTML to begin with, such as what `scsam auto` chose
           ) -> Path:
-    "Write the page of a run."
+    """Write the page of a run.
+
+    `run`: a `Run` or its directory.
+    `sets`: {name: cases} of the record, for images; None = tables and curves only.
+    `out`: the page; None = report.html in the run. `first`: HTML to begin with, such as what `scsam auto` chose.
+    """
     run = run if isinstance(run, Run) else load_run(run)
     path = run.dir/'record.json'
     record = read_record(path) if path.exists() else None

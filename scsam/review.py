@@ -143,7 +143,11 @@ def dice_maps(a: np.ndarray, b: np.ndarray, # (N, S, S) label maps; pixels with 
               classes: int = 2,
               empty: float = 1.             # of a class that is in neither; NaN = such a class says nothing
              ) -> np.ndarray:               # (N,)
-    "Mean foreground Dice per case."
+    """Mean foreground Dice per case.
+
+    `a`, `b`: (N, S, S) label maps; pixels with `IGNORE` in `b` do not count. `classes`: K, background included.
+    `empty`: of a class that is in neither; NaN = such a class says nothing. Returns (N,), 0 to 1.
+    """
     known, scores = b != IGNORE, []
     for c in range(1, classes):
         p, g = (a == c) & known, b == c
@@ -158,7 +162,11 @@ _ENTROPY = uncertainty(np.stack([1 - np.arange(256) / 255, np.arange(256) / 255]
 def score_arrays(now: list,             # of one (N, K-1, S, S) byte array per branch
                  before: list|None,     # the same at the snapshot before
                  classes: int = 2) -> dict: # name -> (N,); 'dice' is not among them
-    "Scores of some cases from their stored probabilities."
+    """Scores of some cases from their stored probabilities.
+
+    `now`: a byte array (N, K-1, S, S) of each branch. `before`: the same at the snapshot before, or None.
+    `classes`: K, background included. Returns {name: (N,)}; 'dice' is not among them.
+    """
     labels, unknown = mean_labels(now), np.full(len(now[0]), np.nan)
     if classes == 2:
         ent = [[np.bincount(x.ravel(), minlength=256) @ _ENTROPY / x.size for x in a] for a in now]
@@ -576,7 +584,10 @@ BOX_SECONDS = 15   # of a person for one image: look, drag a box, look at SAM's 
 
 def diverse_order(looks: np.ndarray,     # (N, D): what images look like
                   first=()) -> list:     # rows that come first -> all rows
-    "Each row the one farthest from all before it; the first is the one nearest to the mean."
+    """Each row the one farthest from all before it; the first is the one nearest to the mean.
+
+    `looks`: (N, D), what images look like. `first`: numbers of the rows that come first. Returns all rows, in order.
+    """
     looks = np.asarray(looks, np.float32)
     order = list(first) or [int(np.argmin(((looks - looks.mean(0)) ** 2).sum(1)))]
     far = np.min([((looks - looks[i]) ** 2).sum(1) for i in order], 0)

@@ -25,7 +25,11 @@ from .weights import SAMS, Checkpoint, checkpoint, describe_checkpoint, find_wei
 def resize_positions(table: torch.Tensor, # (1, h, w, C) absolute position embedding
                      size: tuple          # (h', w') grid that is wanted
                     ) -> torch.Tensor:    # (1, h', w', C)
-    "The absolute position embedding for another grid."
+    """The absolute position embedding for another grid.
+
+    `table`: (1, h, w, C), absolute position embedding. `size`: (h', w') of the grid that is wanted, in cells. Bicubic
+    and antialiased; returns (1, h', w', C).
+    """
     if tuple(table.shape[1:3]) == tuple(size): return table
     return F.interpolate(table.permute(0, 3, 1, 2), size=size, mode='bicubic', antialias=True).permute(0, 2, 3, 1)
 
@@ -33,7 +37,11 @@ def resize_positions(table: torch.Tensor, # (1, h, w, C) absolute position embed
 def relative_table(table: torch.Tensor, # (2m - 1, d): one row for each offset from -(m - 1) to m - 1
                    n: int               # cells on the axis at hand
                   ) -> torch.Tensor:    # (n, n, d): entry (i, j) is the row of offset i - j
-    "The relative position embedding between all cells of an axis with n cells."
+    """The relative position embedding between all cells of an axis with n cells.
+
+    `table`: (2m - 1, d), one row for each offset from -(m - 1) to m - 1. `n`: cells on the axis at hand.
+    Returns (n, n, d): entry (i, j) is the row of offset i - j.
+    """
     if len(table) != 2*n - 1:
         table = F.interpolate(table.T[None], size=2*n - 1, mode='linear')[0].T
     i = torch.arange(n, device=table.device)
@@ -44,7 +52,11 @@ def by_windows(x: torch.Tensor, # (B, h, w, C)
                side: int,       # cells on each side of a window
                f                # (n, r, c, C) → (n, r, c, C'), with r, c ≤ side: what there is of n windows
               ) -> torch.Tensor: # (B, h, w, C')
-    "Cut a grid into windows, apply `f` to all those of one shape, and put the results in their places."
+    """Cut a grid into windows, apply `f` to all those of one shape, and put the results in their places.
+
+    `x`: (B, h, w, C). `side`: cells on each side of a window. `f`: (n, r, c, C) to (n, r, c, C'), with r, c ≤ side.
+    Returns (B, h, w, C').
+    """
     def spans(n): # (start, stop, cells of a window): the whole windows, and what is left after them
         whole = n - n%side
         return [(a, b, m) for a, b, m in ((0, whole, side), (whole, n, n - whole)) if b > a]
@@ -62,7 +74,12 @@ def with_positions(q, k,         # (B, heads, r*c, d), (B, heads, h*w, d)
                    size: tuple,  # (h, w) of the grid of keys
                    asking: tuple|None = None # (r, c) of the queries, its top left part; None = all
                   ) -> tuple:    # queries (B, heads, r*c, d + h + w) and keys (B, heads, h*w, d + h + w)
-    "Queries and keys whose plain dot product is q·k/√d + q·R_height + q·R_width."
+    """Queries and keys whose plain dot product is q·k/√d + q·R_height + q·R_width.
+
+    `q`: (B, heads, r*c, d). `k`: (B, heads, h*w, d). `rel_h`, `rel_w`: (2m - 1, d), tables of both axes.
+    `size`: (h, w) of the grid of keys. `asking`: (r, c) of the queries, its top left part; None = all.
+    Returns queries (B, heads, r*c, d + h + w) and keys (B, heads, h*w, d + h + w).
+    """
     (h, w), (r, c) = size, asking or size
     grid = q.unflatten(2, (r, c))
     up_down = torch.einsum('bnhwc,hkc->bnhwk', grid, relative_table(rel_h, h)[:r])
@@ -75,7 +92,11 @@ def with_positions(q, k,         # (B, heads, r*c, d), (B, heads, h*w, d)
 
 def attend(q, k, v,     # (B, heads, M, d'), (B, heads, N, d'), (B, heads, N, d)
            fused=None): # use PyTorch's fused kernel; None = on a GPU, or when N is large
-    "softmax(q·kᵀ)·v."
+    """softmax(q·kᵀ)·v.
+
+    `q`: (B, heads, M, d'). `k`: (B, heads, N, d'). `v`: (B, heads, N, d).
+    `fused`: use PyTorch's fused kernel; None = on a GPU, or when N is large. Returns (B, heads, M, d).
+    """
     if fused is None:
         fused = q.device.type != 'cpu' or k.shape[2] > 1024
     if not fused: return (q@k.transpose(-1, -2)).softmax(-1)@v # on a CPU faster than the fused kernel's backward pass
@@ -306,7 +327,10 @@ def _ours(state: dict) -> dict: # of official names
 
 # %% ../nbs/11_sam.ipynb #0b02a96f
 def normalised(images, how: str): # (B, 3, H, W) in [0, 1] → same shape
-    "'sam': by the mean and deviation of 0–255 RGB; else each image stretched to [0, 1]."
+    """'sam': by the mean and deviation of 0–255 RGB; else each image stretched to [0, 1].
+
+    `images`: (B, 3, H, W) in [0, 1]. `how`: 'sam' or 'minmax'. Returns the same shape.
+    """
     if how == 'sam':
         mean = images.new_tensor([123.675, 116.28, 103.53]).view(3, 1, 1)
         std = images.new_tensor([58.395, 57.12, 57.375]).view(3, 1, 1)
@@ -372,7 +396,10 @@ class _Seeing(nn.Module):
 def across(att: nn.Module, # an attention of SAM's decoder
            q, k, v         # (n, M, C), (n, N, C), (n, N, C)
           ):               # (n, M, C)
-    "The attention's own formula; the longer of tokens and cells is the last axis of the logits."
+    """The attention's own formula; the longer of tokens and cells is the last axis of the logits.
+
+    `att`: an attention of SAM's decoder. `q`: (n, M, C). `k`, `v`: (n, N, C). Returns (n, M, C).
+    """
     def heads(x): return x.unflatten(-1, (att.num_heads, -1)).transpose(1, 2)
     q, k, v = heads(att.q_proj(q)), heads(att.k_proj(k)), heads(att.v_proj(v))
     scale = q.shape[-1]**-.5
@@ -388,7 +415,12 @@ def two_way(transformer: nn.Module,          # SAM's `TwoWayTransformer`
             cells: torch.Tensor,             # (n, N, C) the image embedding, row by row
             places: torch.Tensor             # (1, N, C) positions of the cells
            ) -> tuple:                       # the tokens' answers, and the cells after them
-    "SAM's two-way transformer: tokens ask themselves and the cells, and cells ask the tokens."
+    """SAM's two-way transformer: tokens ask themselves and the cells, and cells ask the tokens.
+
+    `transformer`: SAM's `TwoWayTransformer`. `tokens`: (n, T, C), the prompts.
+    `cells`: (n, N, C), the image embedding, row by row. `places`: (1, N, C), positions of the cells.
+    Returns the tokens' answers, and the cells after them.
+    """
     x = tokens
     for layer in transformer.layers:
         if layer.skip_first_layer_pe:
@@ -414,7 +446,11 @@ def fine_logits(decoder: nn.Module, # SAM's `MaskDecoder`
                 mask: torch.Tensor,  # (n, C/8) what the mask's token looks for
                 h: int, w: int
                ) -> torch.Tensor:    # (n, 4h, 4w)
-    "Upscale the cells by 4, and compare each with the mask's token."
+    """Upscale the cells by 4, and compare each with the mask's token.
+
+    `decoder`: SAM's `MaskDecoder`. `cells`: (n, h*w, C). `mask`: (n, C/8), what the mask's token looks for.
+    `h`, `w`: of the grid, in cells. Returns (n, 4h, 4w).
+    """
     first, norm, act, second, last = decoder.output_upscaling
     x = F.layer_norm(_quarters(first, cells.flatten(0, 1)), (first.out_channels,), norm.weight, norm.bias, norm.eps)
     x = last(_quarters(second, act(x))).view(len(cells), -1, second.out_channels)
@@ -427,7 +463,12 @@ def mask_logits(decoder: nn.Module,   # SAM's `MaskDecoder`
                 sparse: torch.Tensor, # (n, T, C) the other prompts
                 positions             # (..., 2) fractions of the image → (..., C)
                ) -> torch.Tensor:     # (n, 4h, 4w), float32
-    "The masks of n embeddings with their prompts."
+    """The masks of n embeddings with their prompts.
+
+    `decoder`: SAM's `MaskDecoder`. `grid`: (n, C, h, w), image embeddings with the dense prompt added.
+    `sparse`: (n, T, C), the other prompts. `positions`: a function, (..., 2) fractions of the image to (..., C).
+    Returns (n, 4h, 4w), float32.
+    """
     n, _, h, w = grid.shape
     x, y = (torch.arange(k, device=grid.device) for k in (w, h))
     centres = torch.stack(torch.meshgrid((x + 0.5)/w, (y + 0.5)/h, indexing='xy'), -1).flatten(0, 1)[None]
@@ -517,7 +558,12 @@ def by_class(B: int,   # images
 
 # %% ../nbs/11_sam.ipynb #0cd7a952
 class Sam(_Asking):
-    "A SAM whose prompts and masks have a batch and a class dimension, differentiable throughout."
+    """A SAM whose prompts and masks have a batch and a class dimension, differentiable throughout.
+
+    `facts`: name and normalisation of the checkpoint. `encoder`: `ViT` or `TinyViT`. `dim`: channels of embeddings and
+    prompts.
+    `image_size`: (H, W) or side in pixels of the images that masks are made for. `num_classes`: background included.
+    """
     def __init__(self, facts: Checkpoint,  # name, normalisation
                  encoder: nn.Module,       # ViT or TinyViT
                  dim: int,                 # channels of embeddings and prompts
@@ -533,7 +579,16 @@ class Sam(_Asking):
                tokens=None,      # (B, [K,] T, C) further sparse prompt embeddings
                size=None         # (H, W) of the images; None = `image_size` if that fits, else the full square
               ):                 # logits (B, K, H, W); K = 1 when no prompt has a class dimension
-        "Masks of B images in one call, each image (and class) with its own prompts."
+        """Masks of B images in one call, each image (and class) with its own prompts.
+
+        `embeddings`: (B, C, h, w).
+        `points`: xy (B, [K,] N, 2) in pixels, x first, and labels (B, [K,] N): 1 object, 0 background, -1 none.
+        `boxes`: (B, [K,] 4) in pixels: left, top, right, bottom; a row with NaN = no box here.
+        `masks`: (B, [K,] h', w') logits of any resolution that cover the image.
+        `tokens`: (B, [K,] T, C) further sparse prompt embeddings.
+        `size`: (H, W) of the images; None = `image_size` if that fits, else the full square.
+        Returns logits (B, K, H, W); K = 1 when no prompt has a class dimension.
+        """
         B, C, h, w = embeddings.shape
         stride, outer = self.encoder.stride, None
         if self.working_size:
@@ -581,7 +636,13 @@ def load_sam(name: str,                 # a key of `SAMS`
              image_size: int|tuple = 256, # side, or (H, W), of the images in pixels
              num_classes: int = 2       # kept for those who prompt it
             ) -> Sam:
-    "A SAM with its checkpoint's weights, found, verified and loaded."
+    """A SAM with its checkpoint's weights, found, verified and loaded.
+
+    `name`: a key of `SAMS`. `weights`: None or '' = the official file; a path; or 'random'.
+    `image_size`: side, or (H, W), of the images in pixels. `num_classes`: background included, for those who prompt
+    it.
+    Weights that are absent, damaged, or of another architecture are a `ScsamError`.
+    """
     c = checkpoint(name)
     for s in _pair(image_size):
         if not 32 <= s <= 4096:

@@ -39,7 +39,10 @@ def _array(x) -> np.ndarray:
 
 def to_rgb(image # (H, W), (H, W, 3) or (3, H, W); bytes, bool, or floats in 0..1
           ) -> np.ndarray: # (H, W, 3) uint8, a copy
-    "Any image as RGB bytes."
+    """Any image as RGB bytes.
+
+    `image`: (H, W), (H, W, 3) or (3, H, W); bytes, bool, or floats in 0..1. Returns uint8 (H, W, 3), a copy.
+    """
     x = _array(image)
     if x.ndim == 3 and x.shape[0] in (1, 3) and x.shape[2] not in (1, 3):
         x = x.transpose(1, 2, 0)
@@ -55,7 +58,10 @@ def to_rgb(image # (H, W), (H, W, 3) or (3, H, W); bytes, bool, or floats in 0..
 def edges(mask,        # (H, W) bool
           width: int=1 # pixels, inwards
          ) -> np.ndarray: # (H, W) bool
-    "Pixels of the mask within `width` steps of its outside; the image's border counts as inside."
+    """Pixels of the mask within `width` steps of its outside; the image's border counts as inside.
+
+    `mask`: (H, W) bool. `width`: in pixels, inwards. Returns (H, W) bool.
+    """
     inner = np.asarray(mask, bool)
     for _ in range(width):
         p = np.pad(inner, 1, mode='edge')
@@ -69,7 +75,12 @@ def overlay(image,               # anything `to_rgb` takes
             contour: bool = True, # draw outlines
             colours=CLASSES      # of classes 1, 2, …
            ) -> np.ndarray:      # (H, W, 3) uint8
-    "A label map drawn over an image."
+    """A label map drawn over an image.
+
+    `image`: anything `to_rgb` takes. `mask`: (H, W) label map or bool; 0 and 255 are not drawn.
+    `alpha`: strength of the tint, 0 to 1. `contour`: draw outlines. `colours`: of classes 1, 2, …
+    Returns uint8 (H, W, 3).
+    """
     out, mask = to_rgb(image), _array(mask)
     if mask.shape != out.shape[:2]:
         raise ScsamError(f'viz: the mask has shape {mask.shape}, the image {out.shape[:2]}; they must be equal')
@@ -120,7 +131,11 @@ def errors(image,               # anything `to_rgb` takes
            pred, truth,         # (H, W) label maps or bool; truth 255 = no label here
            alpha: float = 0.6   # strength of the tint
           ) -> np.ndarray:      # (H, W, 3) uint8
-    "Where a prediction is wrong: false parts yellow, missed parts sky blue, the truth outlined in white."
+    """Where a prediction is wrong: false parts yellow, missed parts sky blue, the truth outlined in white.
+
+    `image`: anything `to_rgb` takes. `pred`, `truth`: (H, W) label maps or bool; 255 in `truth` = no label here.
+    `alpha`: strength of the tint, 0 to 1. Returns uint8 (H, W, 3).
+    """
     pred, truth = _array(pred), _array(truth)
     _same_shape(pred, truth)
     known = truth != 255 if truth.dtype != bool else np.ones(truth.shape, bool)
@@ -133,14 +148,20 @@ def errors(image,               # anything `to_rgb` takes
 def heat(values,              # (H, W) floats in 0..1
          cmap: str = 'cividis'
         ) -> np.ndarray:      # (H, W, 3) uint8
-    "A map of numbers in 0..1 as colours."
+    """A map of numbers in 0..1 as colours.
+
+    `values`: (H, W) floats in 0..1. `cmap`: of matplotlib. Returns uint8 (H, W, 3).
+    """
     colours = matplotlib.colormaps[cmap](np.clip(_array(values).astype(float), 0, 1))
     return np.round(255 * colours[..., :3]).astype(np.uint8)
 
 
 def disagreement(a, b # both (K, H, W) probabilities, or both (H, W) label maps
                 ) -> np.ndarray: # (H, W) in 0..1
-    "Total variation distance of two class distributions per pixel; of label maps, 1 where they differ."
+    """Total variation distance of two class distributions per pixel; of label maps, 1 where they differ.
+
+    `a`, `b`: both probabilities (K, H, W), or both label maps (H, W). Returns (H, W) in 0..1.
+    """
     a, b = _array(a), _array(b)
     if a.shape != b.shape: raise ScsamError(f'viz: {a.shape} and {b.shape} cannot be compared; the shapes differ')
     return (a != b).astype(float) if a.ndim == 2 else np.abs(a.astype(float) - b).sum(0) / 2
@@ -148,7 +169,10 @@ def disagreement(a, b # both (K, H, W) probabilities, or both (H, W) label maps
 
 def uncertainty(probs # (K, H, W)
                ) -> np.ndarray: # (H, W) in 0..1
-    "Entropy of the class probabilities over its maximum ln K."
+    """Entropy of the class probabilities over its maximum ln K.
+
+    `probs`: (K, H, W), summing to 1 over K. Returns (H, W) in 0..1.
+    """
     p = np.clip(_array(probs).astype(float), 1e-12, 1)
     return -(p * np.log(p)).sum(0) / np.log(len(p))
 
@@ -158,7 +182,12 @@ def draw_points(image,      # anything `to_rgb` takes
                 labels,     # (N,) 1 positive, 0 negative, -1 not drawn
                 size: float|None = None # radius in pixels; None = a fortieth of the shorter side, at least 2
                ) -> np.ndarray: # (H, W, 3) uint8
-    "Point prompts drawn over an image: positive ones green discs, negative ones red crosses."
+    """Point prompts drawn over an image: positive ones green discs, negative ones red crosses.
+
+    `image`: anything `to_rgb` takes. `points`: (N, 2), x and y in pixels. `labels`: (N,): 1 positive, 0 negative, -1
+    not drawn.
+    `size`: radius in pixels; None = a fortieth of the shorter side, at least 2. Returns uint8 (H, W, 3).
+    """
     picture = Image.fromarray(to_rgb(image))
     r, draw = max(2., min(picture.size) / 40) if size is None else size, ImageDraw.Draw(picture)
     for (x, y), label in zip(_array(points).reshape(-1, 2).tolist(), _array(labels).reshape(-1).tolist()):
@@ -175,7 +204,12 @@ def draw_boxes(image,           # anything `to_rgb` takes
                boxes,           # (N, 4) left, top, right, bottom in pixels
                colours=CLASSES  # of the boxes in turn
               ) -> np.ndarray:  # (H, W, 3) uint8
-    "Box prompts drawn over an image."
+    """Box prompts drawn over an image.
+
+    `image`: anything `to_rgb` takes. `boxes`: (N, 4): left, top, right, bottom in pixels. `colours`: of the boxes in
+    turn.
+    Returns uint8 (H, W, 3).
+    """
     picture = Image.fromarray(to_rgb(image))
     draw, width = ImageDraw.Draw(picture), max(1, round(min(picture.size) / 100))
     for i, box in enumerate(_array(boxes).reshape(-1, 4).tolist()):
@@ -272,7 +306,11 @@ def silhouette(truth, pred,            # (H, W) label maps or bool
                colour: str = BLUE,     # of the outline
                width: int|None = None  # of the outline in pixels; None = by the size of the image
               ) -> np.ndarray:         # (H, W, 3) uint8
-    "A prediction's outline over the filled truth, without the image."
+    """A prediction's outline over the filled truth, without the image.
+
+    `truth`, `pred`: (H, W) label maps or bool. `colour`: of the outline.
+    `width`: of the outline in pixels; None = by the size of the image. Returns uint8 (H, W, 3).
+    """
     truth, pred = _array(truth), _array(pred)
     _same_shape(pred, truth)
     out = np.full((*truth.shape, 3), 255, np.uint8)

@@ -92,7 +92,13 @@ def download(url: str,               # where from
              timeout: float = 30,    # seconds without a byte before giving up
              size: int = 0           # expected bytes; 0 = what the server says
             ) -> str:                # its sha256
-    "Fetch `url` to `path`: resumed where it was cut, verified, then renamed. Never half a file under the final name."
+    """Fetch `url` to `path`: resumed where it was cut, verified, then renamed. Never half a file under the final name.
+
+    `url`: where from. `path`: the final name. `sha256`: 64 hex digits that are expected; '' = any.
+    `progress`: show a bar. `timeout`: seconds without a byte before giving up.
+    `size`: expected bytes; 0 = what the server says. Returns the file's sha256. What cannot be fetched, or has another
+    hash, is a `ScsamError`.
+    """
     path = Path(path)
     part = path.with_name(path.name + '.part')
     say = lambda: progress and print(f'waiting for another process that downloads {path.name}', flush=True)
