@@ -761,7 +761,7 @@ def table(records: list,              # of Record
     return Table(out, list(columns), metric, [k for k in rows if k != 'budget'], Path(base), ' or '.join(units),
                  [str(r.path.name if r.path else r['run']) for r in left_out])
 
-
+# %% ../nbs/05_records.ipynb #5adb348b
 def _place(group: list) -> tuple:
     "Where a row stands: few labels first, and labelled only before the rest."
     r = group[0][0]
