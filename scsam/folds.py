@@ -43,16 +43,20 @@ def fit_folds(data: Dataset, recipe: Recipe, k: int,
               progress: bool = False,
               say=lambda i: None, # called before each fold
               **options          # of `fit`
-             ):
+             ) -> bool:          # are all finished?
     """Train k networks, each on all masks but those of its fold.
 
     `k`: folds, by patient. `out`: gets the run directories fold-0 … fold-(k-1). `progress`: show a bar.
     `say`: called with the number of each fold before it. `options`: of `fit`.
+    Where somebody, or the clock, stops one of them, no further one is begun, and False is returned.
     """
     recipe = recipe.replace(val=0., labeled='100%')
     for i, part in enumerate(folds(data, k, recipe.data_seed)):
         say(i)
-        fit(make_method(recipe), part, recipe, Path(out)/f'fold-{i}', progress=progress, **options)
+        where = Path(out)/f'fold-{i}'
+        fit(make_method(recipe), part, recipe, where, progress=progress, **options)
+        if not (where/'training.json').exists(): return False
+    return True
 
 
 def fold_dirs(out: str|Path) -> list: # of Path

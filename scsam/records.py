@@ -744,7 +744,7 @@ def table(records: list,              # of Record
     columns = {**{n: [n] for n in sets}, **(means or {})}
     seeds = {r['seed'] for r in records} if seeds is None else set(seeds)
     groups, left_out = _rows(records, rows, sets, branches, uses)
-    if not groups:
+    if records and not groups:
         choices = ['selected', 'all', *dict.fromkeys(b for r in records for n in sets for b in r.branches(n))]
         raise ScsamError(f'table: no record has scores of branch {branches!r}{nearest(branches, choices)}')
     groups.sort(key=_place)                                    # stable: else in the order of the records
@@ -770,7 +770,8 @@ def _place(group: list) -> tuple:
 # %% ../nbs/05_records.ipynb #2e2375a4
 def _columns(records: list, metric: str, sets: list|None, reported: list):
     "The test sets to show, and {test set: ids on which most records were scored}."
-    if not records: raise ScsamError('table: there are no records; train and evaluate a run first')
+    if not records and not reported:
+        raise ScsamError('table: there are no records; train and evaluate a run first')
     if metric not in SHOWN: raise ScsamError(f'table: unknown metric {metric!r}{nearest(metric, SHOWN)}')
     check_reported(reported)
     known = list(dict.fromkeys(n for x in [*records, *reported] for n in x['scores']))
