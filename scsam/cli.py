@@ -98,14 +98,14 @@ def train(args: argparse.Namespace):
 def _train_folds(args: argparse.Namespace, data, recipe: Recipe, options: dict):
     "Train k networks, each on all masks but those of its fold."
     from scsam.experiment import remember_data
-    from scsam.folds import finish_folds, fit_folds, fold_dirs
+    from scsam.folds import finish_folds, fit_folds
     out = Path(args.out)
     bad = [f'--{k.replace("_", "-")}' for k in ('decisions', 'labeled', 'val') if getattr(args, k)]
     if bad: raise ScsamError(f'--folds takes every mask of the training part; leave {", ".join(bad)} out')
     def say(i): announce(args, f'training {recipe.method}, fold {i + 1} of {args.folds}, for {recipe.steps} steps')
-    fit_folds(data, recipe, args.folds, out, not args.quiet, say, resume=args.resume, max_minutes=args.max_minutes,
-              cache=cache_dir()/'images', tensorboard=args.tensorboard)
-    if not all((p/'training.json').exists() for p in fold_dirs(out)): return 3
+    finished = fit_folds(data, recipe, args.folds, out, not args.quiet, say, resume=args.resume,
+                         max_minutes=args.max_minutes, cache=cache_dir()/'images', tensorboard=args.tensorboard)
+    if not finished: return 3
     masks = data.where(role='train', has_mask=True)
     finish_folds(out, data.manifest(labeled=masks))
     remember_data(out, args.data, args.kind, **options)
@@ -280,18 +280,21 @@ def report(args: argparse.Namespace):
 
 def auto(args: argparse.Namespace):
     "From a folder to masks: look, choose, compare by cross-validation, train the best on all masks, predict the rest."
-    from scsam.auto import auto as run_auto, decided, make_plan
+    from scsam.auto import auto as run_auto, decided, kept_plan, make_plan
     from scsam.experiment import remember_data
     data, args.data = with_masks(args.data, args.kind)
     announce(args, f'reading the {len(data)} cases of {args.data}')
     settings = ('preset', 'steps', 'image_size', 'precision', 'seed')
     given = {k: v for k in settings if (v := getattr(args, k)) is not None}
-    announce(args, 'measuring how long a step takes')
-    known, methods = decided(data, args.decisions), _names(args.methods)
-    plan = make_plan(known, args.folds, methods, args.hours, not args.quiet, **given)
+    asked = dict(k=args.folds, methods=_names(args.methods), hours=args.hours, **given)
+    plan = kept_plan(args.out, **asked)
+    if plan is None:
+        announce(args, 'measuring how long a step takes')
+        plan = make_plan(decided(data, args.decisions), progress=not args.quiet, **asked)
     print(plan.text(), flush=True)
     if args.dry_run: return
-    run_auto(data, plan, args.out, not args.quiet, lambda text: print(text, flush=True), args.decisions)
+    page = run_auto(data, plan, args.out, not args.quiet, lambda text: print(text, flush=True), args.decisions)
+    if page is None: return 3
     remember_data(Path(args.out)/'run', args.data, args.kind)
 
 # %% ../nbs/50_cli.ipynb #55c8040c
