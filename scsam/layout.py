@@ -736,11 +736,11 @@ def folder(root: str|Path,      # a folder as above, or one image
                   reader=joined(reader, i.masks, len(names)))
              for i in found.items]
     if not cases:
-        raise ScsamError(f'{root} has no images that scsam can find; it looks for {", ".join(SUFFIXES)} in '
+        left = ''.join(f'; {line}' for line in left_out(found.left))
+        raise ScsamError(f'{root} has no images that scsam can find{left}; it looks for {", ".join(SUFFIXES)} in '
                          f'{root.name}/ or {root.name}/images, masks in {root.name}/masks or beside them as '
                          'NAME_mask.png; anything else can be said in a CSV with the columns image, mask, patient, '
-                         'role, source'
-                         + (f'; it leaves out {left_out(found.left)[0]}' if found.left else ''))
+                         'role, source')
     return Dataset(root.name, cases, names, root, notes=found.notes, left=found.left)
 
 
@@ -797,6 +797,7 @@ def no_image_file(path: Path) -> str:
     if path.name.lower().endswith(LISTS):
         return 'a table without a column "image", so it is not taken for the list of cases'
     if path.suffix.lower() == '.dcm': return 'a DICOM file among images: save it as a 16-bit PNG'
+    if path.name.lower().endswith(UNREAD): return 'no form of image that scsam reads: save it as PNG'
     return 'no image that scsam reads'
 
 
