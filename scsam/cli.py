@@ -333,7 +333,10 @@ def data(args: argparse.Namespace) -> int|None: # of a check: 0 clean, 1 warning
     from scsam.datasets import load_dataset
     word, *rest = args.words
     labels = 'resample' if args.resample_labels else 'same'
-    if not rest: return print(load_dataset(word, args.kind, labels))
+    if not rest:
+        from scsam.check import look_at_some
+        found = load_dataset(word, args.kind, labels)
+        return print(found, *look_at_some(found), sep='\n')
     if word == 'compare' and len(rest) == 2: return compare(*rest, args.kind)
     if word == 'import': return import_(rest, args)
     if word != 'check' or len(rest) != 1:

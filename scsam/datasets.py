@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 import numpy as np
 from .config import ScsamError, nearest
-from .data import Case, Dataset, FileReader, stratified_order
+from .data import Case, Dataset, FileReader, left_out, stratified_order
 from .layout import (LISTS, IMAGE_DIRS, MASK_DIRS, SUFFIXES, TABLES, VOLUMES, Sorted, fault, folder, folder_means,
                           leave_unmasked, listed, name_key, no_image_file, one_channel,
                           place, suffix_of, _bare, pair, pictures, read_classes, sort_files,
@@ -140,7 +140,8 @@ def volumes(root: str|Path,            # a folder of volumes, a folder of DICOM 
         raise ScsamError(f'{root}: masks that are volumes have values, not thresholds or colours; correct classes.json')
     units = volumes_in(root, others)
     if not units:
-        raise ScsamError(f'{root} has no volumes; scsam reads {", ".join(VOLUMES)} and folders of DICOM files')
+        left = ''.join(f'; {line}' for line in left_out({p: _no_volume(p) for p in others}))
+        raise ScsamError(f'{root} has no volumes{left}; scsam reads {", ".join(VOLUMES)} and folders of DICOM files')
     found = sort_files(one_channel(units), root)
     listed_splits(others, found)
     _leave_others(others, found, root)
@@ -385,7 +386,8 @@ def guess_kind(path: str|Path) -> str: # a key of `KINDS`
         return 'promise12'
     if any('image' in _header(f) for f in path.iterdir() if f.suffix.lower() in LISTS): return 'folder'
     images, volumes = _count(path)
-    return 'volumes' if volumes > images else 'folder'
+    dicom = not images and any(f.suffix.lower() == '.dcm' for f in path.rglob('*'))
+    return 'volumes' if volumes > images or dicom else 'folder'
 
 
 def _split_folders(path: Path) -> list: # of folders such as TrainingData_Part1
@@ -461,11 +463,12 @@ def inputs(path: str|Path,
         try:
             with tolerate() as faults: data = load_dataset(path, k, **{'whole': True} if k in both else {})
         except ScsamError as e:
-            if len(kinds) == 1: raise
-            out.notes.append(str(e)); continue
+            out.notes += [*faults, str(e)]; continue
         out.notes += faults
         left.append(data.left)
         out.cases += list(data)
     out.left = {p: why for p, why in (left or [{}])[0].items() if all(p in x for x in left)} # what no kind can use
-    if not out.cases: raise ScsamError('; '.join(out.notes) or f'{path} holds nothing to predict on')
+    if not out.cases: # the faults that were passed over are the reason
+        raise ScsamError('; '.join(dict.fromkeys([*out.notes, *left_out(out.left)])) or f'{path} holds nothing to '
+                         'predict on')
     return out

@@ -363,10 +363,12 @@ def patient_folders(found: list, # of `Found`, the images
     for p, files in inside.items(): often[p[:-1]].update(files)
     shared = lambda p: sum(often[p[:-1]][f] > 1 for f in inside[p]) * 2 >= len(inside[p])
     twins = {p for p in names if not re.search(r'\d', p[-1]) and not _is_group(p[-1]) and shared(p)}
+    own = {p for p, files in inside.items() if len(files) == 1 and (p[-1] in files or shared(p))} # one image in each
     for f in found:
         path = f.above + f.below
         def is_patient(i):
             if _is_group(path[i]): return False
+            if path[:i + 1] in own and re.search(r'\d', path[i]): return True
             if not re.search(r'\d', path[i]): return i >= len(f.above) and path[:i + 1] in twins
             # side by side with others like it
             return i >= len(f.above) or len(like[path[:i], re.sub(r'\d+', '#', path[i])]) > 1
@@ -422,7 +424,7 @@ def sort_files(units: dict,  # name relative to the folder -> Path, of images an
         return out
     _same_splits(images, masks)
     _two_trees(images, masks, root, out)
-    mask_of = _match_parts(images, masks)
+    mask_of = _match_parts(images, masks, out.notes)
     for f in images:
         if f.made: out.left[f.path] = 'made from another image, by its name'
     images = [f for f in images if not f.made]
@@ -434,8 +436,10 @@ def _name_tests(found: list):
     "Names of the test sets: a folder between, or what distinguishes the folders; 'test' where there is one."
     tests = [f for f in found if f.role == 'test']
     alike = Counter(re.sub(r'\d+', '#', t) for t in {f.test for f in tests if re.search(r'\d', f.test)})
+    sizes = Counter(f.test for f in tests if f.thing != 'mask')
+    alone = len(sizes) > 2 and set(sizes.values()) == {1} # one image in each
     for f in tests:
-        if f.test and alike[re.sub(r'\d+', '#', f.test)] > 2: # patients, not sets
+        if f.test and (alone or alike[re.sub(r'\d+', '#', f.test)] > 2): # patients, not sets
             f.above, f.test = (*f.above, f.test), ''
     several = len({f.words for f in tests if f.thing != 'mask' and not f.test}) > 1
     for f in tests:
@@ -526,7 +530,7 @@ def _same_splits(images: list, masks: list):
         if at: f.role, f.test = at[0]
 
 # %% ../nbs/02a_layout.ipynb #10afefd7
-def _match_parts(images: list, masks: list) -> dict: # id of a `Found` -> tuple of Paths
+def _match_parts(images: list, masks: list, notes: list) -> dict: # id of a `Found` -> tuple of Paths
     "Masks to images within each split."
     out, mask_in, parts = {}, _by_part(masks), _by_part(images)
     tests = [k for k in parts if k[0] == 'test']
@@ -545,6 +549,7 @@ def _match_parts(images: list, masks: list) -> dict: # id of a `Found` -> tuple 
                       f'CSV')
         _flat(part, mine)
         found, extra = match(names, [(f.key, f.path) for f in mine])
+        extra = _objects(part, mine, found, extra, notes)
         no_image(extra, len(mine), names)
         for f in part: out[id(f)] = found.get(f.key, ())
         for f in part: f.made = not out[id(f)] and bool(MADE.search(f.key)) and MADE.sub('', f.key) in found
@@ -561,6 +566,31 @@ def _flat(images: list, masks: list):
     if any(len(same) > 1 for same in at.values()) or len({f.name for f in masks}) < len(masks): return
     for m in masks:
         if of := next((at[b][0] for b in _bare(m.name) if b in at), None): m.above, m.below = of.above, of.below
+
+# %% ../nbs/02a_layout.ipynb #54256100
+def _objects(images: list, masks: list, found: dict, extra: list, notes: list) -> list: # of masks still without image
+    "Give the files in a folder of masks that belongs to one image to that image; `found` as `match` gives it."
+    lost, by_key, near, of = {*extra}, {f.key: f for f in images}, defaultdict(list), defaultdict(list)
+    for f in images: near[f.above + f.below].append(f)
+    for m in [m for m in masks if m.path in lost]:
+        at = m.above + m.below
+        f = by_key.get('/'.join(at)) or (near[at][0] if at and len(near[at]) == 1 else None)
+        if f and f.key not in found: of[f.key].append(m)
+    words = {k: {re.sub(r'\d+', '', m.name) for m in some} for k, some in of.items()}
+    often = Counter(w for some in words.values() for w in some)
+    for k, some in of.items():
+        named = any(not re.search(r'\d', m.name) for m in some) or sum(often[w] > 1 for w in words[k]) > 1
+        if len(words[k]) > 1 and named:
+            table = ', '.join(f'{i} {m.name}' for i, m in enumerate(some[:3], 1))
+            fault(f'{some[0].path} and {some[1].path} are masks of {by_key[k].path} with names of classes; draw all '
+                  f'masks of an image into one label map with its name (such as 0 background, {table}), and name '
+                  f'the classes in a classes.txt')
+        found[k] = tuple(m.path for m in some)
+    if any(len(some) > 1 for some in of.values()):
+        notes.append(f'{len(of)} images have a folder of masks, one for each object; they are joined, so that objects '
+                     f'that touch become one')
+    given = {p for k in of for p in found[k]}
+    return [p for p in extra if p not in given]
 
 # %% ../nbs/02a_layout.ipynb #1e7b270f
 def _describe(images: list, mask_of: dict, out: Sorted):
@@ -706,11 +736,11 @@ def folder(root: str|Path,      # a folder as above, or one image
                   reader=joined(reader, i.masks, len(names)))
              for i in found.items]
     if not cases:
-        raise ScsamError(f'{root} has no images that scsam can find; it looks for {", ".join(SUFFIXES)} in '
+        left = ''.join(f'; {line}' for line in left_out(found.left))
+        raise ScsamError(f'{root} has no images that scsam can find{left}; it looks for {", ".join(SUFFIXES)} in '
                          f'{root.name}/ or {root.name}/images, masks in {root.name}/masks or beside them as '
                          'NAME_mask.png; anything else can be said in a CSV with the columns image, mask, patient, '
-                         'role, source'
-                         + (f'; it leaves out {left_out(found.left)[0]}' if found.left else ''))
+                         'role, source')
     return Dataset(root.name, cases, names, root, notes=found.notes, left=found.left)
 
 
@@ -767,6 +797,7 @@ def no_image_file(path: Path) -> str:
     if path.name.lower().endswith(LISTS):
         return 'a table without a column "image", so it is not taken for the list of cases'
     if path.suffix.lower() == '.dcm': return 'a DICOM file among images: save it as a 16-bit PNG'
+    if path.name.lower().endswith(UNREAD): return 'no form of image that scsam reads: save it as PNG'
     return 'no image that scsam reads'
 
 
