@@ -47,7 +47,8 @@ class Plan:
         lines.append(f'time: about {self.total/60:.0f} min: {each} a training, {self.folds} folds each, the best one '
                      f'once more, and {self.predicting/60:.1f} min for the masks (measured here)')
         over = self.hours and self.total > 3600*self.hours
-        if over: lines.append(f'note: this is more than the {self.hours:g} hours allowed')
+        if over:
+            lines.append(f'note: this is more than the {self.hours:g} hours allowed')
         return '\n'.join(lines)
 
 # %% ../nbs/46_auto.ipynb #c383c06b
@@ -57,8 +58,10 @@ def installed(package: str) -> bool: return importlib.util.find_spec(package) is
 def best_preset() -> tuple: # (preset, changes to it, [(what, choice, reason)])
     "The starting values that suit what is installed, and the device."
     preset, changes, why = _by_weights()
-    if torch.cuda.is_available(): changes = {**changes, 'image_size': 256, 'steps': 4000}
-    elif preset == 'pair' and bf16_cost() > 1: changes = {**changes, 'precision': 'fp32'} # faster on this processor
+    if torch.cuda.is_available():
+        changes = {**changes, 'image_size': 256, 'steps': 4000}
+    elif preset == 'pair' and bf16_cost() > 1:
+        changes = {**changes, 'precision': 'fp32'}  # faster on this processor
     return preset, changes, why
 
 
@@ -85,7 +88,8 @@ def choose(data: Dataset,
         preset, changes, reasons = best_preset()
         values |= changes
         why += reasons
-    else: why.append(('preset', preset, 'given'))
+    else:
+        why.append(('preset', preset, 'given'))
     recipe = Recipe.preset(preset, **{**values, **given})
     for k in ('image_size', 'steps', 'precision'):
         why.append((k, getattr(recipe, k), 'given' if k in given else 'for this machine'))
@@ -116,7 +120,11 @@ def for_machine(method: str|None = None) -> tuple: # (Recipe, [(what, choice, re
 
 # %% ../nbs/46_auto.ipynb #ceb7b91b
 def seconds_of(recipe: Recipe, data: Dataset, steps: tuple = (2, 5)) -> tuple: # (of a training, of one more image)
-    "Measure a few steps, what is computed once for every image, and a prediction."
+    """Measure a few steps, what is computed once for every image, and a prediction.
+
+    `steps`: two numbers of steps whose times are compared. Returns seconds of the whole training, and of one more
+    image.
+    """
     train = data.where(role='train')
     some = [c for c in train if c.has_mask][:6] + [c for c in train if not c.has_mask][:6]
     small, method, took = data._like(some, None), make_method(recipe), []
@@ -138,7 +146,12 @@ FEWEST = {'folds': 3, 'steps': 100} # below which the plan is not cut
 def make_plan(data: Dataset, k: int = 5, methods: tuple = (), hours: float|None = 1.5,
               progress: bool = False, # show a bar while the images are looked at
               **given) -> Plan:
-    "Look, choose, measure; nothing is written."
+    """Look, choose, measure; nothing is written.
+
+    `data`: with masks of two patients or more. `k`: folds. `methods`: names to compare; () = chosen by the data.
+    `hours`: time that all of it may take; folds, methods and steps are cut to fit; None = no limit.
+    `progress`: show a bar while the images are looked at. `given`: recipe values by hand, and 'preset'.
+    """
     check(data, errors_only=True, progress=progress).raise_errors()
     recipe, why = choose(data, **given)
     masks = data.where(role='train', has_mask=True)
@@ -158,7 +171,8 @@ def make_plan(data: Dataset, k: int = 5, methods: tuple = (), hours: float|None 
 def _cut(plan: Plan, about: str, spare: tuple):
     "Fewer folds, then without the methods that can be spared, then fewer steps, until the plan fits into its hours."
     whole, allowed = plan.total, 3600*(plan.hours or float('inf'))
-    while plan.total > allowed and plan.folds > FEWEST['folds']: plan.folds -= 1
+    while plan.total > allowed and plan.folds > FEWEST['folds']:
+        plan.folds -= 1
     fits = f'; with more it would take {whole/3600:.1f} hours, {plan.hours:g} are allowed' if plan.total < whole else ''
     plan.why.append(('folds', plan.folds, about + fits))
     dropped = [m for m in spare if plan.total > allowed and (plan.recipes.pop(m), plan.seconds.pop(m))]
@@ -202,7 +216,8 @@ def kept_plan(out: str|Path, k: int = 5, methods: tuple = (), hours: float|None 
 def decided(data: Dataset, decisions: str|Path|Decisions|None) -> Dataset:
     "The data with the masks that a person has made since, and without the images that were rejected."
     if decisions is None: return data
-    if not isinstance(decisions, Decisions): decisions = read_decisions(decisions)
+    if not isinstance(decisions, Decisions):
+        decisions = read_decisions(decisions)
     stay, corrected = decisions.apply([c for c in data if not c.has_mask], data.num_classes, {c.id for c in data})
     new = {c.id: c for c in stay + corrected}
     return data._like([new.get(c.id, c) for c in data if c.has_mask or c.id in new], None)
@@ -283,7 +298,8 @@ def _out_of_fold(data: Dataset, where: Path, columns: dict, branch: str) -> str:
     picked, out = {i: (what, d) for what, i, d in chosen_cases(columns, branch)}, ''
     for path, cases in unseen(data, where):
         mine = [c for c in cases if c.id in picked]
-        if mine: out += case_rows(load_run(path), [(picked[c.id][0], c, picked[c.id][1]) for c in mine], branch)
+        if mine:
+            out += case_rows(load_run(path), [(picked[c.id][0], c, picked[c.id][1]) for c in mine], branch)
     return section('Cases out of fold', said('From left to right: image, truth, mask, errors.'), out) if out else ''
 
 
@@ -292,7 +308,8 @@ def _rest(run: Run, rest: list, first: list, expected, n: int = 12) -> str:
     if not rest: return ''
     few = min(n, len(rest))
     note = 'An expected Dice stands beside every mask in masks.csv.'
-    if not expected: note = f'Fewer than {ENOUGH} masks give no expected Dice; masks.csv is sorted by agreement.'
+    if not expected:
+        note = f'Fewer than {ENOUGH} masks give no expected Dice; masks.csv is sorted by agreement.'
     minutes = max(1, round(few*BOX_SECONDS/60))
     todo = (f'To improve them: scsam inspect {run.dir} shows first the images about which the networks disagree most; '
             f'{few} boxes take about {minutes} minutes. Then the same command again with --decisions '

@@ -85,7 +85,7 @@ def record_of(run: Run, experiment: str, dataset: str, total: int, scores: dict,
     t = run.training
     return new_record(experiment, name or run.dir.name, run.recipe, dataset, run.manifest['sha256'],
                       {**t['budget'], 'total': total}, t['selected'], scores, t['weights'], t['steps'], t['seconds'],
-                      t['images_per_second'], t['peak_memory_mb'], **more)
+                      t['images_per_second'], t['peak_memory_mb'], uses=sorted(COMMON | run.method.uses), **more)
 
 
 def make_record(run: Run,
@@ -102,7 +102,7 @@ def make_record(run: Run,
     scores = evaluate(run.method, sets, run.recipe, metrics, embeddings=cached_embeddings(run, sets, progress),
                       progress=progress, save=save, oracle=run.method.sam if oracle else None)['scores']
     total = sum(c.role in ('train', 'val') for c in data)
-    return record_of(run, experiment, data.name, total, scores, name, uses=sorted(COMMON | run.method.uses))
+    return record_of(run, experiment, data.name, total, scores, name)
 
 # %% ../nbs/32_experiment.ipynb #cbba215a
 def process() -> PartialState:

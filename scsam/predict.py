@@ -188,7 +188,16 @@ def predict_files(run: Run,
                   maps: bool = False,        # also maps of probability and uncertainty
                   how: str = 'none'          # of `tidy`
                  ) -> dict: # {'images': [path], 'volumes': [path], 'kept': how many there were already}
-    "Write the masks of all cases; what this run has made of these images before is kept."
+    """Write the masks of all cases; what this run has made of these images before is kept.
+
+    `cases`: images, and slices of whole volumes. `out`: folder for the files.
+    `branch`: None = the one that was chosen in training. `batch_size`: images at once.
+    `overwrite`: replace files that other runs or persons have made, which is a `ScsamError` else. `progress`: show a
+    bar.
+    `form`: of volumes: one of `VOLUMES`; None = the one that each came in.
+    `maps`: also maps of probability and uncertainty, 0 to 1. `how`: of `tidy`.
+    Returns {'images': [path], 'volumes': [path], 'kept': how many there were already}.
+    """
     out, cases = Path(out), list(cases)
     if branch: next(predict_cases(run.method, cases[:1], run.recipe, branch=branch)) # an unknown one is an error here
     branch = branch or run.training['selected']['branch']

@@ -184,7 +184,7 @@ def timm_unet(encoder_name: str,        # a model of timm, such as 'resnet18'; '
         net.sha256 = load_encoder(encoder, encoder_name, '' if weights == 'imagenet' else weights)
     return net
 
-
+# %% ../nbs/10_unet.ipynb #08441e1c
 def _from_hub(name: str) -> nn.Module:
     "The encoder with the weights that timm's hub has for it."
     try:

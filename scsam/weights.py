@@ -265,7 +265,8 @@ def _plain_types() -> list: # that a checkpoint may hold besides tensors
 
 def _load(path: Path, **options):
     "What `torch.load` reads from an open file, since it goes by the suffix of a name."
-    with open(path, 'rb') as f: return torch.load(f, **options)
+    with open(path, 'rb') as f:
+        return torch.load(f, **options)
 
 
 def _unpickled(path: Path):
@@ -284,7 +285,8 @@ def _unpickled(path: Path):
 
 # %% ../nbs/09_weights.ipynb #8b2d523c
 def is_safetensors(path: Path) -> bool: # by its first bytes
-    with open(path, 'rb') as f: head = f.read(9)
+    with open(path, 'rb') as f:
+        head = f.read(9)
     return head[8:] == b'{' and 2 <= int.from_bytes(head[:8], 'little') < 1 << 28
 
 
@@ -303,7 +305,8 @@ def _other_file(path: Path, head: bytes) -> str: # '' where its bytes do not say
     if head[:1] == b'\x08' and (b'onnx' in head.lower() or b'pytorch' in head.lower() or path.suffix == '.onnx'):
         return f'it is an ONNX file: a graph, whose weights have other names{take}'
     if not zipfile.is_zipfile(path): return ''
-    with zipfile.ZipFile(path) as z: names = z.namelist()
+    with zipfile.ZipFile(path) as z:
+        names = z.namelist()
     if any('/code/' in f'/{n}' for n in names):
         return ("it is a TorchScript archive: save its weights, torch.save(torch.jit.load(file).state_dict(), "
                 "'weights.pth')")
