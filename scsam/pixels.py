@@ -254,7 +254,8 @@ def _ask(path, values: list, why: str):
     colours = isinstance(values[0], tuple)
     said = f'{path} has the {"colours" if colours else "values"} {_some(values)}, {why}'
     whole = all(isinstance(v, tuple) or float(v).is_integer() and 0 <= v < 65536 for v in values)
-    if not colours and len(values) > 2 and max(values) <= 255 and all(v <= 16 or v >= 239 for v in values):
+    near = not colours and max(values) <= 255 and any(239 <= v <= 254 for v in values)
+    if near and len(values) > 2 and all(v <= 16 or v >= 239 for v in values):
         raise ScsamError(f'{said}; they are nearly black and white, as after a JPEG: write {{"threshold": 127}} into a '
                          'classes.json beside the images if that is what they are')
     if 2 <= len(values) <= 8 and whole:
