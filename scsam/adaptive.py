@@ -21,7 +21,13 @@ def gate(teacher: Tensor,     # (B, K, H, W) probabilities
          dice: float|Tensor = 0.,    # δ: smallest agreement of an image; above 1 the gate is shut
          confidence: float|Tensor = 0. # σ: smallest probability of a pixel's label
         ) -> tuple[Tensor, Tensor]: # label (B, H, W) with IGNORE, share of valid pixels that passed
-    "The teacher's hard label, where it passes."
+    """The teacher's hard label, where it passes.
+
+    `teacher`, `student`: probabilities (B, K, H, W). `valid`: (B, H, W) bool; False = no label here.
+    `dice`: δ, smallest Dice between both for an image, 0 to 1; above 1 the gate is shut.
+    `confidence`: σ, smallest probability of a pixel's label, 0 to 1.
+    Returns the label (B, H, W) with `IGNORE`, and the share of valid pixels that passed.
+    """
     label = pseudo_label(teacher, 'confident', confidence, valid)
     agreement = foreground_dice(teacher, pseudo_label(student, valid=valid))
     label = label.masked_fill((agreement < dice)[:, None, None], IGNORE)

@@ -43,7 +43,11 @@ DRAWS = {'flip': 2, 'light': 3, 'affine': 5, 'bend': 2 + 2*NODES**2, 'cut': 2 + 
 def draw(n: int,          # images
          generator=None   # torch.Generator; None = the global one of the CPU
         ) -> dict:        # name -> (n, DRAWS[name]) uniform in [0, 1), on the generator's device
-    "The random numbers that decide `n` views."
+    """The random numbers that decide `n` views.
+
+    `n`: images. `generator`: torch.Generator; None = the global one of the CPU.
+    Returns {name: (n, DRAWS[name])}, uniform in [0, 1), on the generator's device.
+    """
     device = generator.device if generator is not None else 'cpu'
     u = torch.rand(n, sum(DRAWS.values()), generator=generator, device=device)
     return dict(zip(DRAWS, u.split(list(DRAWS.values()), 1)))
@@ -57,7 +61,11 @@ def _signed(u: torch.Tensor, limit: float) -> torch.Tensor:
 def flip(x: torch.Tensor,   # (B, ..., H, W)
          flips              # (B, 2) bool: vertical (rows reversed), horizontal (columns reversed); None = none
         ) -> torch.Tensor:  # same shape
-    "Flip every sample of a batch in its own way; applied twice it is the identity."
+    """Flip every sample of a batch in its own way; applied twice it is the identity.
+
+    `x`: (B, ..., H, W). `flips`: (B, 2) bool: vertical (rows reversed), horizontal (columns reversed); None = none.
+    Returns the shape of `x`.
+    """
     if flips is None: return x
     for axis, f in zip((-2, -1), flips.to(x.device).unbind(1)):
         x = torch.where(f.view(-1, *[1]*(x.ndim - 1)), x.flip(axis), x)
@@ -68,7 +76,12 @@ def relight(images: torch.Tensor, # (B, 3, H, W) in [0, 1]
             u: torch.Tensor,      # (B, 3) uniform: coin, contrast, brightness
             p: float              # probability
            ) -> torch.Tensor:     # (B, 3, H, W) in [0, 1]
-    "New contrast (±20 %) and brightness (±0.2) for some of the images."
+    """New contrast (±20 %) and brightness (±0.2) for some of the images.
+
+    `images`: (B, 3, H, W) in [0, 1]. `u`: (B, 3) uniform in [0, 1): coin, contrast, brightness. `p`: probability of a
+    change.
+    Returns (B, 3, H, W), clipped to [0, 1].
+    """
     on = (u[:, 0] < p).float()
     images = adjust_contrast(images, 1 + on*_signed(u[:, 1], LIGHT), clip_output=False)
     return adjust_brightness(images, on*_signed(u[:, 2], LIGHT))
@@ -79,7 +92,14 @@ def coordinates(affine: torch.Tensor, # (B, 5) uniform: coin, shift x, shift y, 
                 view: View,           # its probabilities
                 h: int, w: int        # of the images, in pixels
                ) -> torch.Tensor:     # (B, H, W, 2) x, y in [-1, 1] inside the image, as in `grid_sample`
-    "Where every pixel of a view comes from."
+    """Where every pixel of a view comes from.
+
+    `affine`: (B, 5) uniform: coin, shift x, shift y, scale, angle. `bend`: (B, 2 + 2·36) uniform: coin, grid or
+    elastic, nodes.
+    `view`: its probabilities. `h`, `w`: of the images, in pixels.
+    Returns (B, H, W, 2): x, y in [-1, 1] inside the image, as `torch.nn.functional.grid_sample` takes them
+    (`align_corners=False`).
+    """
     on = (affine[:, 0] < view.affine).float()
     angle, scale = on*_signed(affine[:, 4], math.radians(ROTATE)), 1 + on*_signed(affine[:, 3], SCALE)
     cos, sin, shift = scale*angle.cos(), scale*angle.sin(), 2*on[:, None]*_signed(affine[:, 1:3], SHIFT)
@@ -105,7 +125,11 @@ def warp(images: torch.Tensor, # (B, 3, H, W)
          masks: torch.Tensor,  # (B, H, W) int64
          xy: torch.Tensor      # (B, H, W, 2) as `coordinates` gives them
         ) -> tuple:            # images, masks with IGNORE outside, inside (B, H, W) bool
-    "Resample images (bilinear) and masks (nearest) at the same coordinates."
+    """Resample images (bilinear) and masks (nearest) at the same coordinates.
+
+    `images`: (B, 3, H, W) float. `masks`: (B, H, W) int64. `xy`: (B, H, W, 2) as `coordinates` gives them.
+    Returns images, masks with `IGNORE` outside, and inside, (B, H, W) bool.
+    """
     inside = (xy.abs() <= 1).all(-1)
     moved = F.grid_sample(images, xy, mode='bilinear', padding_mode='reflection', align_corners=False)
     labels = F.grid_sample(masks[:, None].float(), xy, mode='nearest', padding_mode='reflection',
@@ -117,7 +141,11 @@ def cut_holes(u: torch.Tensor,  # (B, 2 + 2·20) uniform: coin, number, corners
               view: View,       # its probability and numbers
               h: int, w: int    # in pixels
              ) -> torch.Tensor: # (B, H, W) bool: True in a hole
-    "Where holes are cut out of each image."
+    """Where holes are cut out of each image.
+
+    `u`: (B, 2 + 2·20) uniform: coin, number, corners. `view`: its probability and numbers. `h`, `w`: in pixels.
+    Returns (B, H, W) bool, True in a hole.
+    """
     low, high = view.holes
     count = torch.where(u[:, 0] < view.cut, low + (u[:, 1]*(high - low + 1)).floor(), 0.)
     there = torch.arange(MAX_HOLES, device=u.device) < count[:, None]                # (B, 20)
@@ -139,7 +167,16 @@ def augment(images: torch.Tensor,   # (B, 3, H, W) float32 in [0, 1]
             geometric: bool = True, # False: no geometry but flips
             draws: dict|None = None # of `draw`, instead of drawing: whoever knows them knows the view's `geometry`
            ) -> tuple:              # images, masks, valid (B, H, W) bool, flips (B, 2) bool (vertical, horizontal)
-    "A random view of every image, its mask moved along."
+    """A random view of every image, its mask moved along.
+
+    `images`: (B, 3, H, W) float32 in [0, 1]. `masks`: (B, H, W) int64 with `IGNORE`.
+    `kind`: a key of `VIEWS`: none, flips, weak, strong.
+    `generator`: torch.Generator; None = the global random state.
+    `cutout`: what cut-out pixels become: 'ignore', or background as 'released'.
+    `geometric`: False = no geometry but flips.
+    `draws`: of `draw`, instead of drawing; whoever knows them knows the view's `geometry`.
+    Returns images, masks, valid (B, H, W) bool, flips (B, 2) bool (vertical, horizontal).
+    """
     if kind not in VIEWS: raise ScsamError(f'unknown augmentation {kind!r}{nearest(kind, VIEWS)}')
     if cutout not in ('ignore', 'released'):
         raise ScsamError(f'unknown cutout {cutout!r}{nearest(cutout, ("ignore", "released"))}')
@@ -149,7 +186,8 @@ def augment(images: torch.Tensor,   # (B, 3, H, W) float32 in [0, 1]
     u = draw(n, generator) if draws is None else draws
     with torch.autocast(device.type, enabled=False):                 # coordinates in bfloat16 would be off by a pixel
         flips = (u['flip'] < view.flip).to(device)
-        if view.flip: images, masks = flip(images, flips), flip(masks, flips)
+        if view.flip:
+            images, masks = flip(images, flips), flip(masks, flips)
         valid = torch.ones_like(masks, dtype=torch.bool)
         rows = ((u['affine'][:, 0] < view.affine) | (u['bend'][:, 0] < view.bend)).nonzero()[:, 0]
         if geometric and len(rows):
@@ -157,12 +195,15 @@ def augment(images: torch.Tensor,   # (B, 3, H, W) float32 in [0, 1]
             rows = rows.to(device)
             parts = warp(images[rows], masks[rows], xy)
             images, masks, valid = (old.index_copy(0, rows, new) for old, new in zip((images, masks, valid), parts))
-        if view.light: images = relight(images, u['light'].to(device), view.light)
+        if view.light:
+            images = relight(images, u['light'].to(device), view.light)
         if view.cut:
             holes = cut_holes(u['cut'].to(device), view, h, w)
             images = images.masked_fill(holes[:, None], 0.)
-            if cutout == 'ignore': masks, valid = masks.masked_fill(holes, IGNORE), valid & ~holes
-            else: masks = masks.masked_fill(holes & (masks != IGNORE), 0)
+            if cutout == 'ignore':
+                masks, valid = masks.masked_fill(holes, IGNORE), valid & ~holes
+            else:
+                masks = masks.masked_fill(holes & (masks != IGNORE), 0)
     return images, masks, valid, flips
 
 # %% ../nbs/03_augment.ipynb #30adcb48
@@ -178,7 +219,11 @@ def geometry(draws: dict,            # of `draw`
              h: int, w: int,         # of the images, in pixels
              geometric: bool = True, # as given to `augment`
              device='cpu') -> Geometry:
-    "The geometry of the views that `augment(..., kind, draws=draws)` makes."
+    """The geometry of the views that `augment(..., kind, draws=draws)` makes.
+
+    `draws`: of `draw`. `kind`: a key of `VIEWS`. `h`, `w`: of the images, in pixels. `geometric`: as given to
+    `augment`.
+    """
     view = VIEWS[kind]
     xy = coordinates(draws['affine'].to(device), draws['bend'].to(device), view if geometric else View(), h, w)
     return Geometry((draws['flip'] < view.flip).to(device), xy)
@@ -210,7 +255,13 @@ def across(x: torch.Tensor,          # (B, C, H, W) float, in the frame of the v
            there: Geometry|None,     # None = the image itself
            mode: str = 'bilinear'    # or 'nearest', for labels
           ) -> tuple:                # (B, C, H, W) in the frame of `there`; (B, H, W) bool: where both show the image
-    "Bring maps from the frame of one view into that of another."
+    """Bring maps from the frame of one view into that of another.
+
+    `x`: (B, C, H, W) float, in the frame of the view `here`. `here`, `there`: a `Geometry`; None = the image before
+    any view.
+    `mode`: 'bilinear', or 'nearest' for labels.
+    Returns (B, C, H, W) in the frame of `there`, and (B, H, W) bool: where both views show the image.
+    """
     n, _, h, w = x.shape
     with torch.autocast(x.device.type, enabled=False):
         place = _still(n, h, w, x.device) if there is None else there.xy*_signs(there.flips) # of each pixel of `there`
@@ -224,7 +275,11 @@ def random_box(n: int,              # boxes
                area=(.02, .4),      # smallest and largest area, as a fraction of the image
                generator=None       # torch.Generator; None = the global one of the CPU
               ) -> torch.Tensor:    # (n, H, W) bool, on the generator's device
-    "One random rectangle per row: uniform area, log-uniform aspect from 0.3 to 1/0.3, uniform place in the image."
+    """One random rectangle per row: uniform area, log-uniform aspect from 0.3 to 1/0.3, uniform place in the image.
+
+    `n`: boxes. `h`, `w`: of the image, in pixels. `area`: smallest and largest area, as a fraction of the image.
+    `generator`: torch.Generator; None = the global one of the CPU. Returns (n, H, W) bool, on the generator's device.
+    """
     device = generator.device if generator is not None else 'cpu'
     u = torch.rand(n, 4, generator=generator, device=device)
     a = area[0] + (area[1] - area[0])*u[:, 0]
@@ -237,12 +292,15 @@ def random_box(n: int,              # boxes
         return (i >= start) & (i < start + size)
     return span(u[:, 2], high, h)[:, :, None] & span(u[:, 3], wide, w)[:, None, :]
 
-
+# %% ../nbs/03_augment.ipynb #71201b73
 def paste(x: torch.Tensor,       # (B, H, W) or (B, C, H, W)
           where: torch.Tensor,   # (B, H, W) bool
           partner: torch.Tensor  # (B,) int: whose pixels are pasted
          ) -> torch.Tensor:      # same shape as x
-    "`x[partner]` where `where` is True, `x` elsewhere."
+    """`x[partner]` where `where` is True, `x` elsewhere.
+
+    `x`: (B, H, W) or (B, C, H, W). `where`: (B, H, W) bool. `partner`: (B,) int: whose pixels are pasted.
+    """
     return torch.where(where if x.ndim == 3 else where[:, None], x[partner], x)
 
 
@@ -251,7 +309,12 @@ def cutmix(images: torch.Tensor, # (B, 3, H, W)
            masks: torch.Tensor,  # (B, H, W) int64 with IGNORE
            generator=None        # torch.Generator; None = the global one of the CPU
           ) -> tuple:            # images, masks, where (B, H, W) bool, partner (B,) int
-    "Paste a random rectangle of another row into every row, with its labels."
+    """Paste a random rectangle of another row into every row, with its labels.
+
+    `images`: (B, 3, H, W). `masks`: (B, H, W) int64 with `IGNORE`. `generator`: torch.Generator; None = the CPU's
+    global one.
+    Returns images, masks, where (B, H, W) bool, and partner (B,) int. After Yun et al. (2019).
+    """
     n, h, w = masks.shape
     where = random_box(n, h, w, generator=generator)
     turn = torch.randint(1, max(n, 2), (1,), generator=generator, device=where.device) # never itself, if there are two

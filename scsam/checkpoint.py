@@ -27,7 +27,8 @@ def trained_state(method: nn.Module) -> dict[str, Tensor]:
         for sub, m in sam.named_modules():
             own = list(m.named_parameters(recurse=False))
             keys = [k for k, p in own if not p.requires_grad]
-            if len(keys) == len(own): keys += [k for k, _ in m.named_buffers(recurse=False)] # batch-norm statistics
+            if len(keys) == len(own):
+                keys += [k for k, _ in m.named_buffers(recurse=False)]  # batch-norm statistics
             frozen |= {'.'.join(x for x in (name, sub, k) if x) for k in keys}
     return {k: v.detach() for k, v in state.items() if k not in frozen}
 
@@ -59,9 +60,11 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], meta: dict):
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
     "Tensors and metadata of a `save_tensors` file; a damaged or foreign file is a `ScsamError`."
     try:
-        with safe_open(path, 'pt') as f: meta = parse_json((f.metadata() or {})['scsam'], path, META)
+        with safe_open(path, 'pt') as f:
+            meta = parse_json((f.metadata() or {})['scsam'], path, META)
         tensors = load_file(path)
-    except FileNotFoundError: raise ScsamError(f'{path} does not exist') from None
+    except FileNotFoundError:
+        raise ScsamError(f'{path} does not exist') from None
     except (SafetensorError, KeyError, ValueError, OSError) as e:
         raise ScsamError(f'{path} is damaged or was not written by scsam ({e})') from None
     written = {k: meta.pop(k) for k in ('content', 'about') if k in meta}      # an earlier version has no 'about'
@@ -91,7 +94,8 @@ def save_checkpoint(folder: Path, step: int, method: nn.Module, optimizers: list
         for j, s in o.state_dict()['state'].items():
             tensors.update({f'optim.{i}.{j}.{k}': torch.as_tensor(v) for k, v in s.items() if v is not None})
     save_tensors(Path(folder)/f'step-{step:07d}.safetensors', tensors, {**meta, 'step': step})
-    for old in sorted(Path(folder).glob('step-*.safetensors'))[:-2]: old.unlink()
+    for old in sorted(Path(folder).glob('step-*.safetensors'))[:-2]:
+        old.unlink()
 
 
 def load_checkpoint(folder: Path, method: nn.Module, optimizers: list, say=print, average: dict|None = None
@@ -99,7 +103,8 @@ def load_checkpoint(folder: Path, method: nn.Module, optimizers: list, say=print
     "Restore the newest checkpoint that is whole; a damaged one is named and the one before it is used."
     paths = sorted(Path(folder).glob('step-*.safetensors'), reverse=True)
     for path in paths:
-        try: tensors, meta = load_tensors(path)
+        try:
+            tensors, meta = load_tensors(path)
         except ScsamError as e:
             last = path == paths[-1]
             say(f'{e}; {"no checkpoint is left, training begins anew" if last else "trying the one before it"}')
@@ -112,7 +117,8 @@ def load_checkpoint(folder: Path, method: nn.Module, optimizers: list, say=print
                     j, name = k.split('.', 3)[2:]
                     state.setdefault(int(j), {})[name] = v
             o.load_state_dict({**o.state_dict(), 'state': state})
-        for k, v in (average or {}).items(): v.copy_(tensors[f'average.{k}'])
+        for k, v in (average or {}).items():
+            v.copy_(tensors[f'average.{k}'])
         return meta
     return None
 
@@ -133,7 +139,10 @@ class Average:
         own = {k: v.clone() for k, v in self.live.items()}
         def put(tensors):
             with torch.no_grad():
-                for k, v in self.live.items(): v.copy_(tensors[k])
+                for k, v in self.live.items():
+                    v.copy_(tensors[k])
         put(self.tensors)
-        try: yield
-        finally: put(own)
+        try:
+            yield
+        finally:
+            put(own)

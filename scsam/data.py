@@ -29,7 +29,8 @@ from .pixels import _some
 def _file_sha256(path: str, size: int, changed: int) -> str:
     out = hashlib.sha256()
     with open(path, 'rb') as f:
-        while block := f.read(1 << 20): out.update(block)
+        while block := f.read(1 << 20):
+            out.update(block)
     return out.hexdigest()
 
 
@@ -59,7 +60,8 @@ class FileReader:
 
     def mask(self, case) -> np.ndarray: # uint8 (H, W)
         mask = read_labels(case.mask, self.values, self.threshold, self.ignore)
-        if case.image is not None: _same_size(case.image, case.mask, mask.shape[::-1])
+        if case.image is not None:
+            _same_size(case.image, case.mask, mask.shape[::-1])
         return mask
 
     def sha256(self, case) -> dict:
@@ -97,7 +99,8 @@ class Case:
     reader: object = field(default=FileReader(), repr=False, compare=False) # has image(case), mask(case), sha256(case)
 
     def __post_init__(self):
-        if not self.patient: object.__setattr__(self, 'patient', self.id)
+        if not self.patient:
+            object.__setattr__(self, 'patient', self.id)
         if not self.volume and self.index is not None:
             of = re.fullmatch(r'(.+)/0*(\d+)', self.id)
             object.__setattr__(self, 'volume', of[1] if of and int(of[2]) == self.index else self.patient)
@@ -132,16 +135,24 @@ def stratified_order(groups: dict, # patient -> source
 def parse_budget(amount,     # '5%', 0.05, '72' or 72
                  total: int  # what per cent refer to
                 ) -> tuple:  # (count, was it said relative to the total?)
-    "A label budget as a count."
+    """A label budget as a count.
+
+    `amount`: '5%' or 0.05 (a share), '72' or 72 (a count). `total`: what the share refers to.
+    Returns (count, was it said as a share?). A share is rounded to the nearest count. What is neither, is negative, or
+    is above 100 % is a `ScsamError`.
+    """
     text = str(amount).strip()
     wrong = ScsamError(f"label budget {amount!r} is neither a share nor a count; write '5%', 0.05 or 72")
     try:
-        if text.endswith('%'): share = Fraction(text[:-1].strip()) / 100
-        else: share = Fraction(text) if '.' in text or 'e' in text.lower() else None
+        if text.endswith('%'):
+            share = Fraction(text[:-1].strip()) / 100
+        else:
+            share = Fraction(text) if '.' in text or 'e' in text.lower() else None
         if share is not None and share > 1 and share.denominator == 1 and not text.endswith('%'):
             text, share = str(share), None # a count written as a float, such as 72.0
         count = round(share * total) if share is not None else int(text)
-    except (ValueError, ZeroDivisionError): raise wrong from None
+    except (ValueError, ZeroDivisionError):
+        raise wrong from None
     if count < 0 or (share is not None and not 0 <= share <= 1): raise wrong
     return count, share is not None
 
@@ -189,13 +200,20 @@ class Dataset(_Cases):
     def split(self, val: float = 0.1,  # share of the labelled training patients that becomes the validation part
               test: float = 0.,        # the same for a test set named 'held-out'
               seed: int = 0) -> 'Dataset':
-        "Carve 'val' and a test set out of 'train', by patient, stratified by source; parts that are there are kept."
+        """Carve 'val' and a test set out of 'train', by patient, stratified by source; parts that are there are kept.
+
+        `val`: share, 0 to below 1, of the labelled training patients that become the validation part.
+        `test`: the same for a test set named 'held-out'.
+        `seed`: decides who; the order of the cases does not.
+        """
         if val < 0 or test < 0 or val + test >= 1:
             raise ScsamError(f'split: val={val} and test={test} are shares of the training part; '
                              'they must leave some of it')
         train, roles = self.where(role='train'), {c.role for c in self}
-        if 'val' in roles: val = 0
-        if any(r.startswith('test:') for r in roles): test = 0
+        if 'val' in roles:
+            val = 0
+        if any(r.startswith('test:') for r in roles):
+            test = 0
         order = stratified_order(self._units(c for c in train if c.has_mask), seed, 'split')
         count = lambda share: max(round(Fraction(str(share)) * len(order)), int(share > 0 and len(order) > 2))
         n_test, n_val = count(test), count(val)
@@ -206,7 +224,11 @@ class Dataset(_Cases):
 
     def budget(self, amount,           # '5%', 0.05, '72' or 72; patients where `by_patient`, else cases
                seed: int = 0) -> list: # the labelled cases
-        "Cases of role 'train' that a run may learn from with their masks: stratified by source, nested, by patient."
+        """Cases of role 'train' that a run may learn from with their masks: stratified by source, nested, by patient.
+
+        `amount`: '5%', 0.05, '72' or 72; it counts patients where `by_patient`, else cases.
+        `seed`: decides who. A smaller budget of the same seed is part of a larger one.
+        """
         train = self.where(role='train')
         order = stratified_order(self._units(c for c in train if c.has_mask), seed, 'budget')
         unit = 'patients' if self.by_patient else 'cases'
@@ -248,7 +270,8 @@ def left_out(left: dict,   # Path -> why
             ) -> list:     # of lines
     "Files that are not used, by reason."
     by = {}
-    for path, why in left.items(): by.setdefault(why, []).append(Path(path).name)
+    for path, why in left.items():
+        by.setdefault(why, []).append(Path(path).name)
     return [f'not used: {_some(names, most)} ({len(names)} file{"s" * (len(names) != 1)}: {why})'
             for why, names in by.items()]
 
@@ -270,8 +293,10 @@ def manifest_sha256(cases: list) -> str: # 64 hex digits
 def class_values(of
                  ) -> tuple:  # of each class, a number or an (r, g, b), as the mask files have them; () = class numbers
     "The class table of some cases, or of a manifest."
-    if isinstance(of, dict): found = of.get('values') or ()
-    else: found = next((v for c in of if (v := getattr(c.reader, 'values', ()))), ())
+    if isinstance(of, dict):
+        found = of.get('values') or ()
+    else:
+        found = next((v for c in of if (v := getattr(c.reader, 'values', ()))), ())
     return tuple(tuple(v) if isinstance(v, (list, tuple)) else v for v in found)
 
 
@@ -294,7 +319,8 @@ def _keys(self: Dataset, manifest: dict) -> list: # for each case here, the id t
 def _compare(self: Dataset, manifest: dict) -> list: # of sentences; empty when the data is the same
     "Which files differ between this data and a manifest's; content that a manifest does not know is not compared."
     theirs, mine, out = {c['id']: c for c in manifest['cases']}, {}, []
-    for key, c in zip(_keys(self, manifest), self): mine.setdefault(key, c)
+    for key, c in zip(_keys(self, manifest), self):
+        mine.setdefault(key, c)
     hashes = {i: c.sha256() for i, c in mine.items()}
     files = {_where(c, self.root, k) for c in self for k in ('image', 'mask')}
     content = {h['image']: _where(mine[i], self.root) or i for i, h in hashes.items()}
@@ -317,7 +343,7 @@ def _compare(self: Dataset, manifest: dict) -> list: # of sentences; empty when 
             out.append(f'{file}: the {k} {wrong}')
     return list(dict.fromkeys(out)) # the slices of one volume say the same
 
-
+# %% ../nbs/01_data.ipynb #5cdfe8ad
 def _apply(self: Dataset, manifest: dict) -> tuple: # (Dataset, list of labelled cases)
     "This data with the roles and labelled cases of a manifest."
     theirs, keys = {c['id']: c for c in manifest['cases']}, dict(zip((c.id for c in self), _keys(self, manifest)))
@@ -352,7 +378,10 @@ def read_manifest(path: str|Path,
 def resize_image(image: np.ndarray, # uint8 (H, W, 3)
                  size: tuple        # (height, width)
                 ) -> np.ndarray:    # uint8 (height, width, 3)
-    "Bilinear resize, antialiased when shrinking."
+    """Bilinear resize, antialiased when shrinking.
+
+    `image`: uint8 (H, W, 3). `size`: (height, width) in pixels. Returns uint8 (height, width, 3).
+    """
     return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
 
 
@@ -366,7 +395,10 @@ def read_resized(case, size: tuple # (height, width)
 def resize_mask(mask: np.ndarray, # uint8 (H, W) label map
                 size: tuple       # (height, width)
                ) -> np.ndarray:   # uint8 (height, width)
-    "Resize a label map, up or down, by vote: every label of the result is one of the original."
+    """Resize a label map, up or down, by vote: every label of the result is one of the original.
+
+    `mask`: uint8 (H, W) label map. `size`: (height, width) in pixels. Returns uint8 (height, width).
+    """
     if mask.shape == tuple(size): return mask.copy()
     labels = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
     def share(v): # of label v at each pixel of the result, 0 … 255
@@ -389,7 +421,8 @@ def write_sealed(path: str|Path, # .npy
         np.lib.format.write_array_header_1_0(f, head)
         for part in parts:
             block = np.ascontiguousarray(part, dtype).data.cast('B')
-            digest.update(block); f.write(block)
+            digest.update(block)
+            f.write(block)
         f.write(digest.digest())
 
 
@@ -398,7 +431,9 @@ def _whole(path: str, size: int, changed: int, length: int) -> bool: # is the se
     digest = hashlib.blake2b(digest_size=32)
     with open(path, 'rb') as f:
         f.seek(size - 32 - length)
-        while length and (block := f.read(min(length, 1 << 20))): digest.update(block); length -= len(block)
+        while length and (block := f.read(min(length, 1 << 20))):
+            digest.update(block)
+            length -= len(block)
         return not length and f.read() == digest.digest()
 
 
@@ -411,7 +446,8 @@ def read_sealed(path: str|Path, shape: tuple, dtype,
         if a.shape != tuple(shape) or a.dtype != np.dtype(dtype): return None
         s = os.stat(path)
         return a if _whole(str(path), s.st_size, s.st_mtime_ns, a.nbytes) else None
-    except Exception: return None       # a damaged header raises whatever its parts happen to raise
+    except Exception:
+        return None  # a damaged header raises whatever its parts happen to raise
 
 # %% ../nbs/01_data.ipynb #42ec1c90
 @dataclass
@@ -460,24 +496,36 @@ def _all(cases, size, masks, progress):
             bar = tqdm(total=len(cases), desc='reading', leave=False)
         for i in range(0, len(cases), 64):
             for a in pool.map(lambda c: _one(c, size, masks), cases[i:i + 64]):
-                if bar is not None: bar.update()
+                if bar is not None:
+                    bar.update()
                 yield a
-        if bar is not None: bar.close()
+        if bar is not None:
+            bar.close()
 
-
+# %% ../nbs/01_data.ipynb #d37a017b
 def load_arrays(cases,                 # sequence of Case
                 image_size: int,       # S, side of the square in pixels
                 masks: bool = True,    # False: images only
                 cache=None,            # None = in memory; True = the cache folder of `scsam.config`; or a folder
                 progress: bool = False # show a bar
                ) -> Arrays:
-    "Decode and resize cases, once: into memory, or into a mapped file that later calls and other processes share."
+    """Decode and resize cases, once: into memory, or into a mapped file that later calls and other processes share.
+
+    `cases`: sequence of `Case`.
+    `image_size`: S, side in pixels of the square to which images and masks are resized.
+    `masks`: False = images only; every mask is `IGNORE`.
+    `cache`: None = in memory; True = the cache folder of `scsam.config`; or a folder.
+    `progress`: show a bar.
+    Returns `Arrays`: images uint8 (N, S, S, 3), masks uint8 (N, S, S) with `IGNORE` where a case has none.
+    """
     cases = list(cases)
     ids = [c.id for c in cases]
     if cache is None or cache is False or not cases:
         a = np.empty((len(cases), image_size, image_size, 4), np.uint8)
-        for i, one in enumerate(_all(cases, image_size, masks, progress)): a[i] = one
-    else: a = _cached(cases, image_size, masks, cache_dir()/'arrays' if cache is True else Path(cache), progress)
+        for i, one in enumerate(_all(cases, image_size, masks, progress)):
+            a[i] = one
+    else:
+        a = _cached(cases, image_size, masks, cache_dir()/'arrays' if cache is True else Path(cache), progress)
     return Arrays(a[..., :3], a[..., 3], ids)
 
 
@@ -531,7 +579,10 @@ class TwoStream:
 def to_float(images: np.ndarray, # uint8 (B, H, W, 3)
              device='cpu'
             ) -> torch.Tensor:   # float32 (B, 3, H, W) in [0, 1]
-    "Pixels as networks need them."
+    """Pixels as networks need them.
+
+    `images`: uint8 (B, H, W, 3). Returns float32 (B, 3, H, W) in [0, 1] on `device`.
+    """
     return torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float() / 255
 
 # %% ../nbs/01_data.ipynb #dfd3645b
@@ -558,7 +609,11 @@ class Batch:
            labeled,                      # rows of `arrays`
            unlabeled=()                  # rows of `arrays`
           ) -> 'Batch':
-        "Some rows of arrays as an unaugmented batch."
+        """Some rows of arrays as an unaugmented batch.
+
+        `labeled`, `unlabeled`: row numbers of `arrays`. Returns images float32 (B, 3, S, S) in [0, 1], masks int64 (B,
+        S, S).
+        """
         rows = [int(i) for i in (*labeled, *unlabeled)]
         masks = torch.from_numpy(arrays.masks[rows].astype(np.int64))
         masks[len(labeled):] = IGNORE

@@ -15,12 +15,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 import numpy as np
 from .config import ScsamError, nearest
-from .data import Case, Dataset, FileReader, stratified_order
+from .data import Case, Dataset, FileReader, left_out, stratified_order
 from .layout import (LISTS, IMAGE_DIRS, MASK_DIRS, SUFFIXES, TABLES, VOLUMES, Sorted, fault, folder, folder_means,
-                          leave_unmasked, listed, name_key, one_channel, pair, pictures, read_classes, sort_files,
+                          leave_unmasked, listed, name_key, no_image_file, one_channel,
+                          place, suffix_of, _bare, pair, pictures, read_classes, sort_files,
                           subfolder, tolerate, same_name, listed_splits)
 from .phantom import phantom
-from .volumes import SliceReader, dicom_files, is_dicom, volume_cases, volume_extent, volume_name, volume_patient
+from .volumes import (SliceReader, dicom_files, is_dicom, volume_cases, volume_extent, volume_name, volume_patient,
+                           without_voxels)
 
 # %% ../nbs/02c_datasets.ipynb #b79baf0e
 def _polyp_source(stem: str) -> str:
@@ -138,7 +140,8 @@ def volumes(root: str|Path,            # a folder of volumes, a folder of DICOM 
         raise ScsamError(f'{root}: masks that are volumes have values, not thresholds or colours; correct classes.json')
     units = volumes_in(root, others)
     if not units:
-        raise ScsamError(f'{root} has no volumes; scsam reads {", ".join(VOLUMES)} and folders of DICOM files')
+        left = ''.join(f'; {line}' for line in left_out({p: _no_volume(p) for p in others}))
+        raise ScsamError(f'{root} has no volumes{left}; scsam reads {", ".join(VOLUMES)} and folders of DICOM files')
     found = sort_files(one_channel(units), root)
     listed_splits(others, found)
     _leave_others(others, found, root)
@@ -159,15 +162,30 @@ def volumes(root: str|Path,            # a folder of volumes, a folder of DICOM 
 # %% ../nbs/02c_datasets.ipynb #5801cc61
 def _leave_others(others: list, found: Sorted, root: Path):
     "What is in a folder of volumes and is none, and volumes of several frames that nothing needs."
+    lacking, strange = {volume_name(i.path) for i in found.items if not i.masks}, []
     for p in others:
         if p.parent == root and p.name in TABLES: continue
-        why = 'an image among volumes' if p.name.lower().endswith(SUFFIXES) else 'no volume that scsam reads'
-        found.left[p] = 'a class table is read from the folder itself only' if p.name in TABLES else why
+        stem = name_key(p.name[:len(p.name) - len(suffix_of(p))])
+        if lacking and place(p.relative_to(root).as_posix(), p).thing == 'mask' and (
+            is_dicom(p) or any(b in lacking for b in _bare(stem))): strange.append(p)
+        else: found.left[p] = _no_volume(p)
+    if strange:
+        fault(f'{len(strange)} files are named like masks, but are no volumes that scsam reads: {listed(strange)} '
+              f'({_no_volume(strange[0])}); save them as .nii.gz on the grids of their images, or move them away',
+              [f'{p} is named like a mask: {_no_volume(p)}; save it as .nii.gz, or move it away' for p in strange])
     if len(found.items) < 2: return
     for i in found.items:
         if not i.masks and (size := volume_extent(i.path)) and len(size) == 4 and size[3] > 1:
             found.left[i.path] = f'{size[3]} volumes in one file; split it into single volumes to use them'
     found.items = [i for i in found.items if i.path not in found.left]
+
+
+def _no_volume(path: Path) -> str:
+    "Why a file among volumes is left."
+    if path.name in TABLES: return 'a class table is read from the folder itself only'
+    if path.name.lower().endswith(SUFFIXES): return 'an image among volumes'
+    if is_dicom(path): return f'a DICOM file that holds {without_voxels(path) or "an index"} and no image'
+    return no_image_file(path).replace('no image', 'no volume')
 
 
 def _by_header(found: Sorted):
@@ -368,7 +386,8 @@ def guess_kind(path: str|Path) -> str: # a key of `KINDS`
         return 'promise12'
     if any('image' in _header(f) for f in path.iterdir() if f.suffix.lower() in LISTS): return 'folder'
     images, volumes = _count(path)
-    return 'volumes' if volumes > images else 'folder'
+    dicom = not images and any(f.suffix.lower() == '.dcm' for f in path.rglob('*'))
+    return 'volumes' if volumes > images or dicom else 'folder'
 
 
 def _split_folders(path: Path) -> list: # of folders such as TrainingData_Part1
@@ -444,11 +463,12 @@ def inputs(path: str|Path,
         try:
             with tolerate() as faults: data = load_dataset(path, k, **{'whole': True} if k in both else {})
         except ScsamError as e:
-            if len(kinds) == 1: raise
-            out.notes.append(str(e)); continue
+            out.notes += [*faults, str(e)]; continue
         out.notes += faults
         left.append(data.left)
         out.cases += list(data)
     out.left = {p: why for p, why in (left or [{}])[0].items() if all(p in x for x in left)} # what no kind can use
-    if not out.cases: raise ScsamError('; '.join(out.notes) or f'{path} holds nothing to predict on')
+    if not out.cases: # the faults that were passed over are the reason
+        raise ScsamError('; '.join(dict.fromkeys([*out.notes, *left_out(out.left)])) or f'{path} holds nothing to '
+                         'predict on')
     return out

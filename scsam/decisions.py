@@ -104,9 +104,12 @@ class ReadDecisions:
 
     def refresh(self) -> bool: # did anything change?
         "Read again if another process has written."
-        try: now = (s := self.path.stat()).st_mtime_ns, s.st_size, s.st_ino
-        except FileNotFoundError: now = None
-        except OSError as e: raise ScsamError(f'{self.path} cannot be read: {e.strerror}') from None
+        try:
+            now = (s := self.path.stat()).st_mtime_ns, s.st_size, s.st_ino
+        except FileNotFoundError:
+            now = None
+        except OSError as e:
+            raise ScsamError(f'{self.path} cannot be read: {e.strerror}') from None
         if now == self._seen: return False
         self.cases, self._seen = _read(self.path) if now else {}, now
         return True
@@ -142,13 +145,15 @@ class _Writer(ReadDecisions):
     "How a change is written: under the lock, masks first."
     def _put(self, id, value): # under the lock
         cases = {**self.cases, id: value}
-        if value is None: del cases[id]
+        if value is None:
+            del cases[id]
         write_json(self.path, {'format': 1, 'cases': cases})
         self.refresh()
 
     def _write_mask(self, id, mask) -> str:
         name = mask_name(id, mask)
-        with atomic(self.folder/name) as tmp: Image.fromarray(mask).save(tmp, format='PNG') # an old one may be damaged
+        with atomic(self.folder/name) as tmp:
+            Image.fromarray(mask).save(tmp, format='PNG')  # an old one may be damaged
         return name
 
     @contextlib.contextmanager
@@ -188,12 +193,14 @@ class Decisions(_Writer):
             mask = np.asarray(mask)
             flat = mask.ndim == 2 and mask.dtype == np.uint8
             if not flat: raise wrong(f'a mask is a uint8 label map (H, W), not {mask.dtype} {mask.shape}')
-            if size is None and isinstance(case, Case): size = case.read_image().shape[:2]
+            if size is None and isinstance(case, Case):
+                size = case.read_image().shape[:2]
             if size is not None and mask.shape != tuple(size): raise wrong(_sizes(mask.shape, size))
         with self._locked():
             name = None if mask is None else self._write_mask(id, mask)
             new = {'status': status or 'undecided', 'note': str(note), 'mask': name, 'when': _now()}
-            if made is not None and mask is not None: new['made'] = made
+            if made is not None and mask is not None:
+                new['made'] = made
             self._put(id, new if status or note else None)
 
     def swap(self, id: str,

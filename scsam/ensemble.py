@@ -80,7 +80,8 @@ def ensemble_record(runs: list,                # directories of finished runs, o
         predictions = mean_cases(members, s, some, batch_size, progress)
         scores.update(score_cases(predictions, s, runs[0].recipe.num_classes, metrics))
     record = _describe(members, cases, experiment, name, scores)
-    if path is not None: record.path = write_record(record, path)
+    if path is not None:
+        record.path = write_record(record, path)
     return record
 
 

@@ -71,9 +71,18 @@ def predict_probs(method,             # a `scsam.method.Method`
                   progress: bool = False, # show a bar
                   oracle=None         # a SAM: adds the branch 'oracle' for cases with a mask
                  ):                   # yields (case, {branch: (K, H, W) float32 at native size})
-    "Class probabilities of every branch for every case, in order; 'oracle' is SAM asked with the true masks' boxes."
+    """Class probabilities of every branch for every case, in order; 'oracle' is SAM asked with the true masks' boxes.
+
+    `method`: a `scsam.method.Method`. `cases`: sequence of `Case`. `recipe`: its image_size.
+    `batch_size`: images at once. `device`: None = where the method's weights are.
+    `embeddings`: (N, C, h, w), in the order of the cases: SAM's cached image embeddings.
+    `arrays`: `scsam.data.Arrays` of the same cases, when they are in memory already. `progress`: show a bar.
+    `oracle`: a SAM: adds the branch 'oracle' for cases with a mask.
+    Yields (case, {branch: (K, H, W) float32 at native size}).
+    """
     given = method, cases, recipe, batch_size, device, embeddings, arrays, progress, oracle
-    for case, probs, size in _predict(*given): yield case, {branch: _native(p, size) for branch, p in probs.items()}
+    for case, probs, size in _predict(*given):
+        yield case, {branch: _native(p, size) for branch, p in probs.items()}
 
 # %% ../nbs/31_evaluate.ipynb #99d5496a
 def _predict(method, cases, recipe, batch_size=8, device=None, embeddings=None, arrays=None, progress=False,
@@ -97,7 +106,8 @@ def _predict(method, cases, recipe, batch_size=8, device=None, embeddings=None, 
             pixels = np.stack(small)
         known = None if embeddings is None else torch.as_tensor(embeddings[i:i + batch_size])
         images, out = predict_batch(method, pixels, [c.id for c in some], known, device)
-        if oracle is not None: out['oracle'] = _oracle(oracle, some, images, known)
+        if oracle is not None:
+            out['oracle'] = _oracle(oracle, some, images, known)
         out = {branch: p.float().cpu() for branch, p in out.items()}
         for j, case in enumerate(some):
             bad = [branch for branch, p in out.items() if not torch.isfinite(p[j]).all()]
@@ -113,7 +123,8 @@ def _oracle(sam, cases, images: torch.Tensor, embeddings
     size, device = tuple(images.shape[-2:]), images.device
     masks = [resize_mask(c.read_mask(), size) if c.has_mask else np.zeros(size, np.uint8) for c in cases]
     masks = torch.from_numpy(np.stack(masks).astype(np.int64)).to(device)
-    with evaluating(sam): return oracle_boxes(sam, images, masks, None if embeddings is None else embeddings.to(device))
+    with evaluating(sam):
+        return oracle_boxes(sam, images, masks, None if embeddings is None else embeddings.to(device))
 
 # %% ../nbs/31_evaluate.ipynb #6b45f765
 def predict_cases(method, cases, recipe: Recipe, batch_size: int = 8, device=None, embeddings=None, arrays=None,
@@ -142,8 +153,14 @@ def predict_image(method,
                   branch: str,       # one that the method predicts
                   probs: bool = False # also the class probabilities (K, H, W)
                  ):                  # label map (H, W), uint8; with `probs` a pair
-    "The mask of one image at its own size, the same as for a case whose id is the file's name."
-    if isinstance(image, (str, Path)): case = Case(Path(image).stem, Path(image))
+    """The mask of one image at its own size, the same as for a case whose id is the file's name.
+
+    `image`: a path, a PIL image, or an array (H, W) or (H, W, 3), uint8 or of any range. `recipe`: its image_size.
+    `branch`: one that the method predicts. `probs`: also return class probabilities (K, H, W).
+    Returns a label map (H, W), uint8; with `probs` a pair.
+    """
+    if isinstance(image, (str, Path)):
+        case = Case(Path(image).stem, Path(image))
     else:
         if not isinstance(image, Image.Image):
             a = np.asarray(image)
@@ -164,11 +181,13 @@ def is_slice(case) -> bool:
 
 def _column(out: dict, case_id: str, group: str, maps: dict, truth: np.ndarray, spacing, num_classes: int, metrics):
     "Append one image's or volume's scores to the columns of its set."
-    out['ids'].append(case_id); out['groups'].append(group)
+    out['ids'].append(case_id)
+    out['groups'].append(group)
     for branch, pred in maps.items():
         got = score(pred, truth, spacing, tuple(dict.fromkeys([*metrics, 'missed'])), num_classes)
         columns = out.setdefault(branch, {k: [] for k in got})
-        for k, v in got.items(): columns[k].append(round(v, 6))
+        for k, v in got.items():
+            columns[k].append(round(v, 6))
 
 
 def _stack(volume: str, slices: list # of (case, truth, maps)
@@ -190,7 +209,13 @@ def score_cases(predictions,              # yields (case, {branch: label map}), 
                 num_classes: int = 2,     # background included
                 metrics=('dice', 'iou')   # keys of `scsam.metrics.METRICS`
                ) -> dict:                 # {name: {'ids', 'groups', 'unit', 'mode', branch: {metric: [...]}}}
-    "Scores of all cases that have a mask, in columns; of volumes also those of their slices, under `name` + ' slices'."
+    """Scores of all cases that have a mask, in columns; of volumes also those of their slices, under `name` + '
+    slices'.
+
+    `predictions`: yields (case, {branch: label map}), as `predict_cases` does. `name`: of the set.
+    `num_classes`: K, background included. `metrics`: keys of `scsam.metrics.METRICS`; distances are in mm where the
+    spacing is known, else in pixels.
+    """
     for m in metrics:
         if m not in METRICS: raise ScsamError(f'unknown metric {m!r}{nearest(m, METRICS)}')
     single, volumes, seen = {'ids': [], 'groups': []}, {}, []
@@ -200,19 +225,22 @@ def score_cases(predictions,              # yields (case, {branch: label map}), 
         spacing = case.spacing[-2:] if case.spacing is not None else None
         _column(single, case.id, case.patient, maps, truth, spacing, num_classes, metrics)
         seen.append(case)
-        if is_slice(case): volumes.setdefault(case.volume, []).append((case, truth, maps))
+        if is_slice(case):
+            volumes.setdefault(case.volume, []).append((case, truth, maps))
     if not seen:
         raise ScsamError(f'evaluate: no case of {name!r} has a mask: nothing to score; use `scsam predict` '
                          'for such images')
     units = {'px' if c.spacing is None else 'mm' for c in seen}
     if len(units) > 1 or (volumes and not all(map(is_slice, seen))):
         raise ScsamError(f'evaluate: {name!r} mixes cases with and without spacing; put them into sets of their own')
-    if len(set(single['groups'])) == len(seen): del single['groups'] # every case a patient of its own
+    if len(set(single['groups'])) == len(seen):
+        del single['groups']  # every case a patient of its own
     if not volumes: return {name: {**single, 'unit': units.pop(), 'mode': 'images'}}
     whole = {'ids': [], 'groups': []}
     for volume, slices in volumes.items():
         _column(whole, volume, slices[0][0].patient, *_stack(volume, slices), num_classes, metrics)
-    if len(set(whole['groups'])) == len(volumes): del whole['groups'] # every volume a patient of its own
+    if len(set(whole['groups'])) == len(volumes):
+        del whole['groups']  # every volume a patient of its own
     return {name: {**whole, 'unit': 'mm', 'mode': 'volumes'},
             f'{name} slices': {**single, 'unit': 'mm', 'mode': 'slices'}}
 
@@ -235,22 +263,33 @@ def evaluate(method, data,            # a `Dataset` with test sets, or {name: ca
              save: str|Path|None = None, # folder for the predicted masks
              oracle=None              # a SAM to be asked with true boxes; its branch 'oracle' is nobody's result
             ) -> dict:                # {'scores': ..., 'summary': ...}, as in a record
-    "Per-case scores of every branch on every set, and their summary."
+    """Per-case scores of every branch on every set, and their summary.
+
+    `data`: a `Dataset` with test sets, or {name: cases}. `recipe`: its image_size and num_classes.
+    `metrics`: keys of `scsam.metrics.METRICS`. `batch_size`: images at once. `device`: None = where the method is.
+    `embeddings`: {name: (N, C, h, w)} for some of the sets. `progress`: show a bar.
+    `save`: folder for the predicted masks; None = they are not kept.
+    `oracle`: a SAM to be asked with true boxes; its branch 'oracle' is nobody's result.
+    Returns {'scores': ..., 'summary': ...}, as in a record. Data without a test set is a `ScsamError`.
+    """
     scores, sets = {}, _sets(data)
-    if save is not None: sweep(save)
+    if save is not None:
+        sweep(save)
     for name, cases in sets.items():
         predictions = predict_cases(method, cases, recipe, batch_size, device, (embeddings or {}).get(name),
                                     progress=progress, oracle=oracle)
-        if save is not None: predictions = _saving(predictions, Path(save)/file_names(sets)[name], cases)
+        if save is not None:
+            predictions = _saving(predictions, Path(save)/file_names(sets)[name], cases)
         scores.update(score_cases(predictions, name, recipe.num_classes, metrics))
     return {'scores': scores, 'summary': summarise_scores(scores)}
 
-
+# %% ../nbs/31_evaluate.ipynb #ac996f08
 def _saving(predictions, folder: Path, cases):
     "Pass predictions on, and write them on the way."
     files, values = _mask_files(cases), class_values(cases)
     for case, maps in predictions:
-        for branch, labels in maps.items(): save_labels(labels, folder/file_name(branch)/files[case.id], values)
+        for branch, labels in maps.items():
+            save_labels(labels, folder/file_name(branch)/files[case.id], values)
         yield case, maps
 
 
@@ -265,13 +304,19 @@ def save_labels(labels: np.ndarray, # (H, W) uint8
                 path: str|Path,     # .png
                 values: tuple = ()  # of the classes in the data set's own masks; () = the class numbers
                ) -> Path:
-    "Write a label map as a PNG that holds the data set's own values or colours."
+    """Write a label map as a PNG that holds the data set's own values or colours.
+
+    `labels`: uint8 (H, W). `path`: .png. `values`: of the classes in the data set's own masks, numbers or (r, g, b);
+    () = the class numbers.
+    """
     numbers, palette = to_values(labels, values), np.reshape(_PALETTE, (256, 3)).copy()
     for k, v in enumerate(values):
         palette[v if np.isscalar(v) and v < 256 else k] = _PALETTE[3*k:3*k + 3] if np.isscalar(v) else v
     image = Image.fromarray(numbers)
-    if numbers.dtype == np.uint8: image.putpalette(palette.astype(np.uint8).ravel().tolist())
-    with atomic(path) as tmp: image.save(tmp, format='PNG')
+    if numbers.dtype == np.uint8:
+        image.putpalette(palette.astype(np.uint8).ravel().tolist())
+    with atomic(path) as tmp:
+        image.save(tmp, format='PNG')
     return Path(path)
 
 
@@ -296,9 +341,12 @@ def load_predictions(folder: str|Path, # as written by `save_predictions`
         maps = {}
         for branch in branches:
             path = folder/branch/files[case.id]
-            try: maps[branch] = _labels_back(np.array(Image.open(path)), path, values)
-            except FileNotFoundError: raise ScsamError(f'{path} is missing: case {case.id} was not predicted') from None
-            except OSError as e: raise ScsamError(f'{path} is damaged: {e}') from None
+            try:
+                maps[branch] = _labels_back(np.array(Image.open(path)), path, values)
+            except FileNotFoundError:
+                raise ScsamError(f'{path} is missing: case {case.id} was not predicted') from None
+            except OSError as e:
+                raise ScsamError(f'{path} is damaged: {e}') from None
         yield case, maps
 
 
@@ -374,8 +422,10 @@ def show_scores(columns: dict, # one set's scores
         at = len(v) * (1.06 + .05 * k)
         ax.plot(range(len(v)), v, color=colour, ls=('-', '--', ':')[k % 3], label=b)
         ax.plot([at], [s['mean']], 'o', color=colour, ms=4)
-        if s['low'] is not None: ax.plot([at, at], [s['low'], s['high']], color=colour)
-    ax.set(xlabel='cases, sorted', ylabel=metric, title=title); ax.legend(frameon=False, fontsize=8)
+        if s['low'] is not None:
+            ax.plot([at, at], [s['low'], s['high']], color=colour)
+    ax.set(xlabel='cases, sorted', ylabel=metric, title=title)
+    ax.legend(frameon=False, fontsize=8)
     ax.spines[['top', 'right']].set_visible(False)
     plt.close(fig)
     return fig

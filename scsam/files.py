@@ -11,8 +11,11 @@ import contextlib, errno, hashlib, json, math, os, re, shutil, tempfile, time, u
 from collections import Counter
 from pathlib import Path
 from .config import ScsamError
-try: import fcntl
-except ImportError: fcntl = None; import msvcrt      # Windows
+try:
+    import fcntl
+except ImportError:
+    fcntl = None
+    import msvcrt  # Windows
 
 # %% ../nbs/00a_files.ipynb #4a72b186
 _NAMES = 'ENOSPC EFBIG EDQUOT EROFS EIO ESTALE ENXIO ENODEV ENOTCONN EHOSTDOWN ETIMEDOUT'
@@ -36,8 +39,10 @@ def not_utf8(e: UnicodeEncodeError) -> str:
 def writing(path: str|Path, # what is written, for the message
             tmp=None):      # what stands for it until it is whole
     "Turn a full disk, a read-only folder or a lost mount inside the block into a `ScsamError` (exit code 2)."
-    try: yield
-    except UnicodeEncodeError as e: raise ScsamError(f'cannot write {path}: {not_utf8(e)}') from None
+    try:
+        yield
+    except UnicodeEncodeError as e:
+        raise ScsamError(f'cannot write {path}: {not_utf8(e)}') from None
     except Exception as e:
         why = _no_room(e, tmp or path)
         if not why: raise
@@ -47,7 +52,9 @@ def writing(path: str|Path, # what is written, for the message
 def _hold(path: Path): # a file descriptor to close; None where another process holds it; -1 where there are no locks
     if fcntl is None: return -1
     fd = os.open(path, os.O_RDONLY)
-    try: fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB); return fd
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return fd
     except OSError as e:
         os.close(fd)
         return None if isinstance(e, BlockingIOError) else -1
@@ -75,10 +82,15 @@ def _temporary(path: Path, folder: bool = False) -> tuple: # (path, descriptor o
     for left in _FOUND.get(here, ()):
         if left.startswith(prefix) and len(left) == len(prefix) + 12: _remove_left(path.parent/left)
     while True:
-        if folder: tmp = tempfile.mkdtemp(prefix=prefix, suffix='.tmp', dir=path.parent)
-        else: fd, tmp = tempfile.mkstemp(prefix=prefix, suffix='.tmp', dir=path.parent); os.close(fd)
-        try: held = _hold(Path(tmp))
-        except FileNotFoundError: continue                                      # swept in between
+        if folder:
+            tmp = tempfile.mkdtemp(prefix=prefix, suffix='.tmp', dir=path.parent)
+        else:
+            fd, tmp = tempfile.mkstemp(prefix=prefix, suffix='.tmp', dir=path.parent)
+            os.close(fd)
+        try:
+            held = _hold(Path(tmp))
+        except FileNotFoundError:
+            continue  # swept in between
         if held == -1: return Path(tmp), held
         if held is None: continue
         with contextlib.suppress(FileNotFoundError):
@@ -87,7 +99,8 @@ def _temporary(path: Path, folder: bool = False) -> tuple: # (path, descriptor o
 
 
 def _mode(default: int) -> int: # of a file or folder of this user, which the private temporary one does not have
-    umask = os.umask(0); os.umask(umask)
+    umask = os.umask(0)
+    os.umask(umask)
     return default & ~umask
 
 # %% ../nbs/00a_files.ipynb #6f0cf581
@@ -95,16 +108,20 @@ def _mode(default: int) -> int: # of a file or folder of this user, which the pr
 def atomic(path: str|Path): # the final name; its folder is made
     "Yields a temporary path to write to; on success it becomes `path`, on any error it is removed."
     path = Path(path)
-    with writing(path, path.parent): tmp, held = _temporary(path)
+    with writing(path, path.parent):
+        tmp, held = _temporary(path)
     try:
         with writing(path, tmp):
             yield tmp
-            with open(tmp, 'rb+') as f: os.fsync(f.fileno())
+            with open(tmp, 'rb+') as f:
+                os.fsync(f.fileno())
             os.chmod(tmp, _mode(0o666))
             os.replace(tmp, path)
     finally:
-        if held >= 0: os.close(held)
-        with contextlib.suppress(OSError): os.unlink(tmp)
+        if held >= 0:
+            os.close(held)
+        with contextlib.suppress(OSError):
+            os.unlink(tmp)
 
 
 def free_space(path: str|Path) -> tuple: # (folder, bytes)
@@ -113,23 +130,30 @@ def free_space(path: str|Path) -> tuple: # (folder, bytes)
     at = next(p for p in (path, *path.parents) if p.exists())
     return at, shutil.disk_usage(at).free
 
-
+# %% ../nbs/00a_files.ipynb #e96b29da
 @contextlib.contextmanager
 def scratch(path: str|Path): # what will be made of it, for its name and place
     "Yields a temporary folder beside `path`, for writers that choose their own file names; it is gone afterwards."
     path = Path(path)
-    with writing(path, path.parent): tmp, held = _temporary(path, folder=True)
+    with writing(path, path.parent):
+        tmp, held = _temporary(path, folder=True)
     try:
         os.chmod(tmp, _mode(0o777))
-        with writing(path, tmp): yield tmp
+        with writing(path, tmp):
+            yield tmp
     finally:
-        if held >= 0: os.close(held)
+        if held >= 0:
+            os.close(held)
         shutil.rmtree(tmp, ignore_errors=True)
 
 
 def sweep(*folders: str|Path,        # also those below them; one that does not exist is passed over
           unlocked: float = 86400.): # seconds after which a name counts as left, where the system has no locks
-    "Remove what killed processes have left half-written; what somebody is writing stays."
+    """Remove what killed processes have left half-written; what somebody is writing stays.
+
+    `folders`: also those below them; one that does not exist is passed over.
+    `unlocked`: seconds after which a name counts as left, where the system has no locks.
+    """
     for folder in folders:
         for tmp in [p for p in Path(folder).rglob('.*') if p.name.endswith('.tmp') or p.name.startswith('.writing-')]:
             _remove_left(tmp, unlocked)
@@ -138,12 +162,17 @@ def sweep(*folders: str|Path,        # also those below them; one that does not 
 def _try_lock(path: Path): # the open file; None where another process has it
     f = open(path, 'a')
     try:
-        if fcntl is None: msvcrt.locking(f.fileno(), msvcrt.LK_NBLCK, 1); return f
+        if fcntl is None:
+            msvcrt.locking(f.fileno(), msvcrt.LK_NBLCK, 1)
+            return f
         fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.path.samestat(os.fstat(f.fileno()), os.stat(path)): return f
-    except (BlockingIOError, PermissionError, FileNotFoundError): pass
+    except (BlockingIOError, PermissionError, FileNotFoundError):
+        pass
     except OSError as e:
-        if e.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK): f.close(); raise
+        if e.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+            f.close()
+            raise
         warnings.warn(f'the file system of {path.parent} has no locks: see to it that only one process writes there')
         return f
     f.close()
@@ -157,12 +186,15 @@ def locked(path: str|Path,  # of the lock's file; its folder is made
     path, waited = Path(path), False
     path.parent.mkdir(parents=True, exist_ok=True)
     while (f := _try_lock(path)) is None:
-        if busy and not waited: busy()
+        if busy and not waited:
+            busy()
         waited = True
         time.sleep(.05)
-    try: yield waited
+    try:
+        yield waited
     finally:
-        with contextlib.suppress(OSError): path.unlink() # while it is held; Windows refuses, and an empty file stays
+        with contextlib.suppress(OSError):
+            path.unlink()  # while it is held; Windows refuses, and an empty file stays
         f.close()
 
 # %% ../nbs/00a_files.ipynb #d39104b2
@@ -173,7 +205,8 @@ def _plain(name: str, limit: int = 150) -> str: # a file name that every system 
     stem = unicodedata.normalize('NFC', name.encode(errors='replace').decode()).replace('/', '__').replace('\\', '__')
     stem = ''.join('_' if c in '<>:"|?*' or not c.isprintable() else c for c in stem)
     stem = re.sub(r'^[.\s]|[.\s]$', '_', stem) or '_'
-    if stem.split('.')[0].casefold() in _DEVICES: stem = f'_{stem}'
+    if stem.split('.')[0].casefold() in _DEVICES:
+        stem = f'_{stem}'
     return stem if len(stem.encode()) <= limit else f'{stem.encode()[:limit].decode(errors="ignore")}-{_digits(name)}'
 
 
@@ -217,7 +250,8 @@ def _misfit(value, shape, place: str) -> str: # what is wrong, and where; '' whe
         if '' in all_: return ''
         deep = [m for m in all_ if not m.startswith(f'at {place or "its top"}: expected')]
         if deep: return deep[0]
-    elif _fits(value, shape): return ''
+    elif _fits(value, shape):
+        return ''
     return f'at {place or "its top"}: expected {_told(shape)}, found {_told_value(value)}'
 
 
@@ -270,7 +304,8 @@ def parse_json(text: str|bytes,  # UTF-8
     try:
         text = text.decode('utf-8-sig') if isinstance(text, bytes) else text
         value = json.loads(text, parse_float=number, parse_int=whole, parse_constant=constant, object_pairs_hook=once)
-        if '\\ud' in text.lower(): json.dumps(value, ensure_ascii=False).encode()     # half a character
+        if '\\ud' in text.lower():
+            json.dumps(value, ensure_ascii=False).encode()  # half a character
     except (ValueError, RecursionError) as e:
         why = 'nested too deep' if isinstance(e, RecursionError) else e
         raise ScsamError(f'{where} is damaged: {why}') from None
@@ -281,7 +316,7 @@ def parse_json(text: str|bytes,  # UTF-8
         if depth > 60: raise ScsamError(f'{where} is damaged: nested too deep')
     return expect(value, shape, str(where))
 
-
+# %% ../nbs/00a_files.ipynb #453e4593
 def read_json(path: str|Path,
               shape=object):    # what is expected
     "Read JSON; a missing or damaged file, and one of another shape, is a `ScsamError`."
@@ -289,7 +324,8 @@ def read_json(path: str|Path,
     try:
         if path.exists() and not path.is_file(): raise ScsamError(f'{path} is not a file')
         text = path.read_bytes()
-    except FileNotFoundError: raise ScsamError(f'{path} does not exist') from None
+    except FileNotFoundError:
+        raise ScsamError(f'{path} does not exist') from None
     except (OSError, ValueError) as e:
         raise ScsamError(f'{path} cannot be read: {getattr(e, "strerror", None) or e}') from None
     return parse_json(text, path, shape)
@@ -298,4 +334,5 @@ def read_json(path: str|Path,
 def write_json(path: str|Path, value):
     "Write `value` as JSON, whole or not at all."
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
-    with atomic(path) as tmp: tmp.write_text(text + '\n', encoding='utf-8')
+    with atomic(path) as tmp:
+        tmp.write_text(text + '\n', encoding='utf-8')

@@ -43,12 +43,20 @@ def fit_folds(data: Dataset, recipe: Recipe, k: int,
               progress: bool = False,
               say=lambda i: None, # called before each fold
               **options          # of `fit`
-             ):
-    "Train k networks, each on all masks but those of its fold."
+             ) -> bool:          # are all finished?
+    """Train k networks, each on all masks but those of its fold.
+
+    `k`: folds, by patient. `out`: gets the run directories fold-0 … fold-(k-1). `progress`: show a bar.
+    `say`: called with the number of each fold before it. `options`: of `fit`.
+    Where somebody, or the clock, stops one of them, no further one is begun, and False is returned.
+    """
     recipe = recipe.replace(val=0., labeled='100%')
     for i, part in enumerate(folds(data, k, recipe.data_seed)):
         say(i)
-        fit(make_method(recipe), part, recipe, Path(out)/f'fold-{i}', progress=progress, **options)
+        where = Path(out)/f'fold-{i}'
+        fit(make_method(recipe), part, recipe, where, progress=progress, **options)
+        if not (where/'training.json').exists(): return False
+    return True
 
 
 def fold_dirs(out: str|Path) -> list: # of Path
@@ -76,10 +84,12 @@ def out_of_fold(data: Dataset, out: str|Path,  # of `fit_folds`
         columns['groups'] += got.get('groups', patients)
         for b in (b for b, v in got.items() if isinstance(v, dict)):
             mine = columns.setdefault(b, {m: [] for m in got[b]})
-            for m, v in got[b].items(): mine[m] += v
+            for m, v in got[b].items():
+                mine[m] += v
         found += [(c.id, signal(f), true_dice(c, m, run.recipe.num_classes)) for c, m, f in signals(run, cases)]
     groups = columns['groups']
-    if len(set(groups)) == len(groups): del columns['groups']
+    if len(set(groups)) == len(groups):
+        del columns['groups']
     return {**columns, 'unit': got['unit'], 'mode': got['mode']}, found, run.training['selected']['branch']
 
 
@@ -108,7 +118,7 @@ class FoldMean(nn.Module):
 
 def is_folds(folder: str|Path) -> bool: return (Path(folder)/'folds.json').exists()
 
-
+# %% ../nbs/45_folds.ipynb #2590e262
 def finish_folds(out: str|Path, manifest: dict):
     "Note that the runs in `out` stand for their mean."
     out, done = Path(out), [read_training(p) for p in fold_dirs(out)]

@@ -49,7 +49,7 @@ def introduction(review: Review) -> str:
             f'the image out. Better by hand: {box[0].lower()}{box[1:]} l makes that the label, y says that there is '
             'nothing to see.' + time)
 
-
+# %% ../nbs/41_inspector.ipynb #38e4b935
 def about(review: Review) -> dict: # for JSON
     "All that the page needs to know before it shows a case."
     branches, scored = list(review.subject.branches), bool(review.subject.branches)
@@ -91,8 +91,10 @@ class _Told:
         return [[w, m, None if np.isnan(v) else round(float(v), 4)] for w, m, v in known]
 
     def _draft(self, id):
-        try: return self.review.draft(id)
-        except ScsamError: return None
+        try:
+            return self.review.draft(id)
+        except ScsamError:
+            return None
 
     def _case(self, id: str, m: dict, reply):
         "Everything about one case."
@@ -108,8 +110,10 @@ class _Told:
         self._layers(view, m.get('layers') or {}, reply)
         begun = ('A correction of this image was begun and is not used yet: "use as label" (l) keeps it, "clear" (c) '
                  'drops it.')
-        if problems: reply['message'] = [' '.join(problems), 'error']
-        elif d: reply['message'] = [begun, 'info']
+        if problems:
+            reply['message'] = [' '.join(problems), 'error']
+        elif d:
+            reply['message'] = [begun, 'info']
 
 # %% ../nbs/41_inspector.ipynb #555ac8cc
 class _Shown(_Told):
@@ -117,7 +121,8 @@ class _Shown(_Told):
     def _edit(self, m, reply, action):
         "Change the draft and show it, also when saving it failed."
         before = self._draft(m['id'])
-        try: action(m['id'])
+        try:
+            action(m['id'])
         finally:
             if (d := self._draft(m['id'])) is not before or d is None:
                 view, _ = self.review.view(m['id'], self.step)
@@ -131,9 +136,11 @@ class _Looking(_Shown):
         r, self._seen, reply['about'] = self.review, {}, about(self.review)
         styles = m.get('layers') or {n: 'contour' for n in (*r.subject.branches, 'edit')}
         self._on_list({**m, 'layers': styles}, reply)
-        if 'case' not in reply: self._case(self.current, {'layers': styles}, reply)
+        if 'case' not in reply:
+            self._case(self.current, {'layers': styles}, reply)
         text, level = reply.get('message', ('', 'info'))
-        if r.said: reply['message'] = [' '.join([*r.said, text]).strip(), level]
+        if r.said:
+            reply['message'] = [' '.join([*r.said, text]).strip(), level]
 
     def _on_list(self, m, reply):
         r, self.sort = self.review, m.get('sort') or ('disagreement' if self.review.subject.branches else 'random')
@@ -142,12 +149,15 @@ class _Looking(_Shown):
         number = lambda v: None if np.isnan(v) else round(float(v), 3)
         values = [None if score is None else number(score[r.row[i]]) for i in self.ids]
         reply['list'] = {'ids': self.ids, 'values': values, 'status': [r.status(i) for i in self.ids]}
-        if not self.ids: reply['message'] = ['No matching images.', 'info']
-        elif m.get('first') or self.current not in self.ids: self._case(self.ids[0], m, reply)
+        if not self.ids:
+            reply['message'] = ['No matching images.', 'info']
+        elif m.get('first') or self.current not in self.ids:
+            self._case(self.ids[0], m, reply)
 
     def _on_go(self, m, reply):
         steps, id = self.review.steps, m['id']
-        if 'step' in m and steps: self.step = min(max(0, int(m['step'])), len(steps) - 1)
+        if 'step' in m and steps:
+            self.step = min(max(0, int(m['step'])), len(steps) - 1)
         if 'by' in m and self.ids:
             at = self.ids.index(id) + m['by'] if id in self.ids else 0
             if not 0 <= at < len(self.ids):
@@ -171,8 +181,10 @@ class _Looking(_Shown):
 def prepare(review: Review, ids: list):
     "Encode images before SAM is asked about them; whatever is wrong is said when it is."
     for id in [i for i in ids[:2] if i in review.row]:
-        try: review.embedding(id)
-        except ScsamError: pass
+        try:
+            review.embedding(id)
+        except ScsamError:
+            pass
 
 # %% ../nbs/41_inspector.ipynb #2d39e5f9
 class _Drawing(_Looking):
@@ -208,7 +220,8 @@ class _Doing(_Drawing):
 
     def _on_use(self, m, reply):
         use = lambda id: self.review.use(id, m.get('note', ''), bool(m.get('confirmed')))
-        try: self._decided(m, reply, lambda id: self._edit(m, reply, use), True)
+        try:
+            self._decided(m, reply, lambda id: self._edit(m, reply, use), True)
         except Unusual as e:
             yes = 'yes, nothing here' if 'Nothing' in str(e) else 'yes, all of it'
             reply |= {'message': [f'{e} Press l again to make it the label: {yes}.', 'warn'], 'confirm': m['id']}
@@ -241,7 +254,8 @@ class Page(_Doing):
             if m.get('id', '') not in ('', *self.review.row): raise ScsamError(f"there is no case {m['id']!r}")
             action(m, reply)
             self.review.decisions.refresh()
-        except ScsamError as e: reply['message'] = [str(e), 'error']
+        except ScsamError as e:
+            reply['message'] = [str(e), 'error']
         except Exception as e:
             self.last_error = traceback.format_exc()
             text = (f'Something unforeseen went wrong ({type(e).__name__}: {e}). Decisions are saved; details are in '
@@ -294,7 +308,7 @@ HEADERS = {'Content-Security-Policy': "default-src 'none'; script-src 'self'; st
 PRIVATE = ('This inspector is private. Open the address that was printed when it was started: it holds a token. '
            'If it was open here before, it has been closed since, or too many others have come.')
 
-
+# %% ../nbs/41_inspector.ipynb #2cb3e62c
 class Visitors:
     "Who has come with the token: one page for each browser."
     def __init__(self, review: Review, token: str, limit: int = VISITORS):
@@ -307,7 +321,8 @@ class Visitors:
         session = secrets.token_urlsafe(32)
         with self.lock:
             self._pages[session] = Page(self.review.visitor())
-            while len(self._pages) > self.limit: del self._pages[next(iter(self._pages))]
+            while len(self._pages) > self.limit:
+                del self._pages[next(iter(self._pages))]
         return session
 
     def page(self, session: str|None) -> Page|None:
@@ -319,9 +334,11 @@ class Visitors:
     def answer(self, page: Page, m: dict) -> tuple: # (reply, buffers)
         "One message at a time; encoding ahead delays no other message."
         if m.get('kind') == 'ready':
-            with self.ahead: prepare(self.review, m.get('ids') or [])
+            with self.ahead:
+                prepare(self.review, m.get('ids') or [])
             return {'seq': m.get('seq'), 'view': m.get('view')}, []
-        with self.lock: return page.handle(m)
+        with self.lock:
+            return page.handle(m)
 
 # %% ../nbs/41_inspector.ipynb #754e7eed
 class _Request(BaseHTTPRequestHandler):
@@ -339,15 +356,18 @@ class _Request(BaseHTTPRequestHandler):
         return 'This page may not be used by another one.' if origin not in (None, f'http://{host}') else ''
 
     def session(self) -> str|None:
-        try: found = http.cookies.SimpleCookie(self.headers.get('Cookie', '')).get(self.cookie)
-        except http.cookies.CookieError: found = None
+        try:
+            found = http.cookies.SimpleCookie(self.headers.get('Cookie', '')).get(self.cookie)
+        except http.cookies.CookieError:
+            found = None
         return found and found.value
 
     def reply(self, body: bytes|str, code: int = 200, kind: str = 'text/plain', more=()):
         body = body.encode() if isinstance(body, str) else body
         own = {'Content-Type': f'{kind}; charset=utf-8', 'Content-Length': len(body)}
         self.send_response(code)
-        for k, v in (*own.items(), *HEADERS.items(), *more): self.send_header(k, str(v))
+        for k, v in (*own.items(), *HEADERS.items(), *more):
+            self.send_header(k, str(v))
         self.end_headers()
         self.wfile.write(body)
 
@@ -357,26 +377,34 @@ class _Handler(_Request):
     def do_GET(self):
         url, visitors = urlsplit(self.path), self.server.visitors
         name, token = url.path.lstrip('/') or 'index.html', parse_qs(url.query).get('token')
-        if why := self.refused(): self.reply(why, 403)
+        if why := self.refused():
+            self.reply(why, 403)
         elif token and (session := visitors.enter(token[0])):
             cookie = f'{self.cookie}={session}; Path=/; HttpOnly; SameSite=Lax'
             self.reply('', 303, more=(('Location', '/'), ('Set-Cookie', cookie)))
-        elif visitors.page(self.session()) is None: self.reply(PRIVATE, 403)
-        elif name not in FILES: self.reply('There is no such page.', 404)
-        else: self.reply(static(name), kind=FILES[name])
+        elif visitors.page(self.session()) is None:
+            self.reply(PRIVATE, 403)
+        elif name not in FILES:
+            self.reply('There is no such page.', 404)
+        else:
+            self.reply(static(name), kind=FILES[name])
 
     def do_POST(self):
         page, size = self.server.visitors.page(self.session()), self.headers.get('Content-Length', '')
         json_ = self.headers.get('Content-Type', '').startswith('application/json')
         self.close_connection = True                # unless the whole message is read
-        if why := self.refused(): self.reply(why, 403)
-        elif page is None: self.reply(PRIVATE, 403)
+        if why := self.refused():
+            self.reply(why, 403)
+        elif page is None:
+            self.reply(PRIVATE, 403)
         elif self.path != '/ask' or not json_ or not size.isdecimal() or int(size) > LIMIT:
             self.reply('No message.', 400)
         else:
             body, self.close_connection = self.rfile.read(int(size)), False
-            try: m = parse_json(body, 'the message', {'kind': str})
-            except ScsamError as e: return self.reply(str(e), 400)
+            try:
+                m = parse_json(body, 'the message', {'kind': str})
+            except ScsamError as e:
+                return self.reply(str(e), 400)
             reply, buffers = self.server.visitors.answer(page, m)
             head = json.dumps({'reply': reply, 'sizes': [len(b) for b in buffers]}).encode()
             self.reply(struct.pack('>I', len(head)) + head + b''.join(buffers), kind='application/octet-stream')
@@ -387,7 +415,8 @@ class App(ThreadingHTTPServer):
     daemon_threads, allow_reuse_address = True, os.name != 'nt'
 
     def __init__(self, review: Review, port: int = 8866): # 0 = any free one
-        try: super().__init__(('127.0.0.1', port), _Handler)
+        try:
+            super().__init__(('127.0.0.1', port), _Handler)
         except (OSError, OverflowError) as e:
             raise ScsamError(f'port {port} cannot be used ({e}); choose another with --port') from None
         self.visitors = Visitors(review, secrets.token_urlsafe(24))
@@ -401,21 +430,25 @@ class App(ThreadingHTTPServer):
         folder.mkdir(parents=True, exist_ok=True)
         self.way_in = folder/f'open-{secrets.token_hex(8)}.html'
         fd = os.open(self.way_in, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with open(fd, 'w') as f: f.write(f'<meta http-equiv="refresh" content="0; url={self.url}">')
+        with open(fd, 'w') as f:
+            f.write(f'<meta http-equiv="refresh" content="0; url={self.url}">')
         webbrowser.open(self.way_in.as_uri())
 
     def run(self, browser: bool = True):
         "Serve until Ctrl-C."
         self.way_in = None
         try:
-            if browser: threading.Thread(target=self.open_browser, daemon=True).start()
+            if browser:
+                threading.Thread(target=self.open_browser, daemon=True).start()
             self.serve_forever()
-        except KeyboardInterrupt: pass
+        except KeyboardInterrupt:
+            pass
         finally:
             self.server_close()
-            if self.way_in: self.way_in.unlink(missing_ok=True)
+            if self.way_in:
+                self.way_in.unlink(missing_ok=True)
 
-
+# %% ../nbs/41_inspector.ipynb #ea6e6a13
 def serve(run_dir: str|Path,
           data=None,              # where the run's data lies now; None = where it lay
           port: int = 8866,
@@ -435,7 +468,8 @@ def annotate(folder,                    # images, some of which may have masks
     "Draw boxes, and let SAM turn them into masks, before any training."
     subject = folder_subject(folder, kind, sam, weights, image_size, decisions)
     review = Review(subject)
-    if again: print(f'{len(answer_again(review))} masks were made anew by {subject.answerer}')
+    if again:
+        print(f'{len(answer_again(review))} masks were made anew by {subject.answerer}')
     app = App(review, port)
     print(f'{len(subject.ids)} images without a mask, for you alone, until Ctrl-C:\n{app.url}\n'
           f'then: scsam auto {folder} --decisions {review.decisions.folder} --out evening', flush=True)

@@ -32,18 +32,26 @@ from .snapshots import History, Snapshots
 
 # %% ../nbs/30c_learner.ipynb #f96bedd1
 def lr_factor(recipe: Recipe, step: int) -> float: # in [0, 1]
-    "What both learning rates are multiplied by at `step`."
+    """What both learning rates are multiplied by at `step`.
+
+    `step`: counted from 0, of `recipe.steps`. Returns a number in [0, 1].
+    """
     warm = min(1., (step + 1) / recipe.warmup) if recipe.warmup else 1.
     t = step / recipe.steps
     return warm * {'linear': 1 - t, 'cosine': (1 + math.cos(math.pi * t)) / 2, 'constant': 1.}[recipe.schedule]
 
 # %% ../nbs/30c_learner.ipynb #74fc1bb3
 def validate(method: nn.Module, arrays, embeddings=None, device='cpu') -> dict[str, float]:
-    "Mean Dice of each branch."
+    """Mean Dice of each branch.
+
+    `arrays`: images with masks, of `load_arrays`. `embeddings`: a row for each image; None = SAM looks at them now.
+    Returns {branch: mean Dice of the foreground classes, 0 to 1}.
+    """
     out: dict[str, list] = {}
     for rows, probs in predict_arrays(method, arrays, embeddings, device=device):
         masks = torch.from_numpy(arrays.masks[rows].astype(np.int64)).to(device)
-        for k, p in probs.items(): out.setdefault(k, []).append(foreground_dice(p, masks))
+        for k, p in probs.items():
+            out.setdefault(k, []).append(foreground_dice(p, masks))
     return {k: float(torch.cat(v).mean()) for k, v in out.items()}
 
 
@@ -94,7 +102,8 @@ class Monitor:
         if self.board is not None:
             for k, v in values.items():
                 self.board.add_scalar(f"{'training' if what == 'loss' else 'validation'}/{k}", v, row['step'])
-        if self.display and time.monotonic() - self.drawn > self.every: self.draw()
+        if self.display and time.monotonic() - self.drawn > self.every:
+            self.draw()
 
     def draw(self):
         "Losses and validation Dice, in place of the figure before."
@@ -103,14 +112,18 @@ class Monitor:
                for row in self.history.val]
         keys = lambda rows: list(dict.fromkeys(k for row in rows for k in row if k.strip() != 'step'))
         figure = curves(self.history.train + val, {'losses': keys(self.history.train), 'validation Dice': keys(val)})
-        if self.handle is None: self.handle = self.display(figure)
-        else: self.handle.update(figure)
+        if self.handle is None:
+            self.handle = self.display(figure)
+        else:
+            self.handle.update(figure)
         self.drawn = time.monotonic()
 
     def close(self):
-        if self.display and self.history.train: self.draw()
+        if self.display and self.history.train:
+            self.draw()
         self.bar.close()
-        if self.board is not None: self.board.close()
+        if self.board is not None:
+            self.board.close()
 
 # %% ../nbs/30c_learner.ipynb #16daae7b
 def _display(figure):
@@ -125,7 +138,8 @@ def _text(values: dict) -> str: return ', '.join(f'{k} {v:.3f}' for k, v in valu
 def _tensorboard(folder: Path|None, step: int):
     "A writer of TensorBoard's files; what an interrupted run had written after `step` is taken back."
     if folder is None: return None
-    try: from torch.utils.tensorboard import SummaryWriter
+    try:
+        from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise ScsamError("tensorboard=True needs the package tensorboard; "
                          "install it with: pip install 'scsam[tensorboard]'") from None
@@ -145,7 +159,18 @@ def fit(method: nn.Module,
         tensorboard: bool = False          # also write files for TensorBoard
        ) -> History:                       # complete when `training.json` is in `out_dir`
     """Train `method`, leaving in `out_dir`: recipe, manifest, history, model.safetensors (best on validation, else
-    last), training.json."""
+    last), training.json.
+
+    `method`: of `scsam.method.build(recipe)`; its weights are changed.
+    `data`: with roles 'train' and perhaps 'val' and 'test:…'. `recipe`: everything that decides the result.
+    `out_dir`: new, empty, or a run of the same recipe and data; another run there is a `ScsamError`.
+    `resume`: 'auto' = take up what is there; 'never' = an existing run is an error.
+    `max_minutes`: stop at a checkpoint after this time; None = no limit. `progress`: show a bar and live curves.
+    `cache`: folder for decoded images; None = decode anew.
+    `snapshots`: how many times to keep the predictions for all unlabelled images.
+    `decisions`: about unlabelled cases, as in `assign_roles`. `tensorboard`: also write files for TensorBoard.
+    Returns the history, which is complete when `training.json` is in `out_dir`. Ctrl-C stops at a checkpoint.
+    """
     out, began = Path(out_dir), time.monotonic()
     recipe = method.effective(recipe)          # what is trained is what is recorded
     roles = assign_roles(data, recipe, decisions)
@@ -165,11 +190,14 @@ def fit(method: nn.Module,
             stop = _any_process(run.acc, interrupt.hit or over)
             run.log(due or stop)
             run.look(due)
-            if due: _tell(method, run.history)
-            if due or stop: run.save()
+            if due:
+                _tell(method, run.history)
+            if due or stop:
+                run.save()
             if stop and run.step < recipe.steps: break
         run.monitor.close()
-        if run.step == recipe.steps: run.finish()
+        if run.step == recipe.steps:
+            run.finish()
         elif run.main:
             why = f'{max_minutes:.3g} minutes are over' if over else 'interrupted'         # perhaps another process was
             print(f'{why}: stopped at step {run.step} of {recipe.steps}; the same command resumes it', file=sys.stderr)
@@ -207,7 +235,8 @@ class _Started:
         self.step, self.before, best = self.meta['step'], self.meta['seconds'], self.meta['best']
         if self.main and best and not _holds(self.out/'model.safetensors', best['step']):
             self.meta['best'] = None           # then the best from here on is kept
-        if self.meta['scaler']: self.acc.scaler.load_state_dict(self.meta['scaler'])
+        if self.meta['scaler']:
+            self.acc.scaler.load_state_dict(self.meta['scaler'])
         self.history, self.rows = _curves(self.out/'history.json', self.step), []
         self.monitor = Monitor(self.history, self.recipe, self.step, self.progress,
                                self.out/'tensorboard' if tensorboard and self.main else None,
@@ -224,11 +253,13 @@ class _Learning(_Started):
         acc, r, t = self.acc, self.recipe, self.step
         seed_step(mix(r.seed, 'process', acc.process_index) if acc.process_index else r.seed, t)
         for o, rates in zip(self.optimizers, self.rates):
-            for g, rate in zip(o.param_groups, rates): g['lr'] = rate * lr_factor(r, t)
+            for g, rate in zip(o.param_groups, rates):
+                g['lr'] = rate * lr_factor(r, t)
         with _memory_hint(r):
             self.rows.append(_backward(acc, self.forward, self.feed, r, t, self.optimizers))
             _update(acc, self.optimizers, r.clip)
-        if self.average: self.average.update(t)
+        if self.average:
+            self.average.update(t)
         self.step += 1
 
     def log(self, now: bool):
@@ -236,7 +267,8 @@ class _Learning(_Started):
         if now or len(self.rows) >= max(1, self.recipe.steps // 500):
             _flush(self.acc, self.history, self.rows, self.step)
             self.monitor.losses()
-        if now: _check_weights(self.method, self.step)
+        if now:
+            _check_weights(self.method, self.step)
         self.monitor.bar.update()
 
 # %% ../nbs/30c_learner.ipynb #84a98f65
@@ -250,9 +282,12 @@ class _Training(_Learning):
         "Validate where that is due, and take a snapshot where one is wanted."
         if not self.main or not (due or self.step in self.snapshots.steps): return
         with self.averaged():
-            if due and self.select(): self.keep()
-            if self.step in self.snapshots.steps: self.snapshots.take(self.method, self.step, self.history)
-        if due and self.history.val: self.monitor.scores()
+            if due and self.select():
+                self.keep()
+            if self.step in self.snapshots.steps:
+                self.snapshots.take(self.method, self.step, self.history)
+        if due and self.history.val:
+            self.monitor.scores()
 
     def select(self) -> bool:
         "Validate; are these the best weights so far?"
@@ -278,7 +313,8 @@ class _Training(_Learning):
         if self.meta['best'] is None:
             branch = self.branch or self.method.branch
             self.meta['best'] = {'step': self.step, 'by': 'last step', 'branch': branch, 'dice': None}
-            with self.averaged(): self.keep()
+            with self.averaged():
+                self.keep()
         write_training(self.out, _summary(self.meta, self.recipe, self.roles, self.method, self.method.sam,
                                           self.acc.device, self.acc.num_processes))
         shutil.rmtree(self.out/'checkpoints', ignore_errors=True)
@@ -313,23 +349,27 @@ def _accelerator(method: nn.Module, recipe: Recipe, roles: Roles) -> Accelerator
         print('note: this processor has no bf16 of its own; a step with precision=fp32 takes about '
               f'1/{bf16_cost():.1f} of the time', file=sys.stderr)
     sizes = {'batch_labeled': recipe.batch_labeled}
-    if method.needs_unlabeled and roles.unlabeled: sizes['batch_unlabeled'] = recipe.batch_unlabeled
+    if method.needs_unlabeled and roles.unlabeled:
+        sizes['batch_unlabeled'] = recipe.batch_unlabeled
     for k, n in sizes.items():
         if n % acc.num_processes:
             raise ScsamError(f'recipe: {k}={n} cannot be shared evenly by {acc.num_processes} processes; '
                              f'make it a multiple of {acc.num_processes}, or start fewer')
     return acc
 
-
+# %% ../nbs/30c_learner.ipynb #943dcfca
 class _Step(nn.Module):
     "`method.losses` as a forward pass, so that accelerate can wrap it for mixed precision and several processes."
-    def __init__(self, method): super().__init__(); self.method = method
+    def __init__(self, method):
+        super().__init__()
+        self.method = method
     def forward(self, batch, step): return self.method.losses(batch, step)
 
 
 def _backward(acc: Accelerator, forward, feed: Feed, recipe: Recipe, step: int, optimizers: list) -> dict[str, Tensor]:
     "Gradients of a step, averaged over `accumulate` batches and over processes; returns this process's losses."
-    for o in optimizers: o.zero_grad(set_to_none=True)
+    for o in optimizers:
+        o.zero_grad(set_to_none=True)
     seen = []
     for k in range(recipe.accumulate):
         batch = feed.at(step * recipe.accumulate + k, acc.process_index, acc.num_processes)
@@ -343,11 +383,15 @@ def _backward(acc: Accelerator, forward, feed: Feed, recipe: Recipe, step: int, 
 def _update(acc: Accelerator, optimizers: list, clip: float):
     "Move the weights; with fp16 the gradients' scale is taken off first."
     if acc.scaler is not None:
-        for o in optimizers: acc.scaler.unscale_(o)
+        for o in optimizers:
+            acc.scaler.unscale_(o)
     if clip:
-        for o in optimizers: nn.utils.clip_grad_norm_([p for g in o.param_groups for p in g['params']], clip)
-    for o in optimizers: o.step() if acc.scaler is None else acc.scaler.step(o)
-    if acc.scaler is not None: acc.scaler.update()
+        for o in optimizers:
+            nn.utils.clip_grad_norm_([p for g in o.param_groups for p in g['params']], clip)
+    for o in optimizers:
+        o.step() if acc.scaler is None else acc.scaler.step(o)
+    if acc.scaler is not None:
+        acc.scaler.update()
 
 
 def _any_process(acc: Accelerator, flag: bool) -> bool:
@@ -355,7 +399,7 @@ def _any_process(acc: Accelerator, flag: bool) -> bool:
     if acc.num_processes == 1: return flag
     return bool(acc.reduce(torch.tensor(float(flag), device=acc.device), 'sum') > 0)
 
-
+# %% ../nbs/30c_learner.ipynb #e0c40b81
 def _flush(acc: Accelerator, history: History, rows: list, step: int):
     "Average the window's losses, over steps and processes, into the history; a loss that is not finite ends the run."
     names = list(rows[0])
@@ -382,7 +426,8 @@ def _check_weights(method: nn.Module, step: int): # before they are kept: the lo
 def _curves(path: Path, step: int) -> History:
     "What was logged up to `step`; where it is lost that is said, and the run goes on: only its curves begin later."
     if not step: return History()
-    try: return History.load(path, step)
+    try:
+        return History.load(path, step)
     except ScsamError as e:
         print(f'{e}; the weights do not depend on it, the curves begin at step {step}', file=sys.stderr)
         return History()
@@ -390,21 +435,24 @@ def _curves(path: Path, step: int) -> History:
 
 def _holds(path: Path, step: int) -> bool: # not where it is damaged, or newer than the checkpoint that is taken up
     "Does the file hold the weights of this step?"
-    try: return load_tensors(path)[1]['step'] == step
-    except ScsamError: return False
+    try:
+        return load_tensors(path)[1]['step'] == step
+    except ScsamError:
+        return False
 
 
 @contextlib.contextmanager
 def _memory_hint(recipe: Recipe):
     "Out-of-memory says which recipe values to lower."
-    try: yield
+    try:
+        yield
     except (RuntimeError, MemoryError) as e: # torch has a class of its own for a GPU's memory, none for the processor's
         if not isinstance(e, (torch.OutOfMemoryError, MemoryError)) and 'DefaultCPUAllocator' not in str(e): raise
         raise ScsamError(f'out of memory at image_size={recipe.image_size} with {recipe.batch_labeled}+'
                          f'{recipe.batch_unlabeled} images a step: lower batch_labeled and batch_unlabeled (and raise '
                          f'accumulate), or set grad_checkpoint=true ({str(e).splitlines()[0]})') from e
 
-
+# %% ../nbs/30c_learner.ipynb #84cbcf36
 def main_process() -> bool:
     "Does this process write and print? Where `accelerate launch` has started several, only the first does."
     return os.environ.get('RANK', '0') == '0'
@@ -436,7 +484,8 @@ def _check_recipe(method: Method, recipe: Recipe):
 def _tell(method: Method, history: History):
     "Hand the newest validation scores to the method, in every process."
     newest = broadcast_object_list([history.val[-1] if history.val else None])[0]
-    if newest: method.validated({k: v for k, v in newest.items() if k != 'step'})
+    if newest:
+        method.validated({k: v for k, v in newest.items() if k != 'step'})
 
 
 def _summary(meta: dict, recipe: Recipe, roles: Roles, method: nn.Module, sam: Sam|None, device,
@@ -469,7 +518,8 @@ def _check_dir(out: Path, method: Method, recipe: Recipe, manifest: dict, decide
         if (read_json(out/'decided.json', {...: object}) if (out/'decided.json').exists() else {}) != decided:
             raise ScsamError(f'{out} holds a run with other decisions about its unlabelled cases, or none; '
                              'choose another directory, and train anew with these')
-    elif out.is_file(): raise ScsamError(f'{out} is a file; choose a directory')
+    elif out.is_file():
+        raise ScsamError(f'{out} is a file; choose a directory')
     elif out.exists() and any(p.name[0] != '.' for p in out.iterdir()):
         raise ScsamError(f'{out} is not empty and holds no run; choose another directory')
 
@@ -477,14 +527,18 @@ def _check_dir(out: Path, method: Method, recipe: Recipe, manifest: dict, decide
 @contextlib.contextmanager
 def _claimed(out: Path, recipe: Recipe, manifest: dict, decided: dict, main: bool):
     "`out` is the directory of this run, and of no other process's, until the end of the block."
-    if not main: yield; return
+    if not main:
+        yield
+        return
     def busy(): raise ScsamError(f'another process is training in {out}; wait for it, or choose another directory')
     try:
         with locked(out/'.lock', busy):
-            if decided: write_json(out/'decided.json', decided)
+            if decided:
+                write_json(out/'decided.json', decided)
             write_json(out/'recipe.json', recipe.to_dict())         # now it is a run's, wherever the process is killed
             write_json(out/'manifest.json', manifest)
-            if recipe.method in PLUGINS: _keep_plugin(PLUGINS[recipe.method], out/'plugin.py')
+            if recipe.method in PLUGINS:
+                _keep_plugin(PLUGINS[recipe.method], out/'plugin.py')
             sweep(out)                                              # what a killed process has left half-written
             yield
     except OSError as e:
@@ -495,9 +549,10 @@ def _claimed(out: Path, recipe: Recipe, manifest: dict, decided: dict, main: boo
 def _keep_plugin(path: Path, kept: Path):
     "The run keeps the file that its method came from."
     code = path.read_bytes()
-    with atomic(kept) as tmp: tmp.write_bytes(code)
+    with atomic(kept) as tmp:
+        tmp.write_bytes(code)
 
-
+# %% ../nbs/30c_learner.ipynb #f58c98c0
 class _Interrupt:
     """While active, Ctrl-C and SIGTERM set `hit` instead of breaking a step in two; a second Ctrl-C, a second later
     or more, breaks at once."""
@@ -508,10 +563,12 @@ class _Interrupt:
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():
             self.old = {s: signal.signal(s, self._on) for s in (signal.SIGINT, signal.SIGTERM)}
-        else: self.old = {}
+        else:
+            self.old = {}
         return self
     def __exit__(self, *_):
-        for s, old in self.old.items(): signal.signal(s, old)
+        for s, old in self.old.items():
+            signal.signal(s, old)
 
 # %% ../nbs/30c_learner.ipynb #52c7e37e
 @dataclass
@@ -533,20 +590,31 @@ class Run:
                 branch: str|None = None,   # None = the one that was chosen in training
                 probs: bool = False        # also class probabilities (K, H, W)
                ):                          # label map (H, W), uint8; with `probs` a pair
-        "The mask of one image, at its own size."
+        """The mask of one image, at its own size.
+
+        `image`: a path, a PIL image, or an array (H, W) or (H, W, 3), uint8 or of any range.
+        `branch`: None = the one that was chosen in training.
+        `probs`: also return class probabilities (K, H, W).
+        Returns a label map (H, W), uint8; with `probs` a pair.
+        """
         from scsam.evaluate import predict_image
         return predict_image(self.method, image, self.recipe, branch or self.training['selected']['branch'], probs)
 
-
+# %% ../nbs/30c_learner.ipynb #21a747c8
 def load_run(run_dir: str|Path, device='cpu',
              force: bool = False    # though its files were changed after training
             ) -> Run:
-    "The trained method of a finished run."
+    """The trained method of a finished run.
+
+    `run_dir`: as `fit` left it, or an exported folder. `device`: 'cpu' or 'cuda'.
+    `force`: load it though its files were changed after training, which is a `ScsamError` else.
+    """
     d = Path(run_dir)
     recipe, training = read_recipe(d), read_training(d)
     manifest = read_manifest(d/'manifest.json', force=True)     # its hash is part of the seal
     check_run(d, force)
-    if (d/'plugin.py').exists(): load_kept(d/'plugin.py')       # the method came from a file of somebody's own
+    if (d/'plugin.py').exists():
+        load_kept(d/'plugin.py')  # the method came from a file of somebody's own
     tensors, meta = load_tensors(d/'model.safetensors')         # an exported run may hold a lighter method: `recipe`
     lighter = {'unet_weights': '', **meta.get('recipe', {})}    # all weights of the U-Net are in the run
     method = make_method(recipe.replace(**lighter))

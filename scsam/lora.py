@@ -20,7 +20,12 @@ from .files import atomic, parse_json
 
 # %% ../nbs/12_lora.ipynb #2b04d9e6
 class LoRA(nn.Linear):
-    "y = W x + b + (alpha/rank) B A x, with B A on some of the outputs only."
+    """y = W x + b + (alpha/rank) B A x, with B A on some of the outputs only.
+
+    `base`: its weight and bias are taken over, not copied. `rank`: of the correction.
+    `alpha`: the correction is scaled by alpha/rank. `rows`: (parts, n): which outputs each part corrects.
+    `dropout`: probability, of the correction's input, while training. After Hu et al. (2022).
+    """
     def __init__(self, base: nn.Linear,   # its weight and bias are taken over, not copied
                  rank: int,
                  alpha: float,            # the correction is scaled by alpha/rank
@@ -35,7 +40,8 @@ class LoRA(nn.Linear):
         full = torch.promote_types(base.weight.dtype, torch.float) # what is trained is never rounded
         self.lora_a = nn.Parameter(base.weight.new_empty(len(rows), rank, base.in_features, dtype=full))
         self.lora_b = nn.Parameter(base.weight.new_zeros(*rows.shape, rank, dtype=full))
-        for a in self.lora_a: nn.init.kaiming_uniform_(a, a=math.sqrt(5))
+        for a in self.lora_a:
+            nn.init.kaiming_uniform_(a, a=math.sqrt(5))
 
     def factors(self): # (parts*rank, in), (out, parts*rank)
         "A of all parts, and B with each part's columns on its rows."
@@ -76,7 +82,13 @@ def add_lora(module: nn.Module,            # changed in place
              dropout: float = 0.,          # of the correction's input
              blocks: tuple|None = None     # numbers of the transformer blocks, the first being 0; None = all
             ) -> list:                     # names of the layers that were wrapped
-    "Put a low-rank correction on chosen linear layers. The base's parameters are frozen where they are wrapped."
+    """Put a low-rank correction on chosen linear layers. The base's parameters are frozen where they are wrapped.
+
+    `module`: changed in place. `rank`: of the correction. `alpha`: scale; None = rank, so that nothing is rescaled.
+    `targets`: any of q, k, v, proj, mlp. `dropout`: probability, of the correction's input.
+    `blocks`: numbers of the transformer blocks, the first being 0; None = all.
+    Returns the names of the layers that were wrapped. A module that has corrections already is a `ScsamError`.
+    """
     for t in targets:
         if t not in TARGETS: raise ScsamError(f'lora: unknown target {t!r}{nearest(t, TARGETS)}')
     if not targets or rank < 1: raise ScsamError(f'lora: rank={rank} and targets={targets} leave nothing to train')
@@ -124,7 +136,8 @@ def merge_lora(module: nn.Module) -> nn.Module:
 def unmerge_lora(module: nn.Module) -> nn.Module:
     "Take the corrections out of the weights again, exactly."
     for _, m in lora_layers(module):
-        if m.merged is not None: m.weight.data, m.merged = m.merged, None
+        if m.merged is not None:
+            m.weight.data, m.merged = m.merged, None
     return module
 
 # %% ../nbs/12_lora.ipynb #4439165f
@@ -133,7 +146,8 @@ class Bottleneck(nn.Module):
     def __init__(self, dim, ratio=0.25):
         super().__init__()
         self.down, self.up = nn.Linear(dim, int(ratio*dim)), nn.Linear(int(ratio*dim), dim)
-        nn.init.zeros_(self.up.weight); nn.init.zeros_(self.up.bias)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
     def forward(self, x): return self.up(F.gelu(self.down(x)))
 
 
@@ -154,7 +168,7 @@ class AdapterBeside(nn.Module):
         self.base, self.adapter = base, Bottleneck(dim)
     def forward(self, x): return self.base(x) + 0.5*self.adapter(x)
 
-
+# %% ../nbs/12_lora.ipynb #9473623d
 def add_adapters(sam: nn.Module # a Sam, changed in place
                 ) -> list:      # names of the wrapped modules
     "The released kind of adapters, in every block of the encoder and of the mask decoder's transformer."
@@ -198,7 +212,8 @@ def round_frozen(encoder: nn.Module # a ViT or TinyViT, changed in place
     for m in encoder.modules():
         if not isinstance(m, (nn.Linear, nn.Conv2d)): continue
         for p in m.parameters(recurse=False):
-            if not p.requires_grad: p.data = p.data.bfloat16()
+            if not p.requires_grad:
+                p.data = p.data.bfloat16()
     encoder.rounded = True
     return encoder
 
@@ -212,29 +227,37 @@ def _upper_names(sam: nn.Module, stages: int) -> tuple:
     parts = [f'encoder.{part}.{i}.' for part in ('stages', 'blocks') for i in range(depth - stages, depth)]
     return 'encoder.neck.', *parts
 
-
+# %% ../nbs/12_lora.ipynb #c7c6928a
 def apply_peft(sam: nn.Module,             # a Sam, changed in place
                peft: Recipe|str,           # a recipe, or one of `PEFT`
                rank: int = 4, alpha: float|None = None, # of LoRA, like the rest; a recipe's own values come first
                targets: tuple = ('q', 'v'), dropout: float = 0., blocks: tuple|None = None,
                stages: int = 0          # last stages of the encoder that are trained in full, with its neck
               ) -> nn.Module:
-    "Add LoRA or adapters, and freeze all that is not to be trained; with a recipe's precision='bf16', `round_frozen`."
+    """Add LoRA or adapters, and freeze all that is not to be trained; with a recipe's precision='bf16', `round_frozen`.
+
+    `sam`: a `Sam`, changed in place. `peft`: a recipe, whose values come first, or one of `PEFT`.
+    `rank`, `alpha`, `targets`, `dropout`, `blocks`: as in `add_lora`.
+    `stages`: last stages of the encoder that are trained in full, with its neck.
+    """
     recipe = peft if isinstance(peft, Recipe) else None
     if recipe:
         rank, alpha, targets = recipe.lora_rank, recipe.lora_alpha or None, recipe.lora_targets
         dropout, blocks, peft = recipe.lora_dropout, block_numbers(recipe.lora_blocks), recipe.peft
         stages, sam.encoder.grad_checkpoint = recipe.sam_stages, recipe.grad_checkpoint
     if peft not in PEFT: raise ScsamError(f'unknown peft {peft!r}{nearest(peft, PEFT)}')
-    if peft == 'lora': add_lora(sam.encoder, rank, alpha, targets, dropout, blocks)
-    if peft == 'adapter': add_adapters(sam)
+    if peft == 'lora':
+        add_lora(sam.encoder, rank, alpha, targets, dropout, blocks)
+    if peft == 'adapter':
+        add_adapters(sam)
     upper = _upper_names(sam, stages)
     for name, p in sam.named_parameters():
         inside = name.startswith('encoder.')
         new = 'lora_' in name or '.adapter.' in name
         trained = new or not inside or peft == 'full' or name.startswith(upper)
         p.requires_grad_(peft != 'none' and trained and not _unused(name))
-    if recipe and recipe.precision == 'bf16': round_frozen(sam.encoder)
+    if recipe and recipe.precision == 'bf16':
+        round_frozen(sam.encoder)
     return sam
 
 # %% ../nbs/12_lora.ipynb #e6434941
@@ -258,7 +281,8 @@ def load_lora_state(module: nn.Module, # with LoRA of the same kind
                          'be the same')
     for n, m in lora_layers(module):
         if m.merged is not None: raise ScsamError('lora: unmerge_lora before loading other corrections')
-        m.lora_a.copy_(state[f'{n}.lora_a']); m.lora_b.copy_(state[f'{n}.lora_b'])
+        m.lora_a.copy_(state[f'{n}.lora_a'])
+        m.lora_b.copy_(state[f'{n}.lora_b'])
 
 # %% ../nbs/12_lora.ipynb #999e241a
 ADDED = {'rank': int, 'alpha': float, 'targets': [str], 'dropout': float, 'blocks': ([int], None)}
@@ -269,15 +293,18 @@ def save_lora(sam: nn.Module, path: str|Path):
     if not state: raise ScsamError('lora: this model has no LoRA to save')
     about = {'format': 'scsam-lora-1', 'base': sam.name, 'base_sha256': sam.sha256,
              'lora': json.dumps(sam.encoder.lora)}
-    with atomic(path) as tmp: save_file(state, tmp, about)
+    with atomic(path) as tmp:
+        save_file(state, tmp, about)
 
 
 def load_lora(sam: nn.Module,       # changed in place; LoRA is added where it has none
               path: str|Path) -> nn.Module:
     "Load corrections written by `save_lora` onto the same base."
     try:
-        with safe_open(path, 'pt') as f: about, state = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
-    except FileNotFoundError: raise ScsamError(f'{path} does not exist') from None
+        with safe_open(path, 'pt') as f:
+            about, state = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
+    except FileNotFoundError:
+        raise ScsamError(f'{path} does not exist') from None
     except (SafetensorError, OSError) as e:
         raise ScsamError(f'{path} is cut short or is no safetensors file ({e})') from None
     if about.get('format') != 'scsam-lora-1' or not {'base', 'base_sha256', 'lora'} <= set(about):
@@ -287,7 +314,8 @@ def load_lora(sam: nn.Module,       # changed in place; LoRA is added where it h
         raise ScsamError(f'{path} belongs to {name(about["base"], about["base_sha256"])}, but this model is '
                          f'{name(sam.name, sam.sha256)}; load that base first')
     settings = parse_json(about['lora'], path, ADDED)
-    if not hasattr(sam.encoder, 'lora'): add_lora(sam.encoder, **settings)
+    if not hasattr(sam.encoder, 'lora'):
+        add_lora(sam.encoder, **settings)
     unlike = [f'{k} is {settings[k]} in the file and {v} in the model'
               for k, v in sam.encoder.lora.items() if k != 'dropout' and settings[k] != v]
     if unlike: raise ScsamError(f'lora: {path} does not fit: {"; ".join(unlike)}')

@@ -16,7 +16,11 @@ from .data import IGNORE
 def one_hot(target: torch.Tensor, # (B, H, W) labels 0..K-1 or IGNORE
             num_classes: int      # K
            ) -> torch.Tensor:     # (B, K, H, W) float32; all zero at ignored pixels
-    "Label map to class planes."
+    """Label map to class planes.
+
+    `target`: (B, H, W) labels 0 … K-1 or `IGNORE`. `num_classes`: K.
+    Returns (B, K, H, W) float32, all zero at ignored pixels.
+    """
     bad = (target != IGNORE) & ((target < 0) | (target >= num_classes))
     if bad.any():
         raise ScsamError(f'a label map holds {sorted(target[bad].unique().tolist())[:5]}, but labels must be 0 to '
@@ -56,7 +60,11 @@ def ce(logits: torch.Tensor, # (B, K, H, W)
        target: torch.Tensor, # (B, H, W) hard with IGNORE, or (B, K, H, W) soft
        weight=None           # (B, H, W) ≥ 0
       ) -> torch.Tensor:     # scalar ≥ 0, in nats
-    "Cross-entropy, averaged over labelled pixels."
+    """Cross-entropy, averaged over labelled pixels.
+
+    `logits`: (B, K, H, W). `target`: (B, H, W) labels with `IGNORE`, or soft (B, K, H, W).
+    `weight`: (B, H, W) ≥ 0; None = 1. Returns a scalar ≥ 0, in nats.
+    """
     logits, soft, weight = _prepare(logits, target, weight)
     return _mean(-(soft*logits.log_softmax(1)).sum(1), weight)
 
@@ -66,7 +74,13 @@ def dice_loss(logits: torch.Tensor, # (B, K, H, W)
               weight=None,          # (B, H, W) ≥ 0
               smooth=1e-10          # makes 0/0 a 1: a class that is absent and not predicted is right
              ) -> torch.Tensor:     # scalar in [0, 1]
-    "Soft Dice loss: per class over the batch, squared denominator, mean over classes with the background."
+    """Soft Dice loss: per class over the batch, squared denominator, mean over classes with the background.
+
+    `logits`: (B, K, H, W). `target`: (B, H, W) labels with `IGNORE`, or soft (B, K, H, W).
+    `weight`: (B, H, W) ≥ 0; None = 1.
+    `smooth`: makes 0/0 a 1, so that a class that is absent and not predicted is right.
+    Returns a scalar in [0, 1]. After Milletari et al. (2016).
+    """
     logits, soft, weight = _prepare(logits, target, weight)
     probs, w = logits.softmax(1), weight[:, None]
     overlap = (w*probs*soft).sum((0, 2, 3))
@@ -78,19 +92,27 @@ def ce_dice(logits: torch.Tensor, # (B, K, H, W)
             target: torch.Tensor, # (B, H, W) hard with IGNORE, or (B, K, H, W) soft
             weight=None           # (B, H, W) ≥ 0
            ) -> torch.Tensor:     # scalar ≥ 0
-    "Cross-entropy plus Dice loss: the supervised loss of the paper, for masks and for pseudo-labels."
+    """Cross-entropy plus Dice loss: the supervised loss of the paper, for masks and for pseudo-labels.
+
+    `logits`: (B, K, H, W). `target`: (B, H, W) labels with `IGNORE`, or soft (B, K, H, W).
+    `weight`: (B, H, W) ≥ 0; None = 1. Returns a scalar ≥ 0.
+    """
     return ce(logits, target, weight) + dice_loss(logits, target, weight)
 
 # %% ../nbs/20_losses.ipynb #a57f06ad
 def entropy_map(logits=None,      # (B, K, ...) …
                 *, probs=None     # … or probabilities (B, K, ...)
                ) -> torch.Tensor: # (B, ...) in [0, 1]
-    "Entropy of every pixel, divided by its largest value ln K."
+    """Entropy of every pixel, divided by its largest value ln K.
+
+    `logits`, or `probs` by name: (B, K, ...). Returns (B, ...) in [0, 1].
+    """
     if (logits is None) == (probs is None): raise TypeError('give either logits or probs')
     if probs is None:
         logp = _full(logits).log_softmax(1)
         h = -(logp.exp()*logp).sum(1)
-    else: h = torch.special.entr(_full(probs)).sum(1)
+    else:
+        h = torch.special.entr(_full(probs)).sum(1)
     return h/math.log((logits if probs is None else probs).shape[1])
 
 
@@ -98,7 +120,10 @@ def entropy(logits=None,      # (B, K, H, W) …
             weight=None,      # (B, H, W) ≥ 0
             *, probs=None     # … or probabilities (B, K, H, W)
            ) -> torch.Tensor: # scalar in [0, 1]
-    "Mean entropy over pixels, divided by ln K."
+    """Mean entropy over pixels, divided by ln K.
+
+    `logits`, or `probs` by name: (B, K, H, W). `weight`: (B, H, W) ≥ 0; None = 1. Returns a scalar in [0, 1].
+    """
     return _mean(entropy_map(logits, probs=probs), weight)
 
 # %% ../nbs/20_losses.ipynb #0b779327
@@ -106,7 +131,10 @@ def entropy(logits=None,      # (B, K, H, W) …
 def rampup(step: float,  # t ≥ 0
            steps: float  # T: where 1 is reached; 0 = at once
           ) -> float:    # exp(-5) … 1
-    "Gaussian ramp-up exp(-5 (1 - min(t, T)/T)²)."
+    """Gaussian ramp-up exp(-5 (1 - min(t, T)/T)²).
+
+    `step`: t ≥ 0. `steps`: T, where 1 is reached; 0 = at once. Returns exp(-5) … 1. After Laine and Aila (2017).
+    """
     if steps <= 0: return 1.
     return math.exp(-5*(1 - min(max(step, 0), steps)/steps)**2)
 
@@ -118,20 +146,33 @@ def pseudo_label(probs: torch.Tensor,   # (B, K, H, W), rows sum to 1
                  confidence=0.9,        # smallest largest probability that gets a label ('confident')
                  valid=None             # (B, H, W) bool; False = no label here
                 ) -> torch.Tensor:      # (B, H, W) int64 with IGNORE; for 'soft' (B, K, H, W) with zeros
-    "A detached target made of one network's prediction."
+    """A detached target made of one network's prediction.
+
+    `probs`: (B, K, H, W), summing to 1 over K. `kind`: of `PSEUDO`.
+    `confidence`: 0 to 1, the smallest largest probability that gets a label ('confident').
+    `valid`: (B, H, W) bool; False = no label here.
+    Returns (B, H, W) int64 with `IGNORE`; for 'soft' (B, K, H, W), zero where there is no label.
+    """
     if kind not in PSEUDO: raise ScsamError(f'unknown kind of pseudo-label {kind!r}{nearest(kind, PSEUDO)}')
     probs = probs.detach()
     if kind == 'soft': return probs if valid is None else probs*valid[:, None]
-    if kind == 'hard' and probs.shape[1] == 2: label = (probs[:, 1] > probs[:, 0]).long()
-    else: top, label = probs.max(1)
-    if kind == 'confident': label = label.masked_fill(top < confidence, IGNORE)
+    if kind == 'hard' and probs.shape[1] == 2:
+        label = (probs[:, 1] > probs[:, 0]).long()
+    else:
+        top, label = probs.max(1)
+    if kind == 'confident':
+        label = label.masked_fill(top < confidence, IGNORE)
     return label if valid is None else label.masked_fill(~valid, IGNORE)
 
 # %% ../nbs/20_losses.ipynb #bfff594b
 def foreground_dice(probs: torch.Tensor,  # (B, K, H, W)
                     label: torch.Tensor   # (B, H, W) labels 0..K-1 or IGNORE
                    ) -> torch.Tensor:     # (B,) in [0, 1], mean over foreground classes; 1 where a class is in neither
-    "Dice of the argmax, per image."
+    """Dice of the argmax, per image.
+
+    `probs`: (B, K, H, W). `label`: (B, H, W) labels 0 … K-1 or `IGNORE`.
+    Returns (B,) in [0, 1], the mean over foreground classes; 1 where a class is in neither.
+    """
     known = label != IGNORE
     p, g = (torch.stack([(x == c) & known for c in range(1, probs.shape[1])], 1).flatten(2).float()
             for x in (probs.argmax(1), label))
@@ -143,7 +184,11 @@ def consistency(logits: torch.Tensor, # of the student (B, K, H, W)
                 target: torch.Tensor, # the teacher's probabilities (B, K, H, W)
                 weight=None           # (B, H, W) ≥ 0
                ) -> torch.Tensor:     # scalar in [0, 2/K]
-    "Mean squared difference of class probabilities."
+    """Mean squared difference of class probabilities.
+
+    `logits`: of the student, (B, K, H, W). `target`: the teacher's probabilities (B, K, H, W).
+    `weight`: (B, H, W) ≥ 0; None = 1. Returns a scalar in [0, 2/K]. After Tarvainen and Valpola (2017).
+    """
     logits = _full(logits)
     return _mean((logits.softmax(1) - target.detach().to(logits.dtype)).square().mean(1), weight)
 
@@ -153,7 +198,12 @@ def kd(student_logits: torch.Tensor, # (B, K, H, W)
        T=1.,                         # temperature > 0; large T also compares the unlikely classes
        weight=None                   # (B, H, W) ≥ 0
       ) -> torch.Tensor:             # scalar ≥ 0
-    "Knowledge distillation: T² times the KL divergence from teacher to student, mean over pixels."
+    """Knowledge distillation: T² times the KL divergence from teacher to student, mean over pixels.
+
+    `student_logits`, `teacher_logits`: (B, K, H, W). `T`: temperature > 0; a large one also compares the unlikely
+    classes.
+    `weight`: (B, H, W) ≥ 0; None = 1. Returns a scalar ≥ 0. After Hinton et al. (2015).
+    """
     student = (_full(student_logits)/T).log_softmax(1)
     teacher = (_full(teacher_logits.detach()).to(student.dtype)/T).log_softmax(1)
     return T**2*_mean((teacher.exp()*(teacher - student)).sum(1), weight)

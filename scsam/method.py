@@ -68,7 +68,12 @@ def sam_optimizer(modules, recipe: Recipe) -> torch.optim.Optimizer:
 def class_logits(logits: Tensor,  # (B, K-1, H, W) of the foreground classes, in the frame of SAM's embedding
                  flips=None       # as in a batch
                 ) -> Tensor:      # (B, K, H, W) in the frame of the image
-    "SAM's answers as class logits, the background's being 0."
+    """SAM's answers as class logits, the background's being 0.
+
+    `logits`: (B, K-1, H, W) of the foreground classes, in the frame of SAM's embedding. `flips`: (B, 2) bool, as in a
+    batch.
+    Returns (B, K, H, W) in the frame of the image.
+    """
     return flip(torch.cat([torch.zeros_like(logits[:, :1]), logits], 1), flips)
 
 
@@ -106,18 +111,32 @@ class Method(nn.Module):
         raise NotImplementedError(f'{cls.__name__} does not say how it is built')
 
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        "A step's loss parts, with their sum as 'loss': see `total`."
+        """A step's loss parts, with their sum as 'loss': see `total`.
+
+        `batch`: see `scsam.data.Batch`; images (B, 3, S, S) in [0, 1], labelled ones first. `step`: counted from 0.
+        Returns {part: scalar}, 'loss' among them.
+        """
         raise NotImplementedError(f'{type(self).__name__} has no losses')
 
     def predict(self, images: Tensor,   # (B, 3, H, W) in [0, 1]
                 embeddings=None,        # what `Sam.frozen_part` gave for these images; None = SAM looks at them now
                 seeds=None              # B integers that make random prompts each image's own; None = torch's generator
                ) -> dict[str, Tensor]:  # {branch: (B, K, H, W)}, each summing to 1 over K
-        "Class probabilities of every branch."
+        """Class probabilities of every branch.
+
+        `images`: (B, 3, H, W) in [0, 1].
+        `embeddings`: what `Sam.frozen_part` gave for these images; None = SAM looks at them now.
+        `seeds`: B integers that make random prompts each image's own; None = torch's generator.
+        Returns {branch: (B, K, H, W)}, each summing to 1 over K.
+        """
         raise NotImplementedError(f'{type(self).__name__} does not predict')
 
     def prompts(self, images: Tensor, probs: dict, seeds=None) -> dict|None:
-        "What SAM was asked when `predict(images, seeds=seeds)` gave `probs`: as of `make_prompts`; None = nothing."
+        """What SAM was asked when `predict(images, seeds=seeds)` gave `probs`: as of `make_prompts`; None = nothing.
+
+        `images`: (B, 3, H, W) in [0, 1]. `probs`: what `predict` gave, {branch: (B, K, H, W)}. `seeds`: as given to
+        it.
+        """
         return None
 
     def own_tokens(self, seen: Tensor) -> Tensor|None: # (B, K-1, 2, C)
@@ -125,7 +144,10 @@ class Method(nn.Module):
         return self.tokens(seen)[:, 1 - self.recipe.num_classes:] if self.tokens else None
 
     def validated(self, scores: dict[str, float]):
-        "Called by the learner after every validation, with the mean Dice of each branch."
+        """Called by the learner after every validation, with the mean Dice of each branch.
+
+        `scores`: {branch: mean Dice, 0 to 1}.
+        """
 
     def lighten(self) -> dict: # recipe values that the lighter method differs in
         "Drop what training needs and predictions do not."
@@ -157,21 +179,25 @@ def register(name: str): # a value of `--method`
         if there.__qualname__ != cls.__qualname__ or (places[0] != places[1] and '__main__' not in places):
             raise ScsamError(f'method {name!r} exists already ({places[0]}.{there.__qualname__}); choose another name')
         cls.name = name
-        if places[0] in ('__main__', places[1]): METHODS[name] = cls
+        if places[0] in ('__main__', places[1]):
+            METHODS[name] = cls
         return cls
     return put
 
 
 def methods() -> dict[str, type]: # name -> class, scsam's own first
     "All methods that are known here: scsam's, those of installed packages, and those registered by hand."
-    for room in ROOMS: importlib.import_module(f'scsam.{room}')
-    for point in importlib.metadata.entry_points(group='scsam.methods'): point.load()
+    for room in ROOMS:
+        importlib.import_module(f'scsam.{room}')
+    for point in importlib.metadata.entry_points(group='scsam.methods'):
+        point.load()
     return METHODS
 
 
 def find_method(name: str) -> type: # subclass of `Method`
     "The class that a recipe's `method` names."
-    if name not in METHODS: methods()
+    if name not in METHODS:
+        methods()
     if name in METHODS: return METHODS[name]
     raise ScsamError(f"unknown method {name!r}{nearest(name, METHODS)}. A method of your own must be registered first: "
                      "scsam train --plugin FILE, or `load_plugin(FILE)`")
@@ -184,7 +210,8 @@ def build(recipe: Recipe) -> Method:
         torch.manual_seed(mix(recipe.seed, 'weights'))
         method = cls.build(cls.effective(recipe))
     for m in method.modules():
-        if isinstance(m, SegmentationNet): m.to(memory_format=torch.channels_last) # a fifth less time on a CPU
+        if isinstance(m, SegmentationNet):
+            m.to(memory_format=torch.channels_last)  # a fifth less time on a CPU
     return method
 
 
@@ -218,22 +245,28 @@ def load_plugin(path: str|Path # a Python file with `@register('name')` before a
     digest = file_sha256(path)
     spec = importlib.util.spec_from_file_location(f'scsam_plugin_{digest[:12]}', path)
     before = {n: METHODS.pop(n) for n in PLUGINS}            # a plugin may replace what an earlier one registered
-    try: spec.loader.exec_module(importlib.util.module_from_spec(spec))
-    except ScsamError: raise
-    except Exception as e: raise ScsamError(f'{path} cannot be run: {type(e).__name__}: {e}') from e
+    try:
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    except ScsamError:
+        raise
+    except Exception as e:
+        raise ScsamError(f'{path} cannot be run: {type(e).__name__}: {e}') from e
     finally:
         names = [n for n, cls in METHODS.items() if cls.__module__ == spec.name]
-        for n, cls in before.items(): METHODS.setdefault(n, cls)
+        for n, cls in before.items():
+            METHODS.setdefault(n, cls)
     if not names: raise ScsamError(f"{path} registers no method; put @register('name') before its class")
     PLUGINS.update(dict.fromkeys(names, path))
     _LOADED.add(digest)
     _trust(digest)
     return names
 
-
+# %% ../nbs/20a_method.ipynb #d16ad801
 def _trusted() -> set: # hashes of the plugins that were loaded by hand on this computer
-    try: return set((cache_dir()/'plugins.txt').read_text('utf-8').split())
-    except (OSError, UnicodeDecodeError): return set()
+    try:
+        return set((cache_dir()/'plugins.txt').read_text('utf-8').split())
+    except (OSError, UnicodeDecodeError):
+        return set()
 
 
 def _trust(digest: str):
@@ -253,9 +286,14 @@ def load_kept(path: str|Path) -> list: # names of the methods that it registers
 def average_in(old: dict, new: dict, # name -> tensor; `old` is changed
                step: int,            # counted from 0: the first is taken as it is
                decay: float):        # α
-    "One step of the exponential moving average, of weights and statistics; what is no number with a point is copied."
+    """One step of the exponential moving average, of weights and statistics; what is no number with a point is copied.
+
+    `old`, `new`: {name: tensor}; `old` is changed. `step`: counted from 0, when it is taken as it is.
+    `decay`: α, 0 to below 1; the first 1/(1-α) steps have equal weights.
+    """
     share = max(1/(step + 1), 1 - decay)
-    for k, v in old.items(): v.lerp_(new[k], share) if v.is_floating_point() else v.copy_(new[k])
+    for k, v in old.items():
+        v.lerp_(new[k], share) if v.is_floating_point() else v.copy_(new[k])
 
 
 class EMA(nn.Module):
@@ -275,9 +313,11 @@ class EMA(nn.Module):
     def forward(self, images, measure: bool = True): # False: batch norm does not take these for what images look like
         norms = [] if measure else [m for m in self.net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         usual = [m.momentum for m in norms]
-        for m in norms: m.momentum = 0.
+        for m in norms:
+            m.momentum = 0.
         out = self.net(images)
-        for m, momentum in zip(norms, usual): m.momentum = momentum
+        for m, momentum in zip(norms, usual):
+            m.momentum = momentum
         return out
 
 # %% ../nbs/20a_method.ipynb #77a43059
@@ -286,30 +326,44 @@ def evaluating(module: nn.Module):
     "No gradients and `eval` mode inside; afterwards every part is in the mode in which it was."
     modes = [(m, m.training) for m in module.modules()]
     try:
-        for m, _ in modes: m.training = False
-        with torch.no_grad(): yield
+        for m, _ in modes:
+            m.training = False
+        with torch.no_grad():
+            yield
     finally:
-        for m, mode in modes: m.training = mode
+        for m, mode in modes:
+            m.training = mode
 
-
+# %% ../nbs/20a_method.ipynb #d98c2ea7
 def predict_batch(method: Method,
                   pixels,          # (B, S, S, 3) uint8
                   ids,             # of the cases
                   embeddings=None, # array (B, …) of what `Sam.frozen_part` gives
                   device=None      # None = where the method is
                  ) -> tuple:       # images (B, 3, S, S), {branch: (B, K, S, S)}
-    "Predictions for images as they are in memory."
+    """Predictions for images as they are in memory.
+
+    `pixels`: uint8 (B, S, S, 3). `ids`: of the cases; they seed the random prompts.
+    `embeddings`: array (B, ...) of what `Sam.frozen_part` gives. `device`: None = where the method is.
+    Returns images (B, 3, S, S) in [0, 1], and {branch: (B, K, S, S)}.
+    """
     first = next(method.parameters(), None)
     device = device or (first.device if first is not None else 'cpu')
     images = to_float(pixels, device)
-    if embeddings is not None: embeddings = torch.as_tensor(embeddings).to(device)
-    with evaluating(method): return images, method.predict(images, embeddings=embeddings, seeds=[mix(i) for i in ids])
+    if embeddings is not None:
+        embeddings = torch.as_tensor(embeddings).to(device)
+    with evaluating(method):
+        return images, method.predict(images, embeddings=embeddings, seeds=[mix(i) for i in ids])
 
 
 def predict_arrays(method: Method, arrays, # `scsam.data.Arrays`
                    embeddings=None,        # a row for each image
                    batch_size: int = 16, device=None):
-    "Yields (rows, {branch: probabilities}) over `arrays`."
+    """Yields (rows, {branch: probabilities}) over `arrays`.
+
+    `arrays`: `scsam.data.Arrays` of N cases. `embeddings`: (N, ...), a row for each of them. `batch_size`: images at
+    once. The probabilities are (B, K, S, S) for rows (B,).
+    """
     for i in range(0, len(arrays.images), batch_size):
         rows = slice(i, min(i + batch_size, len(arrays.images)))
         yield rows, predict_batch(method, arrays.images[rows], arrays.ids[rows],

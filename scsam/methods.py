@@ -31,7 +31,8 @@ class SemiUNet(UNetOnly):
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor]: # 'loss' and its parts
         n, z = batch.n_labeled, self.unet(batch.images)
         parts = {'unet_labeled': ce_dice(z[:n], batch.masks[:n])}
-        if len(z) > n: parts |= self.unlabeled(z[n:], batch.images[n:], batch.valid[n:], step, batch)
+        if len(z) > n:
+            parts |= self.unlabeled(z[n:], batch.images[n:], batch.valid[n:], step, batch)
         return total(parts)
 
 # %% ../nbs/23_methods.ipynb #3b0a45ad
@@ -48,7 +49,8 @@ class MeanTeacher(SemiUNet):
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor]:
         self.teacher.update(self.unet, step)
         parts = super().losses(batch, step)
-        if self.training: self.teacher(batch.images)          # without noise: what batch norm is to measure
+        if self.training:
+            self.teacher(batch.images)  # without noise: what batch norm is to measure
         return parts
 
     def noisy(self, images: Tensor) -> Tensor: # (B, 3, H, W)
@@ -114,7 +116,10 @@ class CPS(UNetOnly):
 def by_share(z: Tensor,     # logits (B, K, H, W)
              label: Tensor  # (B, H, W) with IGNORE
             ) -> Tensor:    # scalar
-    "CE + Dice, times the share of pixels that have a label."
+    """CE + Dice, times the share of pixels that have a label.
+
+    `z`: logits (B, K, H, W). `label`: (B, H, W) with `IGNORE`. Returns a scalar.
+    """
     return (label != IGNORE).float().mean()*ce_dice(z, label)
 
 
@@ -164,8 +169,10 @@ class BCP(MeanTeacher):
         self.teacher.update(self.unet, step)
         n, x, y = batch.n_labeled, batch.images, batch.masks
         free = len(x) - n if step >= self.recipe.rampup*self.recipe.steps else 0
-        if free: partner, label = x[n:], pseudo_label(self.teacher(x[n:]).softmax(1), valid=batch.valid[n:])
-        else: partner, label = x[:n].roll(1, 0), y[:n].roll(1, 0)
+        if free:
+            partner, label = x[n:], pseudo_label(self.teacher(x[n:]).softmax(1), valid=batch.valid[n:])
+        else:
+            partner, label = x[:n].roll(1, 0), y[:n].roll(1, 0)
         rows = torch.arange(max(n, free), device=x.device)
         where = random_box(len(rows), *x.shape[-2:], (4/9, 4/9)).to(x.device)
         one, two = rows % n, rows % len(partner)
@@ -187,11 +194,15 @@ def frozen_sam(recipe: Recipe) -> nn.Module:
                          "set prompts=('points',) or ('box',)")
     return apply_peft(load_sam(recipe.sam, recipe.weights or None, recipe.image_size, recipe.num_classes), 'none')
 
-
+# %% ../nbs/23_methods.ipynb #62920c0a
 def ask_frozen(sam: nn.Module, seen: Tensor, # the embeddings
                probs: Tensor,                # (B, K, H, W): who prompts
                recipe: Recipe, flips=None, seeds=None) -> Tensor: # class logits (B, K, H, W)
-    "A frozen SAM's answer to a prediction's prompts; background where a class is not predicted."
+    """A frozen SAM's answer to a prediction's prompts; background where a class is not predicted.
+
+    `seen`: SAM's embeddings (B, C, h, w). `probs`: (B, K, H, W): who prompts. `recipe`: how.
+    `flips`: (B, 2) bool, as in a batch. `seeds`: B integers, or None. Returns class logits (B, K, H, W).
+    """
     probs = flip(probs, flips)
     absent = ~regions(probs)[0].flatten(2).any(-1)
     answer = sam.decode(seen, **make_prompts(probs, recipe, seeds=seeds))
@@ -206,7 +217,11 @@ def oracle_boxes(sam: nn.Module,
                 ) -> Tensor:       # (B, K, H, W) probabilities
     """ORACLE: SAM's answer to boxes around the true objects.
 
-    It reads the truth; its scores belong in no row beside a method's."""
+    It reads the truth; its scores belong in no row beside a method's.
+
+    `images`: (B, 3, H, W) in [0, 1]. `masks`: (B, H, W), the true labels. `embeddings`: of the whole encoder, or None.
+    Returns probabilities (B, K, H, W).
+    """
     seen = sam.see(images, embeddings)
     known = one_hot(masks, sam.num_classes)
     logits = sam.decode(seen, boxes=mask_box(known))
@@ -238,7 +253,8 @@ class ZeroShot(UNetOnly):
 def ask_of(method: Method, images: Tensor, probs: Tensor, embeddings=None, seeds=None
            ) -> Tensor:  # (B, K, H, W) probabilities
     "What a method's frozen SAM answers to a prediction."
-    if seeds is not None: seeds = torch.as_tensor(seeds, device=images.device)
+    if seeds is not None:
+        seeds = torch.as_tensor(seeds, device=images.device)
     return ask_frozen(method.sam, method.sam.see(images, embeddings), probs, method.recipe,
                       seeds=seeds).float().softmax(1)
 
@@ -364,7 +380,8 @@ class VNet(SegmentationNet):
     def encode(self, images: Tensor) -> list: # features, finest first
         x, features = self.stem(self.prepare(images)), []
         for i, block in enumerate(self.left):
-            if i: x = self.down[i - 1](x)
+            if i:
+                x = self.down[i - 1](x)
             x = x + block(x)
             features.append(x)
         return features
@@ -387,7 +404,8 @@ class KnowSam(Method):
         super().__init__(recipe)
         self.unet, self.vnet, self.sam, K = unet, vnet, sam, self.recipe.num_classes
         self.fuse = nn.Sequential(nn.Conv2d(2*K, 16, 3, padding=1), nn.GELU(), nn.Conv2d(16, K, 1))
-        for p in self.fuse[-1].parameters(): nn.init.zeros_(p)
+        for p in self.fuse[-1].parameters():
+            nn.init.zeros_(p)
 
     @classmethod
     def build(cls, recipe: Recipe) -> Method:

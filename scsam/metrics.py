@@ -34,7 +34,8 @@ def _masks(pred, truth):
 def _spacing(spacing, ndim: int) -> list: # mm per pixel along each axis
     "`spacing` as a list of `ndim` positive numbers; None means pixels."
     spacing = [1.] * ndim if spacing is None else [float(s) for s in np.ravel(spacing)]
-    if len(spacing) == 1: spacing = spacing * ndim
+    if len(spacing) == 1:
+        spacing = spacing * ndim
     if len(spacing) != ndim or not all(np.isfinite(s) and s > 0 for s in spacing):
         raise ScsamError(f'metrics: spacing {spacing} does not fit a mask with {ndim} dimensions; '
                          'give one positive number per axis')
@@ -44,14 +45,21 @@ def _spacing(spacing, ndim: int) -> list: # mm per pixel along each axis
 def diagonal(shape: tuple,  # of the mask
              spacing=None   # mm per pixel along each axis
             ) -> float:     # pixels or mm
-    "Length of the diagonal of an image or volume: what a distance costs when one mask is empty."
+    """Length of the diagonal of an image or volume: what a distance costs when one mask is empty.
+
+    `shape`: of the mask, in pixels. `spacing`: mm per pixel along each axis; None = pixels. Returns pixels or mm.
+    """
     return float(np.hypot.reduce([n * s for n, s in zip(shape, _spacing(spacing, len(shape)))]))
 
 
 def missed(pred, truth,  # boolean, (H, W) or (D, H, W)
            spacing=None  # not used: every metric has the same arguments
           ) -> float:
-    "1 when exactly one of the two masks is empty (a miss, or a find where there is nothing), else 0."
+    """1 when exactly one of the two masks is empty (a miss, or a find where there is nothing), else 0.
+
+    `pred`, `truth`: boolean, or 0 and 1, (H, W) or (D, H, W), of one shape. `spacing` is not used: every metric has
+    the same arguments.
+    """
     pred, truth = _masks(pred, truth)
     return float(pred.any() != truth.any())
 
@@ -65,7 +73,11 @@ def dice(pred,        # boolean, (H, W) or (D, H, W)
          truth,       # boolean, same shape
          spacing=None # not used: overlap has no unit
         ) -> float:   # 0 to 1
-    "Dice = 2|P∩G| / (|P|+|G|); both empty 1, one empty 0."
+    """Dice = 2|P∩G| / (|P|+|G|); both empty 1, one empty 0.
+
+    `pred`, `truth`: boolean, or 0 and 1, (H, W) or (D, H, W), of one shape; other values or shapes are a `ScsamError`.
+    `spacing` is not used: overlap has no unit. Returns 0 to 1.
+    """
     both, total = _overlap(pred, truth)
     return 2*both/total if total else 1.
 
@@ -74,7 +86,11 @@ def iou(pred,        # boolean, (H, W) or (D, H, W)
         truth,       # boolean, same shape
         spacing=None # not used
        ) -> float:   # 0 to 1
-    "IoU = |P∩G| / |P∪G|; both empty 1, one empty 0."
+    """IoU = |P∩G| / |P∪G|; both empty 1, one empty 0.
+
+    `pred`, `truth`: boolean, or 0 and 1, (H, W) or (D, H, W), of one shape; other values or shapes are a `ScsamError`.
+    `spacing` is not used: overlap has no unit. Returns 0 to 1.
+    """
     both, total = _overlap(pred, truth)
     return both/(total - both) if total else 1.
 
@@ -97,7 +113,12 @@ def surface_gaps(pred,        # boolean, (H, W) or (D, H, W)
                  truth,       # boolean, same shape
                  spacing=None # mm per pixel along each axis; None = pixels
                 ) -> tuple:   # distances from each surface point of P to the surface of G, and from G to P
-    "What all surface distances are made of; both empty (0,), one empty the diagonal."
+    """What all surface distances are made of; both empty (0,), one empty the diagonal.
+
+    `pred`, `truth`: boolean, or 0 and 1, (H, W) or (D, H, W), of one shape.
+    `spacing`: mm per pixel along each axis; None = pixels.
+    Returns the distances from each surface point of P to the surface of G, and from G to P.
+    """
     from scipy.spatial import cKDTree # imported late: many commands need no distance
     pred, truth = _masks(pred, truth)
     spacing = _spacing(spacing, pred.ndim)
@@ -117,7 +138,11 @@ def hd95(pred,        # boolean, (H, W) or (D, H, W)
          truth,       # boolean, same shape
          spacing=None # mm per pixel along each axis; None = pixels
         ) -> float:   # pixels or mm
-    "The larger of the two directed 95th percentiles of surface distance; both empty 0, one empty the diagonal."
+    """The larger of the two directed 95th percentiles of surface distance; both empty 0, one empty the diagonal.
+
+    `pred`, `truth`: boolean, or 0 and 1, (H, W) or (D, H, W), of one shape; other values or shapes are a `ScsamError`.
+    `spacing`: mm per pixel along each axis; None = pixels. Returns pixels or mm.
+    """
     return _hd95(*surface_gaps(pred, truth, spacing))
 
 
@@ -125,7 +150,11 @@ def hd95_pooled(pred,        # boolean, (H, W) or (D, H, W)
                 truth,       # boolean, same shape
                 spacing=None # mm per pixel along each axis; None = pixels
                ) -> float:   # pixels or mm
-    "The 95th percentile of the distances of both directions together, MedPy's; both empty 0, one empty the diagonal."
+    """The 95th percentile of the distances of both directions together, MedPy's; both empty 0, one empty the diagonal.
+
+    `pred`, `truth`: boolean, or 0 and 1, (H, W) or (D, H, W), of one shape; other values or shapes are a `ScsamError`.
+    `spacing`: mm per pixel along each axis; None = pixels. Returns pixels or mm.
+    """
     return _hd95_pooled(*surface_gaps(pred, truth, spacing))
 
 
@@ -133,7 +162,11 @@ def assd(pred,        # boolean, (H, W) or (D, H, W)
          truth,       # boolean, same shape
          spacing=None # mm per pixel along each axis; None = pixels
         ) -> float:   # pixels or mm
-    "Mean distance of all points of both surfaces to the other surface; both empty 0, one empty the diagonal."
+    """Mean distance of all points of both surfaces to the other surface; both empty 0, one empty the diagonal.
+
+    `pred`, `truth`: boolean, or 0 and 1, (H, W) or (D, H, W), of one shape; other values or shapes are a `ScsamError`.
+    `spacing`: mm per pixel along each axis; None = pixels. Returns pixels or mm.
+    """
     return _assd(*surface_gaps(pred, truth, spacing))
 
 # %% ../nbs/04_metrics.ipynb #2b7ea39b
@@ -157,18 +190,24 @@ def _measure(pred, truth, spacing, metrics) -> dict: # {metric: value}
     gaps = surface_gaps(pred, truth, spacing) if set(metrics) & set(_FROM_GAPS) else None
     return {m: _FROM_GAPS[m](*gaps) if m in _FROM_GAPS else METRICS[m](pred, truth, spacing) for m in metrics}
 
-
+# %% ../nbs/04_metrics.ipynb #fdcb5fc9
 def score_classes(pred,                   # label map (H, W) or (D, H, W) with 0..K-1, or boolean
                   truth,                  # label map of the same shape; 255 = no label here
                   num_classes: int = 2,   # K, background included
                   spacing=None,           # mm per pixel along each axis; None = pixels
                   metrics=('dice', 'iou') # keys of `METRICS`
                  ) -> dict:               # {class: {metric: value}}
-    "Every metric for every foreground class."
+    """Every metric for every foreground class.
+
+    `pred`: label map (H, W) or (D, H, W) with 0 … K-1, or boolean. `truth`: the same shape; 255 = no label here.
+    `num_classes`: K, background included. `spacing`: mm per pixel along each axis; None = pixels.
+    `metrics`: keys of `METRICS`. Returns {class: {metric: value}} for classes 1 … K-1.
+    """
     for m in metrics:
         if m not in METRICS: raise ScsamError(f'unknown metric {m!r}{nearest(m, METRICS)}')
     pred, truth = np.asarray(pred), np.asarray(truth)
-    if pred.shape != truth.shape: _masks(pred == 1, truth == 1) # raises
+    if pred.shape != truth.shape:
+        _masks(pred == 1, truth == 1)  # raises
     known = truth != 255 if truth.dtype != bool else np.ones(truth.shape, bool)
     _check_labels(pred, truth, known, num_classes)
     masks = {c: ((pred == c) & known, (truth == c) & known) for c in range(1, num_classes)}
@@ -181,7 +220,12 @@ def score(pred,                    # label map (H, W) or (D, H, W), or boolean
           metrics=('dice', 'iou'), # keys of `METRICS`
           num_classes: int = 2     # K, background included
          ) -> dict:                # {metric: mean over foreground classes}
-    "The metrics of one image or volume."
+    """The metrics of one image or volume.
+
+    `pred`: label map (H, W) or (D, H, W) with 0 … K-1, or boolean. `truth`: the same shape; 255 = no label here.
+    `spacing`: mm per pixel along each axis; None = pixels. `metrics`: keys of `METRICS`.
+    `num_classes`: K, background included. Returns {metric: mean over foreground classes}.
+    """
     each = score_classes(pred, truth, num_classes, spacing, metrics)
     return {m: float(np.mean([s[m] for s in each.values()])) for m in metrics}
 
@@ -189,7 +233,11 @@ def score(pred,                    # label map (H, W) or (D, H, W), or boolean
 def legacy_hd95(pred, # boolean (H, W)
                 truth # boolean, same shape
                ) -> float:
-    "The released code's 'HD95': 0.95 × the Hausdorff distance between the sets of image rows. Not a distance of masks."
+    """The released code's 'HD95': 0.95 × the Hausdorff distance between the sets of image rows. Not a distance of
+    masks.
+
+    `pred`, `truth`: boolean (H, W), of one shape.
+    """
     pred, truth = (m.astype(float) for m in _masks(pred, truth))
     if pred.ndim != 2: raise ScsamError('metrics: legacy_hd95 was only ever defined for images, not for volumes')
     if not pred.any() or not truth.any(): return 100. if pred.any() != truth.any() else 0.

@@ -17,12 +17,16 @@ from .cotrain import ScSam
 
 # %% ../nbs/24_pair.ipynb #3fd6a0bf
 class SlowWeights(nn.Module):
-    "The exponential moving average of what is trained in some networks."
+    """The exponential moving average of what is trained in some networks.
+
+    `nets`: modules, or None for one that is absent. `decay`: α of one step, 0 to below 1.
+    """
     def __init__(self, nets: list,       # modules, or None
                  decay: float = .99):    # α, of one step
         super().__init__()
         self.decay, self._nets = decay, tuple(n for n in nets if n is not None)
-        for i, t in enumerate(self._live()): self.register_buffer(f'w{i}', t.detach().clone())
+        for i, t in enumerate(self._live()):
+            self.register_buffer(f'w{i}', t.detach().clone())
         self.register_buffer('seen', torch.tensor(-1))    # the last step that was averaged in
 
     def _live(self) -> list:
@@ -33,7 +37,8 @@ class SlowWeights(nn.Module):
                 own = list(m.parameters(recurse=False))
                 trained = [p for p in own if p.requires_grad]
                 out += trained
-                if trained: out += [b for b in m.buffers(recurse=False) if b.is_floating_point()]
+                if trained:
+                    out += [b for b in m.buffers(recurse=False) if b.is_floating_point()]
         return out
 
     def _pairs(self): return zip(self._live(), (getattr(self, f'w{i}') for i in range(len(self._buffers) - 1)))
@@ -43,30 +48,40 @@ class SlowWeights(nn.Module):
         "Average in the weights of this step, once."
         if int(self.seen) == step: return
         new = max(1/(step + 1), 1 - self.decay)
-        for live, slow in self._pairs(): slow.lerp_(live, new)
+        for live, slow in self._pairs():
+            slow.lerp_(live, new)
         self.seen.fill_(step)
 
     @contextlib.contextmanager
     def lent(self):
         "The networks have the averaged weights, until the end of the block."
         def swap():
-            for live, slow in self._pairs(): live.data, slow.data = slow.data, live.data
+            for live, slow in self._pairs():
+                live.data, slow.data = slow.data, live.data
             torch.clear_autocast_cache()  # mixed precision would use the rounded copy of the weights before
         swap()
-        try: yield
-        finally: swap()
+        try:
+            yield
+        finally:
+            swap()
 
 # %% ../nbs/24_pair.ipynb #eedfbf19
 def paste_others(p: float,             # probability of a row
                  *maps: Tensor|None    # (B, ..., h, w) each on a grid of its own; None stays None
                 ) -> list:             # the same with rectangles of the next row
-    "CutMix of several maps of the same images, at the same place."
+    """CutMix of several maps of the same images, at the same place.
+
+    `p`: probability of a row, 0 to 1. `maps`: (B, ..., h, w), each on a grid of its own; None stays None.
+    Returns the same with rectangles of the next row.
+    """
     n = len(next(m for m in maps if m is not None))
     area = random_box(n, 64, 64) & (torch.rand(n, 1, 1) < p)
     partner = torch.arange(n).roll(1)
     out = []
     for m in maps:
-        if m is None: out.append(None); continue
+        if m is None:
+            out.append(None)
+            continue
         h, w = m.shape[-2:]
         where = area[:, torch.arange(h)*64//h][:, :, torch.arange(w)*64//w].to(m.device)
         out.append(paste(m, where, partner.to(m.device)))
@@ -89,7 +104,8 @@ class _Answering(ScSam):
                 self.eval()
                 p = self.unet(images).float().softmax(1)
                 return p, self.ask(images, p, kept, seeds=seeds).float().softmax(1)
-        finally: self.train(training)
+        finally:
+            self.train(training)
 
     @torch.no_grad()
     def predict(self, images: Tensor, embeddings=None, seeds=None
@@ -101,7 +117,8 @@ class _Answering(ScSam):
     def lighten(self) -> dict: # what differs in the recipe of the lighter method
         "Keep what predicts: the slow averages take the place of the trained weights."
         if self.slow is None: return {}
-        for live, slow in self.slow._pairs(): live.data = slow.detach().clone()
+        for live, slow in self.slow._pairs():
+            live.data = slow.detach().clone()
         self.slow, self.recipe = None, self.recipe.replace(ema=0.)
         return {'ema': 0.}
 
@@ -123,7 +140,8 @@ class _Labelling(_Answering):
     def sam_view(self, x, kept, p, label, weight, kind: str, mix: float = 0.
                  ) -> tuple:  # images, features, `p`, label, weight
         "What SAM sees: a view of the images or, where their features are kept, flips of these."
-        if kept is None: x, label, _, flips = augment(x, label, kind, cutout=self.recipe.cutout, geometric=False)
+        if kept is None:
+            x, label, _, flips = augment(x, label, kind, cutout=self.recipe.cutout, geometric=False)
         else:
             flips = torch.rand(len(kept), 2) < .5
             kept, label = flip(kept, flips), flip(label, flips)
@@ -152,17 +170,20 @@ class Pair(_Labelling):
         cut = lambda m, rows: None if m is None else m[rows]
         shared = step - r.pair_wait*r.steps                      # steps of the exchange so far
         free = len(x) > n and self.needs_unlabeled and shared >= 0
-        if self.slow: self.slow.update(step)
+        if self.slow:
+            self.slow.update(step)
         p, q = x.new_zeros(2, len(x), r.num_classes, *x.shape[-2:])
         asked = slice(0 if r.prompts else n, len(x) if free else n)
-        if asked.stop > asked.start: p[asked], q[asked] = self.answers(x[asked], cut(seen, asked))
+        if asked.stop > asked.start:
+            p[asked], q[asked] = self.answers(x[asked], cut(seen, asked))
         here, there, kind = slice(0, n), slice(n, None), r.augment_labeled or 'weak'
         us = [self.unet_view(x[here], masks[here], None, kind)]
         ss = [self.sam_view(x[here], cut(seen, here), p[here], masks[here], None, kind)]
         if free:
             for_unet, for_sam, agree = self.labels(p[there], q[there])
             trust = agree[:, None, None].expand(for_sam.shape)
-            if r.sam_to_unet: us.append(self.unet_view(x[there], for_unet, trust, r.augment, r.cutmix))
+            if r.sam_to_unet:
+                us.append(self.unet_view(x[there], for_unet, trust, r.augment, r.cutmix))
             if r.unet_to_sam:
                 ss.append(self.sam_view(x[there], cut(seen, there), p[there], for_sam, trust, r.augment, r.cutmix))
         u = self.unet(join(us, 0))
@@ -170,8 +191,10 @@ class Pair(_Labelling):
         parts = {'unet_labeled': ce_dice(u[:n], us[0][1]), 'sam_labeled': ce_dice(s[:n], ss[0][3])}
         if free:
             share = r.unlabeled_weight*rampup(shared, r.rampup*(1 - r.pair_wait)*r.steps)*agree.mean()
-            if r.sam_to_unet: parts['unet_unlabeled'] = r.sam_to_unet*share*ce_dice(u[n:], *us[1][1:])
-            if r.unet_to_sam: parts['sam_unlabeled'] = r.unet_to_sam*share*ce_dice(s[n:], *ss[1][3:])
+            if r.sam_to_unet:
+                parts['unet_unlabeled'] = r.sam_to_unet*share*ce_dice(u[n:], *us[1][1:])
+            if r.unet_to_sam:
+                parts['sam_unlabeled'] = r.unet_to_sam*share*ce_dice(s[n:], *ss[1][3:])
         elif self.needs_unlabeled:                               # the log names the same parts at every step
             directions = {'unet_unlabeled': r.sam_to_unet, 'sam_unlabeled': r.unet_to_sam}
             parts |= {k: x.new_zeros(()) for k, weight in directions.items() if weight}

@@ -173,7 +173,12 @@ def phantom(n: int = 200,                # training cases
             size: tuple = (160, 192),    # (height, width) in pixels
             num_classes: int = 2,        # 3 = background, inner and outer zone (grey only)
            ) -> Dataset:
-    "A generated dataset: no files, no download, the same everywhere."
+    """A generated dataset: no files, no download, the same everywhere.
+
+    `n`: training cases. `test`: cases of the test set 'phantom'. `seed`: of all drawings.
+    `source`: 'colour', 'grey' or 'both'. `size`: (height, width) in pixels.
+    `num_classes`: 2, or 3 = background, inner and outer zone (grey only).
+    """
     if source not in ('colour', 'grey', 'both'):
         raise ScsamError(f'phantom: source {source!r} is unknown{nearest(source, ("colour", "grey", "both"))}')
     if num_classes not in ((2, 3) if source == 'grey' else (2,)):

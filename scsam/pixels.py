@@ -7,7 +7,7 @@ __all__ = ['IGNORE', 'MAX_PIXELS', 'Remark', 'remarks', 'remark', 'open_image', 
            'remark_infinite', 'rgb_strips', 'to_rgb', 'as_rgb', 'labels_of', 'read_labels', 'to_values']
 
 # %% ../nbs/00d_pixels.ipynb #a5503474
-import contextlib, contextvars, json, os, re, sys, warnings
+import contextlib, contextvars, json, os, re, stat, sys, warnings
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
@@ -29,13 +29,16 @@ class Remark:
 def remarks():
     "Inside, what readers notice is collected in the list that this yields."
     token = _heard.set([])
-    try: yield _heard.get()
-    finally: _heard.reset(token)
+    try:
+        yield _heard.get()
+    finally:
+        _heard.reset(token)
 
 
 def remark(kind: str, message: str, value: tuple = ()):
     "Say something to whoever listens."
-    if _heard.get() is not None: _heard.get().append(Remark(kind, message, value))
+    if _heard.get() is not None:
+        _heard.get().append(Remark(kind, message, value))
 
 # %% ../nbs/00d_pixels.ipynb #6ede4ff7
 IGNORE = 255             # in a label map: no label at this pixel, leave it out of every loss and score
@@ -45,7 +48,7 @@ def open_image(path: str|Path) -> Image.Image: # decoded and upright; 16-bit col
     "Read an image; whatever is wrong with the file becomes a `ScsamError` that names it."
     path = Path(path)
     try:
-        _regular(path)
+        stamp = _regular(path)
         with _header(path) as im:
             if im.width * im.height > MAX_PIXELS:
                 raise ScsamError(f'{path} has {im.width} x {im.height} pixels, more than scsam reads '
@@ -53,13 +56,17 @@ def open_image(path: str|Path) -> Image.Image: # decoded and upright; 16-bit col
             if getattr(im, 'n_frames', 1) > 1 and im.format != 'MPO':
                 raise ScsamError(f'{path} holds {im.n_frames} images; save each as a file of its own, or all as one '
                                  f'volume (.nii.gz)')
-            form, raw = im.format, _raw_mode(im)
+            form, raw, shape = im.format, _raw_mode(im), _shape(im)
             upright = _dark_is_zero(im, _upright(im))
+            _remember(path, stamp, shape)
         upright.format = form
-        if raw: upright.deep = _deep(path, *raw)
+        if raw:
+            upright.deep = _deep(path, *raw)
         return upright
-    except ScsamError: raise
-    except PermissionError: raise ScsamError(f'{path} may not be read by this user; change its permissions') from None
+    except ScsamError:
+        raise
+    except PermissionError:
+        raise ScsamError(f'{path} may not be read by this user; change its permissions') from None
     except Image.DecompressionBombError:
         raise ScsamError(f'{path} has more pixels than scsam reads ({MAX_PIXELS:,}); cut it into tiles or '
                          f'shrink it') from None
@@ -70,8 +77,11 @@ def open_image(path: str|Path) -> Image.Image: # decoded and upright; 16-bit col
                          f'or remove it') from None
 
 # %% ../nbs/00d_pixels.ipynb #688ef72a
-def _regular(path: Path):
+def _regular(path: Path) -> tuple: # (size, time of change)
     "Refuse what is not a file with something in it."
+    with contextlib.suppress(OSError):
+        s = os.stat(path)
+        if stat.S_ISREG(s.st_mode) and s.st_size: return s.st_size, s.st_mtime_ns
     if path.is_dir():
         raise ScsamError(f'{path} is a folder, though it is named like an image; rename it or move it away')
     if path.is_symlink() and not path.exists():
@@ -82,7 +92,8 @@ def _regular(path: Path):
 
 
 def _other_form(path: Path) -> str: # what to do about a file in which no image was recognised
-    with open(path, 'rb') as f: head = f.read(8)
+    with open(path, 'rb') as f:
+        head = f.read(8)
     known = {b'II*\0': 'TIFF', b'MM\0*': 'TIFF', b'II+\0': 'BigTIFF', b'MM\0+': 'BigTIFF', b'\x89PNG': 'PNG',
              b'\xff\xd8\xff': 'JPEG'}
     form = next((v for k, v in known.items() if head.startswith(k)), None)
@@ -96,7 +107,8 @@ def _header(path: Path):
     "An image whose pixels are not decoded yet."
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', Image.DecompressionBombWarning)
-        with Image.open(path) as im: yield im
+        with Image.open(path) as im:
+            yield im
 
 # %% ../nbs/00d_pixels.ipynb #60be3cfb
 _TURNS = {2: 'mirrored left to right', 3: 'turned by 180 degrees', 4: 'mirrored top to bottom',
@@ -119,17 +131,31 @@ def _dark_is_zero(im: Image.Image, upright: Image.Image) -> Image.Image:
     a = np.asarray(upright)
     return Image.fromarray(65535 - a if a.dtype.itemsize == 2 else -a)
 
+# %% ../nbs/00d_pixels.ipynb #72cdc751
+_shapes = {} # of the images that were opened last: path -> ((size, time of change), shape)
+
+def _remember(path: Path, stamp: tuple, shape: tuple):
+    while len(_shapes) > 64: _shapes.pop(next(iter(_shapes)), None)
+    _shapes[str(path)] = stamp, shape
+
+
+def _shape(im: Image.Image) -> tuple: # as `shape_of` gives it
+    # a TIFF's size is turned already where its decoder will turn it, or not, by the version of Pillow
+    stored = (im.tag_v2[256], im.tag_v2[257]) if im.format == 'TIFF' else im.size
+    turn = im.getexif().get(0x0112, 1)
+    turn = turn if turn in _TURNS else 1
+    return stored[::-1] if turn >= 5 else stored, stored, turn
+
 
 def shape_of(path: str|Path) -> tuple: # ((width, height) upright, (width, height) as stored, EXIF orientation 1 … 8)
     "Size and orientation of an image from its header; a file that has no readable header is reported by `open_image`."
+    with contextlib.suppress(OSError):
+        s = os.stat(path)
+        stamp, shape = _shapes.get(str(path), (None, None))
+        if stamp == (s.st_size, s.st_mtime_ns): return shape
     try:
-        with _header(Path(path)) as im:
-            turn = im.getexif().get(0x0112, 1)
-            # a TIFF's size is turned already where its decoder will turn it, or not, by the version of Pillow
-            stored = (im.tag_v2[256], im.tag_v2[257]) if im.format == 'TIFF' else im.size
+        with _header(Path(path)) as im: return _shape(im)
     except Exception: return (size := open_image(path).size), size, 1
-    turn = turn if turn in _TURNS else 1
-    return stored[::-1] if turn >= 5 else stored, stored, turn
 
 # %% ../nbs/00d_pixels.ipynb #cb278870
 def _raw_mode(im: Image.Image) -> tuple|None: # (channels, form of the whole) of an image with 16 bits a colour
@@ -151,7 +177,8 @@ def _deep(path: Path, channels: str, raw: str) -> np.ndarray: # uint16 (H, W, C)
         with _header(path) as im:
             args = [raw_mode if isinstance(t[3], str) else (raw_mode, *t[3][1:]) for t in im.tile]
             im.tile = [t._replace(args=a) if hasattr(t, '_replace') else (*t[:3], a) for t, a in zip(im.tile, args)]
-            if mode and im.mode != mode: setattr(im, '_mode' if hasattr(im, '_mode') else 'mode', mode)
+            if mode and im.mode != mode:
+                setattr(im, '_mode' if hasattr(im, '_mode') else 'mode', mode)
             return np.asarray(_upright(im)).astype(np.uint16)
     if channels == 'LA': # read as if the four bytes were four colours
         four = half('RGBA', 'RGBA')
@@ -168,14 +195,17 @@ def stretch(a: np.ndarray,               # numbers of any range and shape
             percentiles=(0.5, 99.5),     # these become 0 and 255; (0, 100) is min-max
            ) -> np.ndarray:              # uint8, same shape; 0 everywhere when `a` is constant
     "Linear rescaling to 8 bits between two percentiles, clipped; what is not finite becomes 0."
-    with np.errstate(over='ignore'): a = np.asarray(a, dtype=np.float32)
+    with np.errstate(over='ignore'):
+        a = np.asarray(a, dtype=np.float32)
     known = np.isfinite(a)
     finite = a if known.all() else a[known]
     if not finite.size: return np.zeros(a.shape, np.uint8)
     low, high = np.percentile(finite, percentiles)
-    if high <= low: low, high = float(finite.min()), float(finite.max()) # mostly background: fall back on min-max
+    if high <= low:
+        low, high = float(finite.min()), float(finite.max())  # mostly background: fall back on min-max
     if high <= low: return np.zeros(a.shape, np.uint8)
-    if finite is not a: a = np.where(known, a, low)
+    if finite is not a:
+        a = np.where(known, a, low)
     return np.rint(np.clip((a - low) / (high - low), 0, 1) * 255).astype(np.uint8)
 
 
@@ -185,9 +215,10 @@ def infinite(a: np.ndarray) -> int: # how many numbers are NaN or infinite
 
 def remark_infinite(n: int, of: int, path):
     "If there are numbers that are not finite, say so."
-    if n: remark('infinite', f'{path} holds {n:,} numbers of {of:,} that are NaN or infinite; they are read as dark')
+    if n:
+        remark('infinite', f'{path} holds {n:,} numbers of {of:,} that are NaN or infinite; they are read as dark')
 
-
+# %% ../nbs/00d_pixels.ipynb #29a4f65b
 def rgb_strips(im: Image.Image,  # as `open_image` gives it
                path='this image' # for a remark
               ):                 # yields uint8 (up to 256, W, 3), from the top
@@ -241,6 +272,10 @@ def _ask(path, values: list, why: str):
     colours = isinstance(values[0], tuple)
     said = f'{path} has the {"colours" if colours else "values"} {_some(values)}, {why}'
     whole = all(isinstance(v, tuple) or float(v).is_integer() and 0 <= v < 65536 for v in values)
+    near = not colours and max(values) <= 255 and any(239 <= v <= 254 for v in values)
+    if near and len(values) > 2 and all(v <= 16 or v >= 239 for v in values):
+        raise ScsamError(f'{said}; they are nearly black and white, as after a JPEG: write {{"threshold": 127}} into a '
+                         'classes.json beside the images if that is what they are')
     if 2 <= len(values) <= 8 and whole:
         names = '' if colours else '; where the values count from 0, a classes.txt with one name per line does'
         raise ScsamError(f'{said}; name them in a classes.json beside the images, background first, such as '
@@ -280,8 +315,9 @@ def labels_of(a: np.ndarray,          # numbers of any type, of a mask or a whol
     _whole(a, path)
     found = _found(a)
     if not values:
-        top = next((t for t in (1, 255, 65535) if np.isin(found, (0, t)).all()), None)
-        if top is None: _ask(path, found.tolist(), 'which are not labels of a binary mask (0 and 1, or 0 and 255)')
+        top = next((t for t in (1, 255, 65535) if {*found.tolist()} <= {0, t}), None)
+        if top is None:
+            _ask(path, found.tolist(), 'which are not labels of a binary mask (0 and 1, or 0 and 255)')
         return (a == top).astype(np.uint8)
     table = {v: i for i, v in enumerate(values)}
     if ignore is None and IGNORE not in table and set(found.tolist()) == {values[0], IGNORE}:
@@ -295,15 +331,18 @@ def labels_of(a: np.ndarray,          # numbers of any type, of a mask or a whol
         raise ScsamError(f'{path} has the values {_some(wrong)}, which are not in the class table '
                          f'({_some(list(table), 20)}); correct the mask or the table')
     out = np.zeros(a.shape, np.uint8)
-    for v in found: out[a == v] = table[v]
+    for v in found:
+        out[a == v] = table[v]
     return out
 
 # %% ../nbs/00d_pixels.ipynb #138a98f8
 def _opacity(path, colours: np.ndarray, clear: np.ndarray):
     "Refuse a mask in which nothing but the opacity shows what is drawn."
     if not clear.any(): return
-    if clear.all(): hidden = (colours != colours[:1, :1]).any()
-    else: hidden = not colours[~clear].any()
+    if clear.all():
+        hidden = (colours != colours[:1, :1]).any()
+    else:
+        hidden = not colours[~clear].any()
     if hidden:
         raise ScsamError(f'{path} is {"transparent everywhere" if clear.all() else "black wherever it is opaque"}, so '
                          f'that it reads as empty; if its opacity is the mask, save that alone: '
@@ -317,7 +356,8 @@ def _on_black(im: Image.Image, path='this mask') -> np.ndarray: # (H, W) or (H, 
         if deep.shape[-1] in (2, 4):
             _opacity(path, deep[..., :-1], deep[..., -1] <= 32767)
             deep = np.where(deep[..., -1:] > 32767, deep[..., :-1], 0).astype(np.uint16)
-        if not (deep % 257).any(): deep = (deep // 257).astype(np.uint8) # 8 bits, saved as 16
+        if not (deep % 257).any():
+            deep = (deep // 257).astype(np.uint8)  # 8 bits, saved as 16
         return deep[..., 0] if deep.shape[-1] == 1 else deep
     if im.mode in ('RGBA', 'LA', 'PA') or 'transparency' in im.info:
         rgba = np.asarray(im.convert('RGBA'))
@@ -333,7 +373,8 @@ def _two_colours(path, colours: list, where) -> np.ndarray: # uint8: 0 and 1
     if len(bright) > 1:
         _ask(path, colours, 'and which of them is the background is not known' if len(colours) == 2
              else 'whose meaning is not known')
-    if bright: remark('colours', f'{path}: the foreground is {bright[0]}', ((1, bright[0]),))
+    if bright:
+        remark('colours', f'{path}: the foreground is {bright[0]}', ((1, bright[0]),))
     return where
 
 
@@ -360,13 +401,16 @@ def _palette_numbers(im: Image.Image, path: Path, values: tuple, ignore: int|Non
     colour = {i: (0, 0, 0) if alpha.get(i, 255) < 128 else palette.get(i) for i in map(int, used)}
     shown = list(dict.fromkeys(colour.values()))
     if None in shown or len(shown) == 1 < len(used): return indices # the palette says nothing
-    grey = np.zeros(256, np.uint8); grey[used] = [c[0] for c in colour.values()]
+    grey = np.zeros(256, np.uint8)
+    grey[used] = [c[0] for c in colour.values()]
     is_grey = all(len(set(c)) == 1 for c in shown)
     if not values:
         if is_grey and {c[0] for c in shown} <= {0, 1} or is_grey and {c[0] for c in shown} <= {0, 255}:
             return grey[indices]
-        if len(shown) == 1 and (0, 0, 0) not in palette.values(): _ask(path, shown, 'whose meaning is not known')
-        bright = np.zeros(256, np.uint8); bright[used] = [c != (0, 0, 0) for c in colour.values()]
+        if len(shown) == 1 and (0, 0, 0) not in palette.values():
+            _ask(path, shown, 'whose meaning is not known')
+        bright = np.zeros(256, np.uint8)
+        bright[used] = [c != (0, 0, 0) for c in colour.values()]
         return _two_colours(path, shown, bright[indices])
     known = {*values, IGNORE if ignore is None else ignore}
     by_index, by_grey = set(map(int, used)) <= known, is_grey and {c[0] for c in shown} <= known
@@ -377,7 +421,8 @@ def _palette_numbers(im: Image.Image, path: Path, values: tuple, ignore: int|Non
         raise ScsamError(f'{path} is a palette image whose indices do not agree with its colours ({said}), so that '
                          'the numbers of the class table could mean either; name the colours in classes.json, such as '
                          f'{_table_line(shown)}')
-    if len(values) > 2: remark('colours', f'{path}: indices and colours {tuple(colour.items())}', tuple(colour.items()))
+    if len(values) > 2:
+        remark('colours', f'{path}: indices and colours {tuple(colour.items())}', tuple(colour.items()))
     return indices
 
 # %% ../nbs/00d_pixels.ipynb #2ad52b7e
@@ -385,7 +430,8 @@ def _bright(im: Image.Image, path: Path, threshold: int, jpeg: bool, told: bool)
     "Foreground is what is brighter than a threshold, if anything in the mask can be called bright."
     grey = _on_black(im, path)
     _whole(grey, path)
-    if grey.ndim == 3: grey = grey.max(-1) # a pure red is as bright as white
+    if grey.ndim == 3:
+        grey = grey.max(-1)  # a pure red is as bright as white
     top = int(grey.max())
     if top <= 1 and not (jpeg and top): return (grey > 0).astype(np.uint8) # 1-bit masks, and masks of 0 and 1
     if top <= threshold and top < 32:

@@ -17,25 +17,25 @@ from .experiment import (EXPERIMENTS, chosen, experiment_folder, experiment_queu
                               lacks_weights)
 
 # %% ../nbs/32b_plan.ipynb #598350d9
-COSTS = {  # row -> (1e12 operations of a step, megabytes or None, 1e6 trained numbers)
-    'unet': (0.11, None, 1.94),
-    'sam': (0.58, None, 3.88),
+COSTS = {  # row -> (1e12 operations of a step, megabytes, 1e6 trained numbers)
+    'unet': (0.11, 965, 1.94),
+    'sam': (0.58, 1827, 3.88),
     'scsam': (1.38, 4532, 5.82),
-    'scsam-adaptive': (1.38, None, 5.82),
-    'mean-teacher': (0.33, None, 1.94),
-    'cps': (0.44, None, 3.89),
-    'unimatch': (0.54, None, 1.94),
-    'cpc-sam': (1.20, None, 7.60),
-    'knowsam': (1.63, None, 8.12),
-    'semisam': (0.61, None, 1.94),
-    'ua-mt': (0.62, None, 1.94),
-    'fixmatch': (0.33, None, 1.94),
-    'bcp': (0.25, None, 1.94),
-    'scsam-released': (1.39, None, 5.86),
-    'medsam': (0.58, None, 3.88),
-    'samed': (0.58, None, 3.66),
-    'pair-unet': (0.34, None, 5.20),
-    'pair-sam': (0.58, None, 3.88),
+    'scsam-adaptive': (1.38, 4528, 5.82),
+    'mean-teacher': (0.33, 2165, 1.94),
+    'cps': (0.44, 3283, 3.89),
+    'unimatch': (0.54, 4076, 1.94),
+    'cpc-sam': (1.20, 3413, 7.60),
+    'knowsam': (1.63, 6007, 8.12),
+    'semisam': (0.61, 2573, 1.94),
+    'ua-mt': (0.62, 2131, 1.94),
+    'fixmatch': (0.33, 2540, 1.94),
+    'bcp': (0.25, 1810, 1.94),
+    'scsam-released': (1.39, 4544, 5.86),
+    'medsam': (0.58, 1803, 3.88),
+    'samed': (0.58, 1783, 3.66),
+    'pair-unet': (0.34, 1212, 5.20),
+    'pair-sam': (0.58, 1786, 3.88),
     'pair': (1.57, 3922, 9.08),
 }
 LIBRARIES = 1500 # megabytes that CUDA itself takes, about
@@ -68,14 +68,16 @@ def _row(name: str) -> str: return name.rsplit('-', 2)[0] # of a run
 
 
 def _memory(row: str) -> float: # megabytes on a GPU; 0 = not known
-    return COSTS[row][1] + LIBRARIES if row in COSTS and COSTS[row][1] else 0.
+    return COSTS[row][1] + LIBRARIES if row in COSTS else 0.
 
 
 def _weights(r: Recipe) -> list: # of (name, licence)
     "What a run starts from."
     uses, out = find_method(r.method).uses, []
-    if 'sam' in uses: out.append((SAMS[r.sam].name, SAMS[r.sam].licence))
-    if 'unet' in uses and r.unet in ENCODERS: out.append((r.unet, ENCODERS[r.unet].licence))
+    if 'sam' in uses:
+        out.append((SAMS[r.sam].name, SAMS[r.sam].licence))
+    if 'unet' in uses and r.unet in ENCODERS:
+        out.append((r.unet, ENCODERS[r.unet].licence))
     return out
 
 
@@ -134,7 +136,8 @@ def plan(names: str|list,    # of experiments, a list or with commas between
     names = [n.strip() for n in names.split(',')] if isinstance(names, str) else list(names)
     device, out, hours, n_runs = device or Device.here(), [], 0., 0
     queues = {n: experiment_queue(n, 'full') for n in names}
-    if only: queues = {n: {k: q[k] for k in chosen(q, only)} for n, q in queues.items()}
+    if only:
+        queues = {n: {k: q[k] for k in chosen(q, only)} for n, q in queues.items()}
     for n, q in queues.items():
         out += [f'{n}, data: {_data(n, data)}', *plan_lines(n, q, device, Path(results))]
         mine = sum(device.hours(_row(k), r.steps) for k, r in q.items())
@@ -152,6 +155,8 @@ def plan(names: str|list,    # of experiments, a list or with commas between
 
 def _data(name: str, path) -> str:
     "The data and its number of cases, or that it is not here."
-    try: d = EXPERIMENTS[name].data('full', path)[0]
-    except ScsamError: return 'not here'
+    try:
+        d = EXPERIMENTS[name].data('full', path)[0]
+    except ScsamError:
+        return 'not here'
     return f'{d.root}, {len(d)} images or slices'

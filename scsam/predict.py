@@ -19,7 +19,7 @@ from .files import atomic, file_names, locked, parse_json, sweep, writing
 from .learner import Run
 from .metrics import dice
 from .viz import overlay, save, uncertainty
-from .layout import VOLUMES
+from .layout import VOLUMES, WRITTEN
 from .pixels import rgb_strips, to_values
 from .volumes import read_volume, volume_suffix, write_volume
 
@@ -63,7 +63,10 @@ TIDY = {'none': (), 'largest': ('largest',), 'fill': ('fill',), 'both': ('larges
 def tidy(labels: np.ndarray, # label map (H, W), or (D, H, W) of a whole volume
          how: str            # a key of `TIDY`
         ) -> np.ndarray:
-    "Per class, keep the largest component, fill the holes that hold background, or both."
+    """Per class, keep the largest component, fill the holes that hold background, or both.
+
+    `labels`: label map (H, W), or (D, H, W) of a whole volume. `how`: a key of `TIDY`. Returns the same shape.
+    """
     if how not in TIDY: raise ScsamError(f'tidy: unknown {how!r}{nearest(how, TIDY)}')
     out = labels.copy()
     for c in range(1, int(labels.max(initial=0)) + 1):
@@ -127,7 +130,11 @@ class Job:
 
 
 def slice_sheet(cases: list, mask: np.ndarray, n: int = 12, side: int = 192) -> np.ndarray: # uint8 (H, W, 3)
-    "Up to n slices with their outlines, evenly from those where something is marked."
+    """Up to n slices with their outlines, evenly from those where something is marked.
+
+    `cases`: the slices of a volume. `mask`: its label map (D, H, W). `n`: slices at most. `side`: of each, in pixels.
+    Returns uint8 (H, W, 3).
+    """
     marked = np.flatnonzero(mask.any((1, 2)))
     rows = marked if len(marked) else np.arange(len(mask))
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(n, len(rows))).round().astype(int))]
@@ -169,7 +176,8 @@ def jobs_of(cases,
     ids = {p: s[0].id.rsplit('/', 1)[0] for p, s in volumes.items()}
     stems = file_names(ids.values(), tuple(f'_segmentation{e}' for e in (*VOLUMES, '.raw')))
     for path, slices in volumes.items():
-        end, stem = form or volume_suffix(path, '.nii.gz'), stems[ids[path]]
+        end, stem = form or volume_suffix(path), stems[ids[path]]
+        end = end if end in WRITTEN else '.nii.gz' # of DICOM, Analyze and pairs of files
         names = [f'{stem}_segmentation{end}', *(f'{stem}_{m}{end}' for m in more)]
         files = (names[0], f'{stem}{end}_overlay.png', *names[1:], *(n[:-4] + '.raw' for n in names if end == '.mhd'))
         jobs.append(Job(sorted(slices, key=lambda c: c.index), files, True))
@@ -187,7 +195,16 @@ def predict_files(run: Run,
                   maps: bool = False,        # also maps of probability and uncertainty
                   how: str = 'none'          # of `tidy`
                  ) -> dict: # {'images': [path], 'volumes': [path], 'kept': how many there were already}
-    "Write the masks of all cases; what this run has made of these images before is kept."
+    """Write the masks of all cases; what this run has made of these images before is kept.
+
+    `cases`: images, and slices of whole volumes. `out`: folder for the files.
+    `branch`: None = the one that was chosen in training. `batch_size`: images at once.
+    `overwrite`: replace files that other runs or persons have made, which is a `ScsamError` else. `progress`: show a
+    bar.
+    `form`: of volumes: one of `VOLUMES`; None = the one that each came in.
+    `maps`: also maps of probability and uncertainty, 0 to 1. `how`: of `tidy`.
+    Returns {'images': [path], 'volumes': [path], 'kept': how many there were already}.
+    """
     out, cases = Path(out), list(cases)
     if branch: next(predict_cases(run.method, cases[:1], run.recipe, branch=branch)) # an unknown one is an error here
     branch = branch or run.training['selected']['branch']

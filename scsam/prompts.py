@@ -24,27 +24,41 @@ def _mix64(z: Tensor) -> Tensor:
 def seeded_noise(seeds: Tensor, # (B,) int64, one per image
                  n: int         # numbers per image
                 ) -> Tensor:    # (B, n) float32 in [0, 1)
-    "Uniform noise that is a function of each image's own seed, whatever the batch."
+    """Uniform noise that is a function of each image's own seed, whatever the batch.
+
+    `seeds`: (B,) int64, one for each image. `n`: numbers for each. Returns (B, n) float32 in [0, 1).
+    """
     z = _mix64(seeds.long())[:, None] + torch.arange(1, n + 1, device=seeds.device) * _wrap(0x9E3779B97F4A7C15)
     return ((_mix64(z) >> 40) & (2**24 - 1)).float() / 2**24
 
 # %% ../nbs/13_prompts.ipynb #1b1550ca
 def regions(mask_or_prob: Tensor # bool or probability (B, H, W), or of classes (B, K, H, W), background first
            ) -> tuple[Tensor, Tensor]: # bool, and confidence in it in [0, 1], both (B, C, H, W); C = 1 or K - 1
-    "Where each foreground class is predicted, and the confidence in that: inside of the class, outside of its absence."
+    """Where each foreground class is predicted, and the confidence in that: inside of the class, outside of its
+    absence.
+
+    `mask_or_prob`: bool or probability (B, H, W), or probabilities of classes (B, K, H, W), background first.
+    Returns bool, and confidence in it in [0, 1], both (B, C, H, W); C = 1 or K - 1. Another shape is a `ScsamError`.
+    """
     x = mask_or_prob
-    if x.ndim == 3: x = x[:, None].float(); region = x > .5
+    if x.ndim == 3:
+        x = x[:, None].float()
+        region = x > .5
     elif x.ndim == 4 and x.shape[1] > 1:
         classes = torch.arange(1, x.shape[1], device=x.device)[:, None, None]
         region = x[:, 1:] > x[:, :1] if x.shape[1] == 2 else x.argmax(1, keepdim=True) == classes
         x = x[:, 1:]
-    else: raise ScsamError(f'prompts need a mask (B, H, W) or class probabilities (B, K>1, H, W), not {tuple(x.shape)}')
+    else:
+        raise ScsamError(f'prompts need a mask (B, H, W) or class probabilities (B, K>1, H, W), not {tuple(x.shape)}')
     return region, torch.where(region, x, 1 - x)
 
 # %% ../nbs/13_prompts.ipynb #3e0f07cb
 def components(region: Tensor
     ) -> Tensor:  # (N, H, W) bool -> (N, H, W) int64: 0 outside, one positive number per 8-connected component
-    "Connected components by label propagation with pointer jumping."
+    """Connected components by label propagation with pointer jumping.
+
+    `region`: (N, H, W) bool. Returns (N, H, W) int64: 0 outside, one positive number for each 8-connected component.
+    """
     N, H, W = region.shape
     ids = torch.arange(1, H*W + 1, device=region.device).reshape(1, H, W) * region
     while True:
@@ -90,7 +104,8 @@ def _farthest(region: Tensor, n: int) -> tuple[Tensor, Tensor]:
         # the largest new component first; inside it an inner pixel, the farthest one
         score = (new * (2 + size / (H*W)) + inner) * far * 4 + dist
         value, i = score.masked_fill(~inside, -1.).max(1)
-        picks.append(i); real.append(value >= 0)
+        picks.append(i)
+        real.append(value >= 0)
         step = (xy - xy[i][:, None]).norm(dim=-1)
         dist = step if k == 0 else torch.minimum(dist, step)
         new = new * (label != label.gather(1, i[:, None]))
@@ -107,14 +122,23 @@ def sample_points(mask_or_prob: Tensor,     # (B, H, W) mask or probability, or 
                  ) -> tuple[Tensor, Tensor]: # xy (B, N, 2) float pixels; labels (B, N): 1 fore, 0 back, -1 none
     """Point prompts from a prediction; positives first. Regions with too few pixels are padded with label -1.
 
-    Class probabilities have the background first; their points have an axis more, (B, K-1, N, …)."""
+    Class probabilities have the background first; their points have an axis more, (B, K-1, N, …).
+
+    `mask_or_prob`: (B, H, W) mask or probability, or (B, K, H, W) class probabilities.
+    `n_pos`, `n_neg`: points inside and outside the region. `strategy`: 'random', 'confident' or 'spread'.
+    `generator`: torch.Generator on the same device; None = the global one.
+    `seeds`: (B,) int64, each image's own seed, instead of `generator`.
+    Returns xy (B, N, 2) in pixels, x first, and labels (B, N): 1 object, 0 background, -1 none.
+    """
     if strategy not in STRATEGIES: raise ScsamError(f'unknown strategy {strategy!r}{nearest(strategy, STRATEGIES)}')
     region, sure = regions(mask_or_prob)
     B, C, H, W = region.shape
     n_pos, n_neg = min(n_pos, H*W), min(n_neg, H*W)
     region, sure = region.flatten(0, 1), sure.flatten(0, 1)
-    if seeds is None: noise = torch.rand(B*C, H*W, generator=generator, device=region.device)
-    else: noise = seeded_noise(seeds.to(region.device), C*H*W).reshape(B*C, H*W)
+    if seeds is None:
+        noise = torch.rand(B*C, H*W, generator=generator, device=region.device)
+    else:
+        noise = seeded_noise(seeds.to(region.device), C*H*W).reshape(B*C, H*W)
     index, real = zip(_pick(region, sure, n_pos, strategy, noise), _pick(~region, sure, n_neg, strategy, noise))
     index, real = torch.cat(index, 1), torch.cat(real, 1)
     kind = torch.tensor([1]*n_pos + [0]*n_neg, device=region.device)
@@ -128,7 +152,12 @@ def mask_box(mask_or_prob: Tensor,      # as in `sample_points`
              jitter: float = 0.,        # each side moves by up to this fraction of the box's width or height
              generator=None
             ) -> Tensor:                # (B, 4) or (B, K-1, 4): x0, y0, x1, y1 in pixels
-    "The bounding box of each region, corners included; NaN where the region is empty."
+    """The bounding box of each region, corners included; NaN where the region is empty.
+
+    `mask_or_prob`: as in `sample_points`. `jitter`: each side moves by up to this fraction of the box's width or
+    height.
+    `generator`: torch.Generator; None = the global one. Returns (B, 4) or (B, K-1, 4): x0, y0, x1, y1 in pixels.
+    """
     region, _ = regions(mask_or_prob)
     B, C, H, W = region.shape
     sides = []
@@ -148,14 +177,22 @@ def mask_box(mask_or_prob: Tensor,      # as in `sample_points`
 
 def mask_prompt(mask_or_prob: Tensor # as in `sample_points`
                ) -> Tensor:          # (B, 1 or K-1, H, W) logits in [-7, 7]
-    "The prediction itself as SAM's mask prompt: log-odds, as SAM's own low-resolution outputs are."
+    """The prediction itself as SAM's mask prompt: log-odds, as SAM's own low-resolution outputs are.
+
+    `mask_or_prob`: as in `sample_points`. Returns (B, 1 or K-1, H, W) logits in [-7, 7].
+    """
     region, sure = regions(mask_or_prob)
     p = torch.where(region, sure, 1 - sure).float()          # in bf16 1 - 1e-3 is 1, whose log-odds are infinite
     return p.clamp(1e-3, 1 - 1e-3).logit()
 
 # %% ../nbs/13_prompts.ipynb #1b0a47c7
 class BoxTokens(nn.Module):
-    "Two prompt tokens per foreground class, read from SAM's image embedding."
+    """Two prompt tokens per foreground class, read from SAM's image embedding.
+
+    `embed_dim`: channels of SAM's image embedding (256; fewer for 'tiny'). `prompt_dim`: width of its prompt tokens.
+    `classes`: foreground classes. `hidden`: channels in between. Embeddings (B, C, h, w) become (B, classes, 2,
+    prompt_dim).
+    """
     def __init__(self, embed_dim: int,   # channels of the image embedding (256; fewer for 'tiny')
                  prompt_dim: int,        # width of SAM's prompt tokens
                  classes: int = 1,       # foreground classes
@@ -165,7 +202,8 @@ class BoxTokens(nn.Module):
         self.look = nn.Sequential(nn.Conv2d(embed_dim, hidden, 3, stride=2, padding=1), nn.GELU(),
                                   nn.Conv2d(hidden, hidden, 3, stride=2, padding=1), nn.GELU())
         self.tell = nn.Linear(hidden, classes * 2 * prompt_dim)
-        nn.init.zeros_(self.tell.weight); nn.init.zeros_(self.tell.bias)
+        nn.init.zeros_(self.tell.weight)
+        nn.init.zeros_(self.tell.bias)
 
     def forward(self, embeddings: Tensor) -> Tensor: # (B, C, h, w) -> (B, classes, 2, prompt_dim)
         x = self.look(embeddings).mean((2, 3))
@@ -178,20 +216,32 @@ def make_prompts(probs: Tensor,             # (B, K, H, W) the U-Net's class pro
                  generator=None,
                  seeds: Tensor|None = None  # (B,) int64: deterministic prompts for evaluation
                 ) -> dict:                  # arguments of `Sam.decode`, each with a class dimension
-    "What the U-Net gives SAM: points, boxes and masks, as the recipe says."
+    """What the U-Net gives SAM: points, boxes and masks, as the recipe says.
+
+    `probs`: (B, K, H, W), the U-Net's class probabilities. `recipe`: kinds of prompts, numbers and strategy.
+    `generator`: torch.Generator; None = the global one. `seeds`: (B,) int64: the same prompts at every call.
+    Returns arguments of `Sam.decode`, each with a class dimension.
+    """
     out = {}
     if 'points' in recipe.prompts and recipe.n_pos + recipe.n_neg:
         xy, labels = sample_points(probs, recipe.n_pos, recipe.n_neg, recipe.strategy, generator, seeds)
-        if recipe.point_encoding == 'released': xy = released_points(xy, probs.shape[-2:])
+        if recipe.point_encoding == 'released':
+            xy = released_points(xy, probs.shape[-2:])
         out['points'] = (xy, labels)
-    if 'box' in recipe.prompts: out['boxes'] = mask_box(probs)
-    if 'mask' in recipe.prompts: out['masks'] = mask_prompt(probs)
+    if 'box' in recipe.prompts:
+        out['boxes'] = mask_box(probs)
+    if 'mask' in recipe.prompts:
+        out['masks'] = mask_prompt(probs)
     return out
 
 # %% ../nbs/13_prompts.ipynb #7aea57e1
 def released_points(xy: Tensor,  # (..., 2) correct (x, y) in pixels
                     size: tuple  # (H, W) of the image
                    ) -> Tensor:  # coordinates for which SAM computes what the released code computes
-    "The released encoding: (row, column) where (x, y) is meant, and never divided by the image size."
+    """The released encoding: (row, column) where (x, y) is meant, and never divided by the image size.
+
+    `xy`: (..., 2), correct (x, y) in pixels. `size`: (H, W) of the image, in pixels.
+    Returns coordinates for which SAM computes what the released code computes.
+    """
     H, W = size
     return (xy.flip(-1) + .5) * xy.new_tensor([W, H]) - .5

@@ -21,7 +21,8 @@ def render_readme(notebook: str|Path = 'nbs/index.ipynb') -> str: # Markdown
     nb = nbformat.read(path, as_version=4)
     nb.cells = [c for c in nb.cells if not c.source.lstrip().startswith('#| hide')]
     for c in nb.cells:
-        if c.source.lstrip().startswith('#| echo: false'): c.metadata.transient = {'remove_source': True}
+        if c.source.lstrip().startswith('#| echo: false'):
+            c.metadata.transient = {'remove_source': True}
     body, _ = MarkdownExporter(exclude_input_prompt=True, exclude_output_prompt=True).from_notebook_node(nb)
     here = path.parent.name                                     # links are relative to it
     body = re.sub(r'(\]\(|src=")(?!https?:|#|/)', lambda m: f'{m[1]}{here}/', body)
@@ -34,4 +35,5 @@ def render_readme(notebook: str|Path = 'nbs/index.ipynb') -> str: # Markdown
 def write_readme(notebook: str|Path = 'nbs/index.ipynb', readme: str|Path = 'README.md'):
     "Write `readme` from the index notebook."
     text = render_readme(notebook)
-    with atomic(readme) as tmp: tmp.write_text(text, encoding='utf-8')
+    with atomic(readme) as tmp:
+        tmp.write_text(text, encoding='utf-8')

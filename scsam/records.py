@@ -31,15 +31,19 @@ PACKAGES = ('scsam', 'torch', 'torchvision', 'timm', 'kornia', 'monai', 'segment
 def _git(*args) -> str|None:
     "Output of git in the package's folder; None where that fails."
     here = Path(inspect.getfile(ScsamError)).parent
-    try: done = subprocess.run(['git', *args], cwd=here, capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.SubprocessError): return None
+    try:
+        done = subprocess.run(['git', *args], cwd=here, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return None
     return done.stdout.strip() if done.returncode == 0 else None
 
 
 def _cpu() -> str:
     "Name of the processor."
-    try: lines = Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines()
-    except OSError: lines = []
+    try:
+        lines = Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines()
+    except OSError:
+        lines = []
     names = [line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')]
     return names[0] if names else platform.processor() or platform.machine()
 
@@ -48,8 +52,10 @@ def environment() -> dict: # {'commit', 'versions', 'machine'}
     "Commit, package versions and machine of this process."
     versions = {'python': platform.python_version()}
     for name in PACKAGES:
-        try: versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError: pass
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            pass
     commit = None
     if _git('ls-files', '--error-unmatch', 'config.py') is not None:
         commit = (_git('rev-parse', 'HEAD') or '') + ('+changes' if _git('status', '--porcelain', '--', '.') else '')
@@ -253,7 +259,7 @@ def write_record(record: Record,
     write_json(path, {**record, 'sha256': content_hash(record)})
     return Path(path)
 
-
+# %% ../nbs/05_records.ipynb #922cee4f
 def read_record(path: str|Path) -> Record:
     "A record from its file; missing keys are an error, a change of its content is noted in `.changed`."
     data = read_json(path)
@@ -272,7 +278,8 @@ def find_records(folder: str|Path # looked through with all its sub-folders
     found = []
     for path in sorted(Path(folder).rglob('*.json')):
         data = read_json(path)
-        if isinstance(data, dict) and {'format', 'experiment', 'run'} <= set(data): found.append(read_record(path))
+        if isinstance(data, dict) and {'format', 'experiment', 'run'} <= set(data):
+            found.append(read_record(path))
     return found
 
 # %% ../nbs/05_records.ipynb #dd9317d7
@@ -413,7 +420,8 @@ class Difference:
 # %% ../nbs/05_records.ipynb #57ffb17b
 def _by_seed(records) -> dict: # {seed: Record}
     "The records of one method, given by seed, as a list, or alone."
-    if isinstance(records, Record): records = [records]
+    if isinstance(records, Record):
+        records = [records]
     if isinstance(records, dict): return records
     if len({r['seed'] for r in records}) < len(records):
         raise ScsamError('difference: two records have the same seed; give one record of each seed')
@@ -437,7 +445,7 @@ def _paired_sums(a: dict, b: dict, name: str, branches: tuple, metric: str): # (
     sums, counts = zip(*(_group_sums(row, [of[i] for i in ids]) for row in rows))
     return np.stack(sums), counts[0], f'{len(counts[0])} {kind} of {name}'
 
-
+# %% ../nbs/05_records.ipynb #0359b3be
 def difference(a, b,                  # records of two methods: {seed: Record}, a list, or one record
                sets,                  # a test set, or several, each weighing the same
                metric: str = 'dice',
@@ -567,7 +575,7 @@ def _key(record: Record, key: str, uses: dict|None = None):
     known = ['method', 'budget', 'experiment', 'dataset', 'run', 'variant', 'weights', *recipe]
     raise ScsamError(f'table: rows has {key!r}{nearest(key, known)}')
 
-
+# %% ../nbs/05_records.ipynb #65260d96
 def _show(value) -> str:
     "A recipe value as a reader expects it."
     return (', '.join(map(str, value)) or 'none') if isinstance(value, (list, tuple)) else str(value)
@@ -576,7 +584,8 @@ def _show(value) -> str:
 def _trained_on(budget: dict) -> str:
     "The budget in words."
     labelled = f'{budget["labeled"]} labelled'
-    if budget['total']: labelled += f' ({100 * budget["labeled"] / budget["total"]:.0f} %)'
+    if budget['total']:
+        labelled += f' ({100 * budget["labeled"] / budget["total"]:.0f} %)'
     return f'{labelled} + {budget["unlabeled"]} unlabelled' if budget['unlabeled'] else f'{labelled}, labelled only'
 
 
@@ -607,13 +616,16 @@ def _row_notes(records: list, seeds: set, uses: dict|None) -> list: # seeds: tho
         names = ', '.join(dict.fromkeys(r['weights']['name'] for r in records))
         notes.append(f'the pretrained weights ({names}) have likely seen similar data, perhaps these very images')
     have = Counter(r['seed'] for r in records)
-    if seeds - set(have): notes.append('missing: seed ' + ', '.join(map(str, sorted(seeds - set(have)))))
+    if seeds - set(have):
+        notes.append('missing: seed ' + ', '.join(map(str, sorted(seeds - set(have)))))
     notes += [f'seed {s} is there {n} times' for s, n in have.items() if n > 1]
     notes += _mixed(records, uses)
     for r in records:
         name, planned = r.path.name if r.path else r['run'], r['recipe'].get('steps', 0)
-        if r['steps'] < planned: notes.append(f'{name} stopped at step {r["steps"]} of {planned}')
-        if r.changed: notes.append(f'{name} was changed after it was written')
+        if r['steps'] < planned:
+            notes.append(f'{name} stopped at step {r["steps"]} of {planned}')
+        if r.changed:
+            notes.append(f'{name} was changed after it was written')
     return notes
 
 # %% ../nbs/05_records.ipynb #9472a4e6
@@ -626,7 +638,7 @@ def _over_cases(record: Record, branch: str, names: list, metric: str) -> tuple:
         parts.append((sums[None], counts))
     return _interval(parts, 2000, 0)
 
-
+# %% ../nbs/05_records.ipynb #75db4211
 def _cell(records: list, branches: list,
           names: list,         # test sets of the column; each weighs the same
           metric: str,
@@ -638,14 +650,17 @@ def _cell(records: list, branches: list,
     if not there: return None
     s = over_seeds(endpoint(r, names, b, metric) for r, b in there)
     cell = Cell(s['mean'], s['sd'], runs=[(r['seed'], r.path) for r, _ in there])
-    if len(there) == 1: cell.low, cell.high = _over_cases(*there[0], names, metric)
+    if len(there) == 1:
+        cell.low, cell.high = _over_cases(*there[0], names, metric)
     for n in names:
         ids = [frozenset(r['scores'][n]['ids']) for r, _ in there]
         cell.notes += [f'scored on other cases than most of the column {n}: {k} instead of {len(usual[n])}'
                        for k in sorted({len(x) for x in ids if x != usual[n]})]
     left_out = ', '.join(str(r['seed']) for r, b in zip(records, branches) if not scored(r, b))
-    if left_out: cell.notes.append(f'without seed {left_out}, which was not scored on this set')
-    if metric in ('hd95', 'assd'): cell.notes += _missed(there, names)
+    if left_out:
+        cell.notes.append(f'without seed {left_out}, which was not scored on this set')
+    if metric in ('hd95', 'assd'):
+        cell.notes += _missed(there, names)
     return cell
 
 
@@ -667,10 +682,12 @@ def _rows(records: list, rows: tuple, sets: list, branches: str, uses: dict|None
     for r in records:
         scored = list(dict.fromkeys(b for n in sets for b in r.branches(n)))
         wanted = scored if branches == 'all' else [r['selected']['branch'] if branches == 'selected' else branches]
-        if not set(wanted) & set(scored): left_out.append(r)
+        if not set(wanted) & set(scored):
+            left_out.append(r)
         for b in wanted:
             key = (*(_key(r, k, uses) for k in rows), None if branches == 'selected' else b)
-            if b in scored: groups.setdefault(key, []).append((r, b))
+            if b in scored:
+                groups.setdefault(key, []).append((r, b))
     return list(groups.values()), left_out
 
 
@@ -704,7 +721,8 @@ def _note_equals(rows: list, groups: list, sets: list, metric: str):
         scores = tuple(tuple(r.cases(n, b, metric) or ()) for r, b in runs for n in sets)
         first = seen.setdefault(scores, row)
         name = ', '.join([*first.keys.values(), first.branch.split(',')[0]])
-        if first is not row: row.notes.append(f'the same scores, case by case, as the row {name}')
+        if first is not row:
+            row.notes.append(f'the same scores, case by case, as the row {name}')
 
 # %% ../nbs/05_records.ipynb #35d5223b
 def table(records: list,              # of Record
@@ -721,11 +739,12 @@ def table(records: list,              # of Record
          ) -> 'Table':
     "A table made from records only."
     sets, usual = _columns(records, metric, sets, reported)
-    if len({r['dataset'] for r in records}) > 1 and 'dataset' not in rows: rows = ('dataset', *rows)
+    if len({r['dataset'] for r in records}) > 1 and 'dataset' not in rows:
+        rows = ('dataset', *rows)
     columns = {**{n: [n] for n in sets}, **(means or {})}
     seeds = {r['seed'] for r in records} if seeds is None else set(seeds)
     groups, left_out = _rows(records, rows, sets, branches, uses)
-    if not groups:
+    if records and not groups:
         choices = ['selected', 'all', *dict.fromkeys(b for r in records for n in sets for b in r.branches(n))]
         raise ScsamError(f'table: no record has scores of branch {branches!r}{nearest(branches, choices)}')
     groups.sort(key=_place)                                    # stable: else in the order of the records
@@ -742,7 +761,7 @@ def table(records: list,              # of Record
     return Table(out, list(columns), metric, [k for k in rows if k != 'budget'], Path(base), ' or '.join(units),
                  [str(r.path.name if r.path else r['run']) for r in left_out])
 
-
+# %% ../nbs/05_records.ipynb #5adb348b
 def _place(group: list) -> tuple:
     "Where a row stands: few labels first, and labelled only before the rest."
     r = group[0][0]
@@ -751,7 +770,8 @@ def _place(group: list) -> tuple:
 # %% ../nbs/05_records.ipynb #2e2375a4
 def _columns(records: list, metric: str, sets: list|None, reported: list):
     "The test sets to show, and {test set: ids on which most records were scored}."
-    if not records: raise ScsamError('table: there are no records; train and evaluate a run first')
+    if not records and not reported:
+        raise ScsamError('table: there are no records; train and evaluate a run first')
     if metric not in SHOWN: raise ScsamError(f'table: unknown metric {metric!r}{nearest(metric, SHOWN)}')
     check_reported(reported)
     known = list(dict.fromkeys(n for x in [*records, *reported] for n in x['scores']))

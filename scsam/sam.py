@@ -25,7 +25,11 @@ from .weights import SAMS, Checkpoint, checkpoint, describe_checkpoint, find_wei
 def resize_positions(table: torch.Tensor, # (1, h, w, C) absolute position embedding
                      size: tuple          # (h', w') grid that is wanted
                     ) -> torch.Tensor:    # (1, h', w', C)
-    "The absolute position embedding for another grid."
+    """The absolute position embedding for another grid.
+
+    `table`: (1, h, w, C), absolute position embedding. `size`: (h', w') of the grid that is wanted, in cells. Bicubic
+    and antialiased; returns (1, h', w', C).
+    """
     if tuple(table.shape[1:3]) == tuple(size): return table
     return F.interpolate(table.permute(0, 3, 1, 2), size=size, mode='bicubic', antialias=True).permute(0, 2, 3, 1)
 
@@ -33,8 +37,13 @@ def resize_positions(table: torch.Tensor, # (1, h, w, C) absolute position embed
 def relative_table(table: torch.Tensor, # (2m - 1, d): one row for each offset from -(m - 1) to m - 1
                    n: int               # cells on the axis at hand
                   ) -> torch.Tensor:    # (n, n, d): entry (i, j) is the row of offset i - j
-    "The relative position embedding between all cells of an axis with n cells."
-    if len(table) != 2*n - 1: table = F.interpolate(table.T[None], size=2*n - 1, mode='linear')[0].T
+    """The relative position embedding between all cells of an axis with n cells.
+
+    `table`: (2m - 1, d), one row for each offset from -(m - 1) to m - 1. `n`: cells on the axis at hand.
+    Returns (n, n, d): entry (i, j) is the row of offset i - j.
+    """
+    if len(table) != 2*n - 1:
+        table = F.interpolate(table.T[None], size=2*n - 1, mode='linear')[0].T
     i = torch.arange(n, device=table.device)
     return table[i[:, None] - i + n - 1]
 
@@ -43,7 +52,11 @@ def by_windows(x: torch.Tensor, # (B, h, w, C)
                side: int,       # cells on each side of a window
                f                # (n, r, c, C) → (n, r, c, C'), with r, c ≤ side: what there is of n windows
               ) -> torch.Tensor: # (B, h, w, C')
-    "Cut a grid into windows, apply `f` to all those of one shape, and put the results in their places."
+    """Cut a grid into windows, apply `f` to all those of one shape, and put the results in their places.
+
+    `x`: (B, h, w, C). `side`: cells on each side of a window. `f`: (n, r, c, C) to (n, r, c, C'), with r, c ≤ side.
+    Returns (B, h, w, C').
+    """
     def spans(n): # (start, stop, cells of a window): the whole windows, and what is left after them
         whole = n - n%side
         return [(a, b, m) for a, b, m in ((0, whole, side), (whole, n, n - whole)) if b > a]
@@ -61,7 +74,12 @@ def with_positions(q, k,         # (B, heads, r*c, d), (B, heads, h*w, d)
                    size: tuple,  # (h, w) of the grid of keys
                    asking: tuple|None = None # (r, c) of the queries, its top left part; None = all
                   ) -> tuple:    # queries (B, heads, r*c, d + h + w) and keys (B, heads, h*w, d + h + w)
-    "Queries and keys whose plain dot product is q·k/√d + q·R_height + q·R_width."
+    """Queries and keys whose plain dot product is q·k/√d + q·R_height + q·R_width.
+
+    `q`: (B, heads, r*c, d). `k`: (B, heads, h*w, d). `rel_h`, `rel_w`: (2m - 1, d), tables of both axes.
+    `size`: (h, w) of the grid of keys. `asking`: (r, c) of the queries, its top left part; None = all.
+    Returns queries (B, heads, r*c, d + h + w) and keys (B, heads, h*w, d + h + w).
+    """
     (h, w), (r, c) = size, asking or size
     grid = q.unflatten(2, (r, c))
     up_down = torch.einsum('bnhwc,hkc->bnhwk', grid, relative_table(rel_h, h)[:r])
@@ -74,8 +92,13 @@ def with_positions(q, k,         # (B, heads, r*c, d), (B, heads, h*w, d)
 
 def attend(q, k, v,     # (B, heads, M, d'), (B, heads, N, d'), (B, heads, N, d)
            fused=None): # use PyTorch's fused kernel; None = on a GPU, or when N is large
-    "softmax(q·kᵀ)·v."
-    if fused is None: fused = q.device.type != 'cpu' or k.shape[2] > 1024
+    """softmax(q·kᵀ)·v.
+
+    `q`: (B, heads, M, d'). `k`: (B, heads, N, d'). `v`: (B, heads, N, d).
+    `fused`: use PyTorch's fused kernel; None = on a GPU, or when N is large. Returns (B, heads, M, d).
+    """
+    if fused is None:
+        fused = q.device.type != 'cpu' or k.shape[2] > 1024
     if not fused: return (q@k.transpose(-1, -2)).softmax(-1)@v # on a CPU faster than the fused kernel's backward pass
     width = 8*-(-q.shape[-1]//8) # the fused kernels take one width for all, a multiple of 8
     q, k, v, d = *(F.pad(t, (0, width - t.shape[-1])) for t in (q, k, v)), v.shape[-1]
@@ -96,8 +119,10 @@ class Attention(nn.Module):
 
     def forward(self, x): # (B, h, w, C) → same
         qkv, side = self.qkv(x), self.window
-        if side: y = by_windows(qkv, side, lambda part: self._within(part, (side, side)))
-        else: y = self._within(qkv, tuple(x.shape[1:3]))
+        if side:
+            y = by_windows(qkv, side, lambda part: self._within(part, (side, side)))
+        else:
+            y = self._within(qkv, tuple(x.shape[1:3]))
         return self.proj(y)
 
     def _within(self, qkv, size): # (n, r, c, 3C), what there is of n padded grids of `size` → (n, r, c, C)
@@ -159,7 +184,8 @@ def _own_precision(forward):
     @wraps(forward)
     def run(self, x, *args, **kwargs):
         if not self.rounded or torch.is_autocast_enabled(x.device.type): return forward(self, x, *args, **kwargs)
-        with torch.autocast(x.device.type, torch.bfloat16): return forward(self, x, *args, **kwargs).float()
+        with torch.autocast(x.device.type, torch.bfloat16):
+            return forward(self, x, *args, **kwargs).float()
     return run
 
 # %% ../nbs/11_sam.ipynb #d90a47b1
@@ -191,7 +217,8 @@ class ViT(nn.Module):
         p = self.pos_embed
         if p.requires_grad: return resize_positions(p, size)
         key = tuple(size), p.data_ptr(), p._version, p.device
-        if self._placed[0] != key: self._placed = key, resize_positions(p.detach(), size)
+        if self._placed[0] != key:
+            self._placed = key, resize_positions(p.detach(), size)
         return self._placed[1]
 
     @property
@@ -202,7 +229,8 @@ class ViT(nn.Module):
         "What the last `last` blocks start from."
         x = self.patch_embed(x)
         x = x + self.places(x.shape[1:3])
-        for block in self.blocks[:len(self.blocks) - last]: x = _run(block, x, self.grad_checkpoint)
+        for block in self.blocks[:len(self.blocks) - last]:
+            x = _run(block, x, self.grad_checkpoint)
         return x
 
     def lower_shape(self, h: int, w: int, last: int) -> tuple: # of an embedding of h×w cells
@@ -212,7 +240,8 @@ class ViT(nn.Module):
     @_own_precision
     def upper(self, x, last: int = 0): # as from `lower` → (B, out, H/16, W/16)
         "The last `last` blocks and the neck."
-        for block in self.blocks[len(self.blocks) - last:]: x = _run(block, x, self.grad_checkpoint)
+        for block in self.blocks[len(self.blocks) - last:]:
+            x = _run(block, x, self.grad_checkpoint)
         return self.neck(x.permute(0, 3, 1, 2))
 
     def forward(self, x): return self.upper(self.lower(x)) # (B, 3, H, W), normalised → (B, out, H/16, W/16)
@@ -239,7 +268,8 @@ class TinyViT(nn.Module):
         self.grad_checkpoint = self.rounded = False
         self.stride = 4*stem_stride # pixels per cell of the embedding
         self.patch_embed = tiny_vit.PatchEmbed(3, 64, act)
-        if stem_stride == 1: self.patch_embed.conv1, self.patch_embed.conv2 = norm(3, 32, 1), norm(32, 64, 1)
+        if stem_stride == 1:
+            self.patch_embed.conv1, self.patch_embed.conv2 = norm(3, 32, 1), norm(32, 64, 1)
         stage = partial(tiny_vit.TinyVitStage, downsample=tiny_vit.PatchMerging, act_layer=act)
         self.stages = nn.Sequential(tiny_vit.ConvLayer(64, 2, act), stage(64, 128, 2, 4, 7),
                                     stage(128, 160, 6, 5, 14), stage(160, 320, 2, 10, 7))
@@ -254,7 +284,8 @@ class TinyViT(nn.Module):
     def lower(self, x, last: int = 0): # (B, 3, H, W), normalised → (B, C, h, w)
         "What the last `last` stages start from."
         x = self.patch_embed(x)
-        for stage in self.stages[:len(self.stages) - last]: x = _run(stage, x, self.grad_checkpoint)
+        for stage in self.stages[:len(self.stages) - last]:
+            x = _run(stage, x, self.grad_checkpoint)
         return x
 
     def lower_shape(self, h: int, w: int, last: int) -> tuple: # of an embedding of h×w cells
@@ -265,7 +296,8 @@ class TinyViT(nn.Module):
     @_own_precision
     def upper(self, x, last: int = 0): # as from `lower` → (B, 256, H/stride, W/stride)
         "The last `last` stages and the neck."
-        for stage in self.stages[len(self.stages) - last:]: x = _run(stage, x, self.grad_checkpoint)
+        for stage in self.stages[len(self.stages) - last:]:
+            x = _run(stage, x, self.grad_checkpoint)
         return self.neck(x)
 
     def forward(self, x): return self.upper(self.lower(x)) # (B, 3, H, W), normalised → (B, 256, H/stride, W/stride)
@@ -273,7 +305,8 @@ class TinyViT(nn.Module):
     def train(self, mode=True):
         super().train(mode)
         for m in self.modules():
-            if isinstance(m, nn.BatchNorm2d): m.eval()
+            if isinstance(m, nn.BatchNorm2d):
+                m.eval()
         return self
 
 # %% ../nbs/11_sam.ipynb #664dac3c
@@ -286,14 +319,18 @@ def _ours(state: dict) -> dict: # of official names
             if 'head.' in k: continue # left over from ImageNet, and not used
             k = k.replace('seq.0', 'conv1').replace('seq.2', 'conv2').replace('.c.', '.conv.')
             parts = k.split('.')
-            if parts[1] == 'layers': parts[1:3] = 'stages', str(int(parts[2]) + (parts[3] == 'downsample'))
+            if parts[1] == 'layers':
+                parts[1:3] = 'stages', str(int(parts[2]) + (parts[3] == 'downsample'))
             k = '.'.join(parts)
         out[k] = v
     return out
 
 # %% ../nbs/11_sam.ipynb #0b02a96f
 def normalised(images, how: str): # (B, 3, H, W) in [0, 1] → same shape
-    "'sam': by the mean and deviation of 0–255 RGB; else each image stretched to [0, 1]."
+    """'sam': by the mean and deviation of 0–255 RGB; else each image stretched to [0, 1].
+
+    `images`: (B, 3, H, W) in [0, 1]. `how`: 'sam' or 'minmax'. Returns the same shape.
+    """
     if how == 'sam':
         mean = images.new_tensor([123.675, 116.28, 103.53]).view(3, 1, 1)
         std = images.new_tensor([58.395, 57.12, 57.375]).view(3, 1, 1)
@@ -359,12 +396,17 @@ class _Seeing(nn.Module):
 def across(att: nn.Module, # an attention of SAM's decoder
            q, k, v         # (n, M, C), (n, N, C), (n, N, C)
           ):               # (n, M, C)
-    "The attention's own formula; the longer of tokens and cells is the last axis of the logits."
+    """The attention's own formula; the longer of tokens and cells is the last axis of the logits.
+
+    `att`: an attention of SAM's decoder. `q`: (n, M, C). `k`, `v`: (n, N, C). Returns (n, M, C).
+    """
     def heads(x): return x.unflatten(-1, (att.num_heads, -1)).transpose(1, 2)
     q, k, v = heads(att.q_proj(q)), heads(att.k_proj(k)), heads(att.v_proj(v))
     scale = q.shape[-1]**-.5
-    if q.shape[2] <= k.shape[2]: p = (scale*q@k.transpose(-1, -2)).softmax(-1)
-    else: p = (scale*k@q.transpose(-1, -2)).softmax(-2).transpose(-1, -2)
+    if q.shape[2] <= k.shape[2]:
+        p = (scale*q@k.transpose(-1, -2)).softmax(-1)
+    else:
+        p = (scale*k@q.transpose(-1, -2)).softmax(-2).transpose(-1, -2)
     return att.out_proj((p@v).transpose(1, 2).flatten(2))
 
 
@@ -373,11 +415,18 @@ def two_way(transformer: nn.Module,          # SAM's `TwoWayTransformer`
             cells: torch.Tensor,             # (n, N, C) the image embedding, row by row
             places: torch.Tensor             # (1, N, C) positions of the cells
            ) -> tuple:                       # the tokens' answers, and the cells after them
-    "SAM's two-way transformer: tokens ask themselves and the cells, and cells ask the tokens."
+    """SAM's two-way transformer: tokens ask themselves and the cells, and cells ask the tokens.
+
+    `transformer`: SAM's `TwoWayTransformer`. `tokens`: (n, T, C), the prompts.
+    `cells`: (n, N, C), the image embedding, row by row. `places`: (1, N, C), positions of the cells.
+    Returns the tokens' answers, and the cells after them.
+    """
     x = tokens
     for layer in transformer.layers:
-        if layer.skip_first_layer_pe: x = layer.self_attn(x, x, x)
-        else: x = x + layer.self_attn(x + tokens, x + tokens, x)
+        if layer.skip_first_layer_pe:
+            x = layer.self_attn(x, x, x)
+        else:
+            x = x + layer.self_attn(x + tokens, x + tokens, x)
         x, placed = layer.norm1(x), cells + places
         x = layer.norm2(x + across(layer.cross_attn_token_to_image, x + tokens, placed, cells))
         x = layer.norm3(x + layer.mlp(x))
@@ -397,7 +446,11 @@ def fine_logits(decoder: nn.Module, # SAM's `MaskDecoder`
                 mask: torch.Tensor,  # (n, C/8) what the mask's token looks for
                 h: int, w: int
                ) -> torch.Tensor:    # (n, 4h, 4w)
-    "Upscale the cells by 4, and compare each with the mask's token."
+    """Upscale the cells by 4, and compare each with the mask's token.
+
+    `decoder`: SAM's `MaskDecoder`. `cells`: (n, h*w, C). `mask`: (n, C/8), what the mask's token looks for.
+    `h`, `w`: of the grid, in cells. Returns (n, 4h, 4w).
+    """
     first, norm, act, second, last = decoder.output_upscaling
     x = F.layer_norm(_quarters(first, cells.flatten(0, 1)), (first.out_channels,), norm.weight, norm.bias, norm.eps)
     x = last(_quarters(second, act(x))).view(len(cells), -1, second.out_channels)
@@ -410,13 +463,19 @@ def mask_logits(decoder: nn.Module,   # SAM's `MaskDecoder`
                 sparse: torch.Tensor, # (n, T, C) the other prompts
                 positions             # (..., 2) fractions of the image → (..., C)
                ) -> torch.Tensor:     # (n, 4h, 4w), float32
-    "The masks of n embeddings with their prompts."
+    """The masks of n embeddings with their prompts.
+
+    `decoder`: SAM's `MaskDecoder`. `grid`: (n, C, h, w), image embeddings with the dense prompt added.
+    `sparse`: (n, T, C), the other prompts. `positions`: a function, (..., 2) fractions of the image to (..., C).
+    Returns (n, 4h, 4w), float32.
+    """
     n, _, h, w = grid.shape
     x, y = (torch.arange(k, device=grid.device) for k in (w, h))
     centres = torch.stack(torch.meshgrid((x + 0.5)/w, (y + 0.5)/h, indexing='xy'), -1).flatten(0, 1)[None]
     own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight]).expand(n, -1, -1)
     cells = grid.flatten(2).transpose(1, 2).contiguous()
-    if torch.is_autocast_enabled(grid.device.type): cells = cells.to(torch.get_autocast_dtype(grid.device.type))
+    if torch.is_autocast_enabled(grid.device.type):
+        cells = cells.to(torch.get_autocast_dtype(grid.device.type))
     tokens, cells = two_way(decoder.transformer, torch.cat([own, sparse], 1), cells, positions(centres).to(cells.dtype))
     return fine_logits(decoder, cells, decoder.output_hypernetworks_mlps[0](tokens[:, 1]), h, w).float()
 
@@ -452,7 +511,8 @@ class _Asking(_Seeing):
             corners = torch.cat([p.point_embeddings[2].weight, p.point_embeddings[3].weight])
             where = self.positions((boxes.nan_to_num(0).unflatten(-1, (2, 2)) + 0.5)/square) + corners
             sparse.append(torch.where(boxes.isnan().any(-1)[:, None, None], p.not_a_point_embed.weight, where))
-        if tokens is not None: sparse.append(tokens)
+        if tokens is not None:
+            sparse.append(tokens)
         return torch.cat(sparse, 1), self.encode_mask(masks, grid, size)
 
     def encode_mask(self, masks, grid, size): # (n, h', w') logits or None → (n or 1, C, h, w or 1, 1)
@@ -469,7 +529,8 @@ class _Asking(_Seeing):
         "n embeddings with their prompts → n mask logits (n, H, W)."
         logits = mask_logits(self.mask_decoder, src + dense, sparse, self.positions)
         square = tuple(self.encoder.stride*n for n in src.shape[2:])
-        if logits.shape[1:] != square: logits = F.interpolate(logits[:, None], square, mode='bilinear')[:, 0]
+        if logits.shape[1:] != square:
+            logits = F.interpolate(logits[:, None], square, mode='bilinear')[:, 0]
         return logits[:, :size[0], :size[1]]
 
 # %% ../nbs/11_sam.ipynb #d6eb3a32
@@ -477,7 +538,8 @@ def scale_prompts(points, boxes, factor: list # of x and of y
                  ) -> tuple:                # points and boxes of the resized image
     "Pixel centres stay pixel centres: x + 1/2 is scaled, not x."
     move = lambda xy: (xy + .5)*xy.new_tensor(factor) - .5
-    if points is not None: points = move(points[0].float()), points[1]
+    if points is not None:
+        points = move(points[0].float()), points[1]
     return points, None if boxes is None else move(boxes.float().unflatten(-1, (2, 2))).flatten(-2)
 
 
@@ -496,7 +558,12 @@ def by_class(B: int,   # images
 
 # %% ../nbs/11_sam.ipynb #0cd7a952
 class Sam(_Asking):
-    "A SAM whose prompts and masks have a batch and a class dimension, differentiable throughout."
+    """A SAM whose prompts and masks have a batch and a class dimension, differentiable throughout.
+
+    `facts`: name and normalisation of the checkpoint. `encoder`: `ViT` or `TinyViT`. `dim`: channels of embeddings and
+    prompts.
+    `image_size`: (H, W) or side in pixels of the images that masks are made for. `num_classes`: background included.
+    """
     def __init__(self, facts: Checkpoint,  # name, normalisation
                  encoder: nn.Module,       # ViT or TinyViT
                  dim: int,                 # channels of embeddings and prompts
@@ -512,7 +579,16 @@ class Sam(_Asking):
                tokens=None,      # (B, [K,] T, C) further sparse prompt embeddings
                size=None         # (H, W) of the images; None = `image_size` if that fits, else the full square
               ):                 # logits (B, K, H, W); K = 1 when no prompt has a class dimension
-        "Masks of B images in one call, each image (and class) with its own prompts."
+        """Masks of B images in one call, each image (and class) with its own prompts.
+
+        `embeddings`: (B, C, h, w).
+        `points`: xy (B, [K,] N, 2) in pixels, x first, and labels (B, [K,] N): 1 object, 0 background, -1 none.
+        `boxes`: (B, [K,] 4) in pixels: left, top, right, bottom; a row with NaN = no box here.
+        `masks`: (B, [K,] h', w') logits of any resolution that cover the image.
+        `tokens`: (B, [K,] T, C) further sparse prompt embeddings.
+        `size`: (H, W) of the images; None = `image_size` if that fits, else the full square.
+        Returns logits (B, K, H, W); K = 1 when no prompt has a class dimension.
+        """
         B, C, h, w = embeddings.shape
         stride, outer = self.encoder.stride, None
         if self.working_size:
@@ -538,8 +614,10 @@ _VITS = {'vit_b': dict(dim=768, depth=12, heads=12, whole=(2, 5, 8, 11)),
 
 def _build(c: Checkpoint, image_size=256, num_classes=2) -> Sam:
     "The architecture of a checkpoint with random weights."
-    if c.arch in _VITS: encoder = ViT(**_VITS[c.arch])
-    else: encoder = TinyViT(1 if c.arch == 'tinyvit_s4' else 4)
+    if c.arch in _VITS:
+        encoder = ViT(**_VITS[c.arch])
+    else:
+        encoder = TinyViT(1 if c.arch == 'tinyvit_s4' else 4)
     return Sam(c, encoder, _VITS.get(c.arch, {}).get('out', 256), image_size, num_classes)
 
 
@@ -558,7 +636,13 @@ def load_sam(name: str,                 # a key of `SAMS`
              image_size: int|tuple = 256, # side, or (H, W), of the images in pixels
              num_classes: int = 2       # kept for those who prompt it
             ) -> Sam:
-    "A SAM with its checkpoint's weights, found, verified and loaded."
+    """A SAM with its checkpoint's weights, found, verified and loaded.
+
+    `name`: a key of `SAMS`. `weights`: None or '' = the official file; a path; or 'random'.
+    `image_size`: side, or (H, W), of the images in pixels. `num_classes`: background included, for those who prompt
+    it.
+    Weights that are absent, damaged, or of another architecture are a `ScsamError`.
+    """
     c = checkpoint(name)
     for s in _pair(image_size):
         if not 32 <= s <= 4096:
@@ -572,7 +656,8 @@ def load_sam(name: str,                 # a key of `SAMS`
     with torch.device('meta' if c.arch in _VITS else 'cpu'): # no time spent on random numbers
         sam = _build(c, image_size, num_classes)
     if wrong := _misfit(sam, state):
-        with torch.device('meta'): fits = [n for n, other in SAMS.items() if not _misfit(_build(other), state)]
+        with torch.device('meta'):
+            fits = [n for n, other in SAMS.items() if not _misfit(_build(other), state)]
         remedy = f'It would fit {" or ".join(map(repr, fits))}.' if fits else \
                  f'It fits no SAM that scsam knows; it holds {describe_checkpoint(state)}.'
         raise ScsamError(f'{path} does not fit {name!r}: {wrong}. {remedy}')

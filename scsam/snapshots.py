@@ -41,14 +41,16 @@ class History:
 def asked_points(method: Method, images: Tensor, probs: dict, seeds: list
                  ) -> tuple|None:  # xy (B, K-1, P, 2) in pixels, labels (B, K-1, P)
     "The points that `method.predict(images, seeds=seeds)`, which gave `probs`, asked SAM with; None = no points."
-    with evaluating(method): return (method.prompts(images, probs, seeds) or {}).get('points')
+    with evaluating(method):
+        return (method.prompts(images, probs, seeds) or {}).get('points')
 
 
 def masks_of(cases: list, size: int) -> np.ndarray: # uint8 (N, size, size); IGNORE where a case has no mask
     "The masks of cases at the size of the networks, read without their images."
     out = np.full((len(cases), size, size), IGNORE, np.uint8)
     for a, c in zip(out, cases):
-        if c.has_mask: a[:] = resize_mask(c.read_mask(), (size, size))
+        if c.has_mask:
+            a[:] = resize_mask(c.read_mask(), (size, size))
     return out
 
 # %% ../nbs/30b_snapshots.ipynb #d1012162
@@ -75,7 +77,8 @@ def write_predictions(folder: Path,          # exists; gets <branch>.npy and poi
                 files[k].write((p[:, 1:] * 255).round().byte().cpu().numpy().tobytes())
             images, seeds = to_float(arrays.images[rows], device), [mix(i) for i in arrays.ids[rows]]
             asked = asked_points(method, images, probs, seeds)
-            if asked: points.append([x.cpu().numpy() for x in asked])
+            if asked:
+                points.append([x.cpu().numpy() for x in asked])
     if points:
         xy, labels = (np.concatenate(x) for x in zip(*points))
         np.savez(folder/'points.npz', xy=xy.astype(np.float32), labels=labels.astype(np.int8))
@@ -97,7 +100,8 @@ class Snapshots:
                                              progress=progress)
         self.arrays = Arrays(mine.images, masks_of(roles.unlabeled, recipe.image_size), mine.ids)
         self.seen = None
-        if sam is not None and feed.unlabeled and feed.embeddings: self.seen = feed.embeddings.since(feed.n)
+        if sam is not None and feed.unlabeled and feed.embeddings:
+            self.seen = feed.embeddings.since(feed.n)
         elif sam is not None:
             self.seen = Embeddings(sam, mine.images, device=device, precision=recipe.precision, progress=progress)
 
@@ -105,7 +109,8 @@ class Snapshots:
         "Write the snapshot of `step`, and the mean Dice of each branch, where there are masks, into the history."
         new, final = self.folder/f'.step-{step:07d}.tmp', self.folder/f'step-{step:07d}'
         try:
-            for old in (new, final): shutil.rmtree(old, ignore_errors=True) # of a process that was killed
+            for old in (new, final):
+                shutil.rmtree(old, ignore_errors=True)  # of a process that was killed
             new.mkdir(parents=True)
             branches, dice = write_predictions(new, method, self.arrays, self.seen, self.device)
             about = {'format': 1, 'ids': list(self.arrays.ids), 'size': self.recipe.image_size, 'branches': branches,
@@ -116,7 +121,8 @@ class Snapshots:
             raise ScsamError(f'cannot write the snapshot {final} ({e.strerror or e}); free some room, '
                              'or train with fewer snapshots') from e
         known = {k: float(v[self.known].mean()) for k, v in dice.items()} if self.known else {}
-        if known: history.pseudo.append({'step': step, **known})
+        if known:
+            history.pseudo.append({'step': step, **known})
 
 # %% ../nbs/30b_snapshots.ipynb #efbbdb4d
 ABOUT = {'ids': [str], 'branches': [str], 'size': int, 'classes': int}
@@ -135,7 +141,8 @@ def _about_snapshots(path: Path) -> dict:
 def _checked_points(path: Path, n: int) -> tuple: # xy (N, K-1, P, 2) in pixels, labels (N, K-1, P)
     "The points of a snapshot, or a `ScsamError` that says what is wrong with them."
     try:
-        with np.load(path) as z: xy, labels = z['xy'], z['labels']
+        with np.load(path) as z:
+            xy, labels = z['xy'], z['labels']
     except Exception as e:      # a damaged archive raises whatever its parts happen to raise
         raise ScsamError(f'{path} is damaged ({e}); its points are left out') from None
     fits = xy.shape == (*labels.shape, 2) and xy.dtype.kind == 'f' and labels.dtype.kind == 'i'
@@ -153,9 +160,11 @@ class PseudoLabels:
         self.shape = len(self.ids), self.classes - 1, self.size, self.size
         for d in sorted(self.folder.glob('step-*')):
             try:
-                for b in self.branches: self.array(int(d.name[5:]), b)
+                for b in self.branches:
+                    self.array(int(d.name[5:]), b)
                 self.steps.append(int(d.name[5:]))
-            except (ScsamError, ValueError) as e: self.problems.append(str(e))
+            except (ScsamError, ValueError) as e:
+                self.problems.append(str(e))
 
     def _file(self, step: int, name: str) -> Path: return self.folder/f'step-{step:07d}'/name
 
@@ -163,7 +172,8 @@ class PseudoLabels:
         "All probabilities of a branch at a step."
         path, out = self._file(step, f'{branch}.npy'), 'this snapshot is left out'
         if path not in self._open:
-            try: a = np.load(path, mmap_mode='r')
+            try:
+                a = np.load(path, mmap_mode='r')
             except Exception as e:      # a damaged header raises whatever its parts happen to raise
                 raise ScsamError(f'{path} is missing or damaged ({e}); {out}') from None
             if a.shape != self.shape or a.dtype != np.uint8:
@@ -178,7 +188,8 @@ class PseudoLabels:
     def points(self, step: int, i: int) -> tuple: # xy (N, 2) in fractions of the image, labels (N,)
         "What SAM was asked about case `i`; nothing where there were no points."
         path = self._file(step, 'points.npz')
-        if path not in self._open: self._open[path] = _checked_points(path, len(self.ids)) if path.exists() else None
+        if path not in self._open:
+            self._open[path] = _checked_points(path, len(self.ids)) if path.exists() else None
         if self._open[path] is None: return (), ()
         xy, labels = self._open[path]
         return (xy[i].reshape(-1, 2) + .5) / self.size, labels[i].reshape(-1)

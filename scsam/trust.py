@@ -46,7 +46,8 @@ def signals(run: Run, cases,
         pair = [b for b in maps if b != 'mean'][:2]
         for j, case in enumerate(some):
             mask, out = maps[branch][j], {}
-            if len(pair) == 2: out['agreement'] = _foreground_dice(*(maps[b][j] for b in pair), k)
+            if len(pair) == 2:
+                out['agreement'] = _foreground_dice(*(maps[b][j] for b in pair), k)
             out['consistency'] = _foreground_dice(mask, mirrored[j], k)
             out['confidence'] = float((top[j][mask > 0] if (mask > 0).any() else top[j]).mean())
             yield case, mask, {**out, 'area': float((mask > 0).mean())}
@@ -58,7 +59,10 @@ def signal(found: dict) -> float: # in [0, 1]
 
 # %% ../nbs/43_trust.ipynb #b5b11871
 def monotone(x, y) -> tuple: # (knots, values), both increasing
-    "Isotonic regression of y on x, by pooling neighbours that are out of order."
+    """Isotonic regression of y on x, by pooling neighbours that are out of order.
+
+    `x`, `y`: numbers of equal count. Returns (knots, values), both increasing.
+    """
     order = np.argsort(x, kind='stable')
     blocks = []                                              # [sum of y, count, first x, last x]
     for a, b in zip(np.asarray(x, float)[order], np.asarray(y, float)[order]):
@@ -88,6 +92,7 @@ class Expected:
     step: int         # of the weights it is about
 
     def __call__(self, signal: float) -> tuple: # (expected Dice, low, high)
+        "`signal`: in [0, 1]. Returns (expected Dice, low, high), each 0 to 1."
         y = float(np.interp(signal, self.knots, self.values))
         return y, max(0., y - self.margin), min(1., y + self.margin)
 
@@ -101,10 +106,15 @@ class Expected:
             raise ScsamError(f'{path} is damaged: its knots are no rising curve; remove it, and it is made anew')
         return cls(**{k: v for k, v in d.items() if k != 'format'})
 
-
+# %% ../nbs/43_trust.ipynb #300bbe86
 def calibrate(ids, x, y,          # of validation images: names, signals, Dice
               branch: str, step: int, level: float = .9) -> Expected:
-    "Fit on one half of the images, measure the margin on the other; the halves depend on the names only."
+    """Fit on one half of the images, measure the margin on the other; the halves depend on the names only.
+
+    `ids`, `x`, `y`: of validation images: names, signals in [0, 1], Dice in [0, 1]. `branch`, `step`: what they are
+    about.
+    `level`: share of images that the interval shall hold, 0 to 1. Fewer than `ENOUGH` images are a `ScsamError`.
+    """
     n = len(x)
     if n < ENOUGH: raise ScsamError(f'an expected Dice needs {ENOUGH} validation images with masks, and there are {n}')
     order = np.argsort([mix('trust', i) for i in ids])
@@ -118,7 +128,10 @@ def calibrate(ids, x, y,          # of validation images: names, signals, Dice
 
 # %% ../nbs/43_trust.ipynb #9fe766b3
 def true_dice(case, mask: np.ndarray, k: int) -> float:
-    "Mean Dice of the foreground classes at the size of the mask; pixels without a label do not count."
+    """Mean Dice of the foreground classes at the size of the mask; pixels without a label do not count.
+
+    `mask`: label map (h, w) of any size; the truth is resized to it. `k`: classes, background included.
+    """
     truth = resize_mask(case.read_mask(), mask.shape)
     return _foreground_dice(np.where(truth == IGNORE, 0, mask), np.where(truth == IGNORE, 0, truth), k)
 
@@ -162,6 +175,8 @@ def write_csv(rows: list, path: str|Path) -> Path:
     text = io.StringIO()
     out = csv.DictWriter(text, list(dict.fromkeys(k for r in rows for k in r)))
     out.writeheader()
-    for r in rows: out.writerow({k: csv_text(v) if isinstance(v, str) else v for k, v in r.items()})
-    with atomic(path) as tmp: tmp.write_text(text.getvalue(), encoding='utf-8')
+    for r in rows:
+        out.writerow({k: csv_text(v) if isinstance(v, str) else v for k, v in r.items()})
+    with atomic(path) as tmp:
+        tmp.write_text(text.getvalue(), encoding='utf-8')
     return Path(path)

@@ -26,7 +26,11 @@ def conv_block(n_in: int,      # channels in
 def pad_to_multiple(images: torch.Tensor, # (B, C, H, W)
                     stride: int           # what both sides shall be a multiple of, in pixels
                    ) -> torch.Tensor:     # (B, C, H + (-H mod stride), W + (-W mod stride))
-    "Pad on the right and at the bottom by repeating the border."
+    """Pad on the right and at the bottom by repeating the border.
+
+    `images`: (B, C, H, W). `stride`: what both sides shall be a multiple of, in pixels.
+    Returns (B, C, H + (-H mod stride), W + (-W mod stride)).
+    """
     h, w = images.shape[-2:]
     return F.pad(images, (0, -w % stride, 0, -h % stride), mode='replicate') if h % stride or w % stride else images
 
@@ -35,7 +39,11 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)   # ImageNet, RGB
 
 
 class SegmentationNet(nn.Module):
-    "Normalise, pad, encode, decode, crop; subclasses give `encode` and `decode`."
+    """Normalise, pad, encode, decode, crop; subclasses give `encode` and `decode`.
+
+    `in_channels`: of the images. `num_classes`: K, background included.
+    `stride`: ratio between the image and the coarsest features. `mean`, `std`: of each channel, for images in [0, 1].
+    """
     def __init__(self, in_channels: int, # of the images
                  num_classes: int,       # background included
                  stride: int,            # ratio between the image and the coarsest features
@@ -57,7 +65,11 @@ class SegmentationNet(nn.Module):
 
     def forward(self, images: torch.Tensor # (B, C, H, W) in [0, 1], any size
                ) -> torch.Tensor:          # logits (B, K, H, W)
-        "Logits of every class at every pixel."
+        """Logits of every class at every pixel.
+
+        `images`: (B, C, H, W) in [0, 1], of any size. Returns logits (B, K, H, W). Another number of channels, or of
+        dimensions, is a `ScsamError`.
+        """
         h, w = images.shape[-2:]
         return self.decode(self.encode(images))[..., :h, :w]
 
@@ -65,7 +77,12 @@ class SegmentationNet(nn.Module):
 DROPOUT = (.05, .1, .2, .3, .5) # of the paper, from the finest level to the coarsest
 
 class UNet(SegmentationNet):
-    "The paper's U-Net: 1.94 M parameters with its default widths."
+    """The paper's U-Net: 1.94 M parameters with its default widths.
+
+    `in_channels`: of the images. `num_classes`: K, background included. `widths`: channels of each level, finest
+    first.
+    `dropout`: probability at each level of the encoder; levels beyond take the last.
+    """
     def __init__(self, in_channels: int = 3,              # of the images
                  num_classes: int = 2,                    # background included
                  widths: tuple = (16, 32, 64, 128, 256),  # channels per level, finest first
@@ -141,26 +158,37 @@ def timm_unet(encoder_name: str,        # a model of timm, such as 'resnet18'; '
               num_classes: int = 2,     # background included
               weights: str = ''         # of the encoder: '' = random, 'imagenet', or the path of a file
              ) -> TimmUNet:
-    "A U-Net whose way down is a timm encoder."
+    """A U-Net whose way down is a timm encoder.
+
+    `encoder_name`: a model of timm, such as 'resnet18'; 'resnet18.a1_in1k' also names weights.
+    `num_classes`: K, background included.
+    `weights`: of the encoder: '' = random, 'imagenet', or the path of a file.
+    A model whose features are not maps at falling resolution is a `ScsamError`.
+    """
     if not timm.is_model(encoder_name.split('.')[0]) or ':' in encoder_name:
         raise ScsamError(f'unknown U-Net encoder {encoder_name!r}{_nearest_encoder(encoder_name)}')
     hub = weights == 'imagenet' and encoder_name not in ENCODERS
-    try: encoder = timm.create_model(encoder_name, features_only=True)
+    try:
+        encoder = timm.create_model(encoder_name, features_only=True)
     except Exception as e:
         raise ScsamError(f'timm cannot build {encoder_name!r} as an encoder: {e}; '
                          'choose another, such as resnet18') from e
-    if hub: encoder = _from_hub(encoder_name)
+    if hub:
+        encoder = _from_hub(encoder_name)
     _check_pyramid(encoder, encoder_name)
     for m in encoder.modules():
-        if isinstance(m, nn.BatchNorm2d): m.momentum = .1
+        if isinstance(m, nn.BatchNorm2d):
+            m.momentum = .1
     net = TimmUNet(encoder, num_classes)
-    if weights and not hub: net.sha256 = load_encoder(encoder, encoder_name, '' if weights == 'imagenet' else weights)
+    if weights and not hub:
+        net.sha256 = load_encoder(encoder, encoder_name, '' if weights == 'imagenet' else weights)
     return net
 
-
+# %% ../nbs/10_unet.ipynb #08441e1c
 def _from_hub(name: str) -> nn.Module:
     "The encoder with the weights that timm's hub has for it."
-    try: return timm.create_model(name, features_only=True, pretrained=True)
+    try:
+        return timm.create_model(name, features_only=True, pretrained=True)
     except Exception as e:
         raise ScsamError(f"no pretrained weights for {name!r}: {type(e).__name__}: {str(e)[:200]}; they are downloaded "
                          "once, which needs the network and a name that has weights. Weights without a download: "
@@ -181,9 +209,12 @@ def _check_pyramid(encoder: nn.Module, name: str):
     ratios = set(encoder.feature_info.reduction())
     training = encoder.training
     try:
-        with torch.no_grad(): got = [tuple(f.shape[1:3]) for f in encoder.eval()(torch.zeros(1, 3, size, size))]
-        if got != wanted: problem = f'features of shape {got} instead of {wanted}'
-    except Exception as e: problem = str(e)
+        with torch.no_grad():
+            got = [tuple(f.shape[1:3]) for f in encoder.eval()(torch.zeros(1, 3, size, size))]
+        if got != wanted:
+            problem = f'features of shape {got} instead of {wanted}'
+    except Exception as e:
+        problem = str(e)
     if len(ratios) < 2 or any(r & (r - 1) for r in ratios):
         problem = f'features at 1/{sorted(ratios)} of the image only'
     encoder.train(training)

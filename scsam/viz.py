@@ -39,20 +39,29 @@ def _array(x) -> np.ndarray:
 
 def to_rgb(image # (H, W), (H, W, 3) or (3, H, W); bytes, bool, or floats in 0..1
           ) -> np.ndarray: # (H, W, 3) uint8, a copy
-    "Any image as RGB bytes."
+    """Any image as RGB bytes.
+
+    `image`: (H, W), (H, W, 3) or (3, H, W); bytes, bool, or floats in 0..1. Returns uint8 (H, W, 3), a copy.
+    """
     x = _array(image)
-    if x.ndim == 3 and x.shape[0] in (1, 3) and x.shape[2] not in (1, 3): x = x.transpose(1, 2, 0)
-    if x.ndim == 2: x = x[..., None]
+    if x.ndim == 3 and x.shape[0] in (1, 3) and x.shape[2] not in (1, 3):
+        x = x.transpose(1, 2, 0)
+    if x.ndim == 2:
+        x = x[..., None]
     if x.ndim != 3 or x.shape[2] not in (1, 3):
         raise ScsamError(f'viz: an image of shape {x.shape} cannot be shown; give (H, W), (H, W, 3) or (3, H, W)')
-    if x.dtype != np.uint8: x = np.round(255 * np.clip(x.astype(float), 0, 1)).astype(np.uint8)
+    if x.dtype != np.uint8:
+        x = np.round(255 * np.clip(x.astype(float), 0, 1)).astype(np.uint8)
     return np.repeat(x, 3, 2) if x.shape[2] == 1 else x.copy()
 
 # %% ../nbs/06_viz.ipynb #0f3a5dab
 def edges(mask,        # (H, W) bool
           width: int=1 # pixels, inwards
          ) -> np.ndarray: # (H, W) bool
-    "Pixels of the mask within `width` steps of its outside; the image's border counts as inside."
+    """Pixels of the mask within `width` steps of its outside; the image's border counts as inside.
+
+    `mask`: (H, W) bool. `width`: in pixels, inwards. Returns (H, W) bool.
+    """
     inner = np.asarray(mask, bool)
     for _ in range(width):
         p = np.pad(inner, 1, mode='edge')
@@ -66,7 +75,12 @@ def overlay(image,               # anything `to_rgb` takes
             contour: bool = True, # draw outlines
             colours=CLASSES      # of classes 1, 2, …
            ) -> np.ndarray:      # (H, W, 3) uint8
-    "A label map drawn over an image."
+    """A label map drawn over an image.
+
+    `image`: anything `to_rgb` takes. `mask`: (H, W) label map or bool; 0 and 255 are not drawn.
+    `alpha`: strength of the tint, 0 to 1. `contour`: draw outlines. `colours`: of classes 1, 2, …
+    Returns uint8 (H, W, 3).
+    """
     out, mask = to_rgb(image), _array(mask)
     if mask.shape != out.shape[:2]:
         raise ScsamError(f'viz: the mask has shape {mask.shape}, the image {out.shape[:2]}; they must be equal')
@@ -74,8 +88,10 @@ def overlay(image,               # anything `to_rgb` takes
         if c in (0, 255): continue
         colour, region = rgb(colours[(int(c) - 1) % len(colours)]), mask == c
         tinted = np.round((1 - alpha)*np.arange(256)[:, None] + alpha*colour).astype(np.uint8) # (256, 3): grey levels
-        for k in range(3): out[region, k] = tinted[out[region, k], k]
-        if contour: out[edges(region, max(1, round(min(mask.shape) / 150)))] = colour
+        for k in range(3):
+            out[region, k] = tinted[out[region, k], k]
+        if contour:
+            out[edges(region, max(1, round(min(mask.shape) / 150)))] = colour
     return out
 
 # %% ../nbs/06_viz.ipynb #19896b53
@@ -93,10 +109,14 @@ def show_grid(rows: list,      # of cases, each a list of images (anything `to_r
     fig, axs = plt.subplots(len(rows), n, figsize=(size*n, size*height + 0.25), squeeze=False, layout='constrained')
     for i, row in enumerate(rows):
         for j, ax in enumerate(axs[i]):
-            ax.set(xticks=[], yticks=[]); ax.set_frame_on(False)
-            if j < len(row) and row[j] is not None: ax.imshow(row[j], interpolation='nearest')
-            if i == 0 and j < len(titles): ax.set_title(titles[j], fontsize=9)
-        if i < len(labels): axs[i, 0].set_ylabel(labels[i], fontsize=8)
+            ax.set(xticks=[], yticks=[])
+            ax.set_frame_on(False)
+            if j < len(row) and row[j] is not None:
+                ax.imshow(row[j], interpolation='nearest')
+            if i == 0 and j < len(titles):
+                ax.set_title(titles[j], fontsize=9)
+        if i < len(labels):
+            axs[i, 0].set_ylabel(labels[i], fontsize=8)
     plt.close(fig)                                             # shown where it is returned to, not twice
     return fig
 
@@ -111,7 +131,11 @@ def errors(image,               # anything `to_rgb` takes
            pred, truth,         # (H, W) label maps or bool; truth 255 = no label here
            alpha: float = 0.6   # strength of the tint
           ) -> np.ndarray:      # (H, W, 3) uint8
-    "Where a prediction is wrong: false parts yellow, missed parts sky blue, the truth outlined in white."
+    """Where a prediction is wrong: false parts yellow, missed parts sky blue, the truth outlined in white.
+
+    `image`: anything `to_rgb` takes. `pred`, `truth`: (H, W) label maps or bool; 255 in `truth` = no label here.
+    `alpha`: strength of the tint, 0 to 1. Returns uint8 (H, W, 3).
+    """
     pred, truth = _array(pred), _array(truth)
     _same_shape(pred, truth)
     known = truth != 255 if truth.dtype != bool else np.ones(truth.shape, bool)
@@ -124,14 +148,20 @@ def errors(image,               # anything `to_rgb` takes
 def heat(values,              # (H, W) floats in 0..1
          cmap: str = 'cividis'
         ) -> np.ndarray:      # (H, W, 3) uint8
-    "A map of numbers in 0..1 as colours."
+    """A map of numbers in 0..1 as colours.
+
+    `values`: (H, W) floats in 0..1. `cmap`: of matplotlib. Returns uint8 (H, W, 3).
+    """
     colours = matplotlib.colormaps[cmap](np.clip(_array(values).astype(float), 0, 1))
     return np.round(255 * colours[..., :3]).astype(np.uint8)
 
 
 def disagreement(a, b # both (K, H, W) probabilities, or both (H, W) label maps
                 ) -> np.ndarray: # (H, W) in 0..1
-    "Total variation distance of two class distributions per pixel; of label maps, 1 where they differ."
+    """Total variation distance of two class distributions per pixel; of label maps, 1 where they differ.
+
+    `a`, `b`: both probabilities (K, H, W), or both label maps (H, W). Returns (H, W) in 0..1.
+    """
     a, b = _array(a), _array(b)
     if a.shape != b.shape: raise ScsamError(f'viz: {a.shape} and {b.shape} cannot be compared; the shapes differ')
     return (a != b).astype(float) if a.ndim == 2 else np.abs(a.astype(float) - b).sum(0) / 2
@@ -139,7 +169,10 @@ def disagreement(a, b # both (K, H, W) probabilities, or both (H, W) label maps
 
 def uncertainty(probs # (K, H, W)
                ) -> np.ndarray: # (H, W) in 0..1
-    "Entropy of the class probabilities over its maximum ln K."
+    """Entropy of the class probabilities over its maximum ln K.
+
+    `probs`: (K, H, W), summing to 1 over K. Returns (H, W) in 0..1.
+    """
     p = np.clip(_array(probs).astype(float), 1e-12, 1)
     return -(p * np.log(p)).sum(0) / np.log(len(p))
 
@@ -149,7 +182,12 @@ def draw_points(image,      # anything `to_rgb` takes
                 labels,     # (N,) 1 positive, 0 negative, -1 not drawn
                 size: float|None = None # radius in pixels; None = a fortieth of the shorter side, at least 2
                ) -> np.ndarray: # (H, W, 3) uint8
-    "Point prompts drawn over an image: positive ones green discs, negative ones red crosses."
+    """Point prompts drawn over an image: positive ones green discs, negative ones red crosses.
+
+    `image`: anything `to_rgb` takes. `points`: (N, 2), x and y in pixels. `labels`: (N,): 1 positive, 0 negative, -1
+    not drawn.
+    `size`: radius in pixels; None = a fortieth of the shorter side, at least 2. Returns uint8 (H, W, 3).
+    """
     picture = Image.fromarray(to_rgb(image))
     r, draw = max(2., min(picture.size) / 40) if size is None else size, ImageDraw.Draw(picture)
     for (x, y), label in zip(_array(points).reshape(-1, 2).tolist(), _array(labels).reshape(-1).tolist()):
@@ -166,7 +204,12 @@ def draw_boxes(image,           # anything `to_rgb` takes
                boxes,           # (N, 4) left, top, right, bottom in pixels
                colours=CLASSES  # of the boxes in turn
               ) -> np.ndarray:  # (H, W, 3) uint8
-    "Box prompts drawn over an image."
+    """Box prompts drawn over an image.
+
+    `image`: anything `to_rgb` takes. `boxes`: (N, 4): left, top, right, bottom in pixels. `colours`: of the boxes in
+    turn.
+    Returns uint8 (H, W, 3).
+    """
     picture = Image.fromarray(to_rgb(image))
     draw, width = ImageDraw.Draw(picture), max(1, round(min(picture.size) / 100))
     for i, box in enumerate(_array(boxes).reshape(-1, 4).tolist()):
@@ -196,7 +239,8 @@ def curves(history: list,              # of rows: dicts of numbers, each with `x
             colour = own or CLASSES[i % len(CLASSES)]
             style = dict(ls=('-', '--', ':', '-.')[i % 4], marker='o' if len(at) < 15 else None, ms=3, lw=1.5)
             ax.plot(at, values, color=colour, label=k, **style)
-        ax.set(xlabel=x, title=title); ax.legend(frameon=False, fontsize=8)
+        ax.set(xlabel=x, title=title)
+        ax.legend(frameon=False, fontsize=8)
         ax.spines[['top', 'right']].set_visible(False)
     plt.close(fig)
     return fig
@@ -246,7 +290,8 @@ def difference_bars(panels: dict,       # {title: {label: difference}}; the labe
             if not d: continue
             y, each = labels.index(label), [factor*v for v in d.by_seed.values()]
             ax.barh(y, factor*d.mean, color='#555555' if d.clear else '#CCCCCC')
-            if d.low is not None: ax.plot([factor*d.low, factor*d.high], [y, y], c='k', lw=1)
+            if d.low is not None:
+                ax.plot([factor*d.low, factor*d.high], [y, y], c='k', lw=1)
             ax.plot(each, [y]*len(each), 'o', c='w', mec='k', ms=4)
         ax.axvline(0, c='k', lw=.8)
         ax.set(title=title, xlabel=xlabel)
@@ -261,13 +306,18 @@ def silhouette(truth, pred,            # (H, W) label maps or bool
                colour: str = BLUE,     # of the outline
                width: int|None = None  # of the outline in pixels; None = by the size of the image
               ) -> np.ndarray:         # (H, W, 3) uint8
-    "A prediction's outline over the filled truth, without the image."
+    """A prediction's outline over the filled truth, without the image.
+
+    `truth`, `pred`: (H, W) label maps or bool. `colour`: of the outline.
+    `width`: of the outline in pixels; None = by the size of the image. Returns uint8 (H, W, 3).
+    """
     truth, pred = _array(truth), _array(pred)
     _same_shape(pred, truth)
     out = np.full((*truth.shape, 3), 255, np.uint8)
     out[(truth != 0) & (truth != 255)] = 205
     width = width or max(1, round(min(truth.shape) / 60))
-    for c in np.unique(pred[pred != 0]): out[edges(pred == c, width)] = rgb(colour)
+    for c in np.unique(pred[pred != 0]):
+        out[edges(pred == c, width)] = rgb(colour)
     return out
 
 # %% ../nbs/06_viz.ipynb #85aad4e4
@@ -282,6 +332,8 @@ def save(image,          # a figure, or anything `to_rgb` takes
         raise ScsamError(f'{path}: cannot write this kind of figure; use one of {", ".join(known)}')
     with atomic(path) as tmp:
         kind = path.suffix[1:].lower()
-        if isinstance(image, Figure): image.savefig(tmp, dpi=dpi, format=kind, bbox_inches='tight')
-        else: Image.fromarray(to_rgb(image)).save(tmp, format='JPEG' if kind == 'jpg' else 'PNG')
+        if isinstance(image, Figure):
+            image.savefig(tmp, dpi=dpi, format=kind, bbox_inches='tight')
+        else:
+            Image.fromarray(to_rgb(image)).save(tmp, format='JPEG' if kind == 'jpg' else 'PNG')
     return path

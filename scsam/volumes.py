@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CLOSE', 'DOUBT', 'volume_suffix', 'is_dicom', 'without_voxels', 'dicom_files', 'Volume', 'read_volume',
-           'grid_difference', 'write_volume', 'remark_tilt', 'SliceReader', 'volume_cases', 'volume_patient',
-           'volume_extent', 'volume_name', 'resample_label']
+           'grid_difference', 'remark_transforms', 'write_volume', 'remark_tilt', 'remark_frames', 'SliceReader',
+           'volume_cases', 'volume_patient', 'volume_extent', 'volume_name', 'resample_label']
 
 # %% ../nbs/02b_volumes.ipynb #3e7830eb
 import functools, gzip, hashlib, io, math, os, re, struct, threading, zlib
@@ -16,7 +16,7 @@ import numpy as np
 from .config import ScsamError
 from .data import Case, FileReader, file_sha256, labels_of, stretch
 from .files import scratch, writing
-from .layout import VOLUMES, listed, name_key
+from .layout import VOLUMES, WRITTEN, listed, name_key
 from .pixels import IGNORE, infinite, remark, remark_infinite, remarks
 
 # %% ../nbs/02b_volumes.ipynb #68186617
@@ -35,6 +35,14 @@ def volume_suffix(path: str|Path, default: str = '') -> str: # one of `VOLUMES`
     name = Path(path).name.lower()
     return next((s for s in sorted(VOLUMES, key=len, reverse=True) if name.endswith(s)), default)
 
+
+def _is_nifti(path: Path) -> bool: # or Analyze, by its name
+    return path.is_file() and volume_suffix(path) in ('.nii', '.nii.gz', '.hdr')
+
+
+def _nifti_head(path: Path) -> bytes:
+    with (gzip.open if path.name.lower().endswith('.gz') else open)(path, 'rb') as f: return f.read(544)
+
 # %% ../nbs/02b_volumes.ipynb #a78117dd
 def is_dicom(path: Path) -> bool: # by the mark at byte 128, or the first tag: many DICOM files have no suffix
     try:
@@ -47,7 +55,8 @@ def is_dicom(path: Path) -> bool: # by the mark at byte 128, or the first tag: m
 _CLASSES = {'1.3.10': 'an index of files (DICOMDIR)', '5.1.4.1.1.481.3': 'a structure set (RTSTRUCT)',
             '5.1.4.1.1.481.5': 'a treatment plan', '5.1.4.1.1.88.': 'a report', '5.1.4.1.1.11.': 'a presentation state',
             '5.1.4.1.1.104.': 'a document', '5.1.4.1.1.66.1': 'a registration', '5.1.4.1.1.66.2': 'fiducials',
-            '5.1.4.1.1.66.3': 'a registration', '5.1.4.1.1.66.5': 'a surface'}
+            '5.1.4.1.1.66.3': 'a registration', '5.1.4.1.1.66.5': 'a surface', '5.1.4.1.1.9.': 'a waveform',
+            '5.1.4.1.1.66.4': 'a segmentation (SEG)', '5.1.4.1.1.481.2': 'a dose (RTDOSE)'}
 
 def without_voxels(path: Path) -> str: # what it is; '' = it may have voxels
     "DICOM files that are no images lie beside those that are."
@@ -57,13 +66,20 @@ def without_voxels(path: Path) -> str: # what it is; '' = it may have voxels
     return next((what for of, what in _CLASSES.items() if said.startswith(of.rstrip('.') + '.')), '')
 
 
+def _no_image(path: Path, what: str) -> str:
+    export = ', on the grid of the image, as 3D Slicer does' if 'SEG' in what or 'RTSTRUCT' in what else ''
+    return (f'{path} is a DICOM file that holds {what} and no image; if it is meant, save it as .nii.gz{export}; else '
+            f'move it away')
+
+
 def _reader(path: Path):
     "ITK's reader of one file, whose form is said where ITK would take it from a suffix in small letters."
     reader, suffix = _sitk().ImageFileReader(), volume_suffix(path)
     reader.SetFileName(str(path))
     if not suffix: reader.SetImageIO('GDCMImageIO')
+    elif suffix == '.hdr': reader.SetImageIO('NiftiImageIO')
     elif not path.name.endswith(suffix) and not suffix.startswith('.nii'):
-        reader.SetImageIO('NrrdImageIO' if suffix == '.nrrd' else 'MetaImageIO')
+        reader.SetImageIO('NrrdImageIO' if suffix in ('.nrrd', '.nhdr') else 'MetaImageIO')
     return reader
 
 
@@ -94,23 +110,28 @@ def _check_nifti(path: Path):
         at = lambda kind, where: struct.unpack_from(_nifti_order(head) + kind, head, where)
         if at('i', 0)[0] == 540: dims, bits, start = at('8q', 16), at('h', 14)[0], at('q', 168)[0] # NIfTI-2
         else: dims, bits, start = at('8h', 40), at('h', 72)[0], at('f', 108)[0]
-        if head[344:348] == b'ni1\0': return # an .hdr/.img pair keeps its voxels elsewhere
         length = len(head)
         while block := f.read(1 << 20): length += len(block)
-    need = start + math.prod(dims[1:1 + dims[0]]) * bits // 8
+    used = dims[1:1 + dims[0]]
+    if not 0 < dims[0] < 8 or min(used) < 1 or not np.isfinite(start):
+        raise ScsamError(f'{path} is damaged: its header says {" x ".join(map(str, dims[1:4]))} voxels in {dims[0]} '
+                         'dimensions; save it again with the program that reads it, or copy it again')
+    file = path
+    for file in _data_files(path): length = file.stat().st_size
+    need = start + math.prod(used) * bits // 8
     if length < need:
-        raise ScsamError(f'{path} is cut off: {length:,} of {need:,.0f} bytes are there; copy it again from its origin')
+        raise ScsamError(f'{file} is cut off: {length:,} of {need:,.0f} bytes are there; copy it again from its origin')
 
 
 def _with_gaps(a: np.ndarray, path: Path) -> np.ndarray:
     "Where a NIfTI file holds NaN or infinite numbers, ITK reads 0: put NaN back."
-    if a.dtype.kind != 'f' or path.is_dir() or not path.name.lower().endswith(('.nii', '.nii.gz')): return a
-    with (gzip.open if path.name.lower().endswith('.gz') else open)(path, 'rb') as f:
-        head = f.read(544); order = _nifti_order(head); two = struct.unpack_from(order + 'i', head)[0] == 540
-        kind = {16: 'f4', 64: 'f8'}.get(struct.unpack_from(order + 'h', head, 12 if two else 70)[0])
-        if kind is None or head[344:348] == b'ni1\0': return a
-        start = int(struct.unpack_from(order + 'q', head, 168)[0] if two
-                    else struct.unpack_from(order + 'f', head, 108)[0])
+    if a.dtype.kind != 'f' or not _is_nifti(path): return a
+    head = _nifti_head(path); order = _nifti_order(head); two = struct.unpack_from(order + 'i', head)[0] == 540
+    kind = {16: 'f4', 64: 'f8'}.get(struct.unpack_from(order + 'h', head, 12 if two else 70)[0])
+    if kind is None: return a
+    start = int(struct.unpack_from(order + 'q', head, 168)[0] if two else struct.unpack_from(order + 'f', head, 108)[0])
+    (file,) = _data_files(path) or [path]
+    with (gzip.open if path.name.lower().endswith('.gz') else open)(file, 'rb') as f:
         f.seek(start); raw = np.frombuffer(f.read(a.size * int(kind[1])), order + kind)
     known = np.isfinite(raw).reshape(a.shape)
     return a if known.all() else np.where(known, a, np.nan).astype(a.dtype)
@@ -122,17 +143,28 @@ def _nifti_order(head: bytes) -> str|None: # of its bytes: '<' or '>'; None = it
 
 
 def _is_nifti2(path: Path) -> bool:
-    if not path.is_file() or not path.name.lower().endswith(('.nii', '.nii.gz')): return False
-    with (gzip.open if path.name.lower().endswith('.gz') else open)(path, 'rb') as f: head = f.read(540)
+    if not _is_nifti(path): return False
+    head = _nifti_head(path)
     return (order := _nifti_order(head)) is not None and struct.unpack_from(order + 'i', head)[0] == 540
 
 
+def _beside(path: Path) -> Path: # of the .img of an .hdr
+    "The voxels of a pair of files, which has them under its own name."
+    file = path.with_suffix('.IMG' if path.suffix.isupper() else '.img')
+    if file.is_file(): return file
+    like = [f.name for f in path.parent.iterdir() if f.name.lower() in (file.name.lower(), f'{file.name.lower()}.gz')]
+    remedy = f'unpack {like[0]}' if like and like[0].lower().endswith('.gz') else f'rename {like[0]}' if like else \
+             'copy it, too'
+    raise ScsamError(f'{path} has its voxels in {file.name}, which is not there; {remedy}')
+
+# %% ../nbs/02b_volumes.ipynb #8eb484b5
 def _data_files(path: Path) -> list: # of the files that a header names
     "Where the voxels of a volume are, if not in the file itself; never outside of its folder."
+    if volume_suffix(path) == '.hdr': return [_beside(path)]
     with open(path, 'rb') as f: head = f.read(1 << 16)
     if path.name.lower().endswith(('.mhd', '.mha')):
         named = re.search(rb'^\s*ElementDataFile\s*=[ \t]*(.*?)\s*$', head, re.MULTILINE)
-    elif path.name.lower().endswith('.nrrd'):
+    elif path.name.lower().endswith(('.nrrd', '.nhdr')):
         named = re.search(rb'^data ?file:[ \t]*(.*?)\s*$', head.split(b'\n\n')[0], re.MULTILINE | re.I)
     else: return []
     if named is None or named[1].upper() == b'LOCAL': return []
@@ -182,10 +214,13 @@ def _image(path: Path):
             if not path.exists(): raise ScsamError(f'{path} does not exist; was it moved since the dataset was opened?')
             if not path.is_file(): raise ScsamError(f'{path} is not a regular file; move it away')
             if not path.stat().st_size: raise ScsamError(f'{path} is empty (0 bytes); copy it again from its origin')
-            if path.name.lower().endswith(('.nii', '.nii.gz')): _check_nifti(path)
+            if _is_nifti(path): _check_nifti(path); _check_transforms(path)
             _data_files(path)
+            if not volume_suffix(path) and (what := without_voxels(path)): raise ScsamError(_no_image(path, what))
             im = _reader(path).Execute()
-        else: im = sitk.ReadImage([str(f) for f in _dicom_series(path)], imageIO='GDCMImageIO')
+        elif len(files := _dicom_series(path)) == 1: im = _reader(files[0]).Execute()
+        else: im = sitk.ReadImage([str(f) for f in files], imageIO='GDCMImageIO')
+        if path.is_dir() or not volume_suffix(path): _check_frames(path)
     except (RuntimeError, EOFError, OSError, zlib.error, struct.error) as e: raise _complaint(path, e) from e
     if im.GetDimension() == 4 and im.GetSize()[3] == 1: im = im[..., 0]
     size, numbers = im.GetSize(), im.GetNumberOfComponentsPerPixel()
@@ -221,7 +256,9 @@ def read_volume(path: str|Path) -> Volume: # a volume file, or a folder that hol
     "Read a volume; the slices of a DICOM series are put in order of position, whatever their files are called."
     im, path = _image(path), Path(path)
     a = _with_gaps(_sitk().GetArrayFromImage(im), path)
-    return Volume(a, im.GetSpacing()[::-1], im.GetOrigin(), im.GetDirection(), _nifti_transforms(path))
+    v = Volume(a, im.GetSpacing()[::-1], im.GetOrigin(), im.GetDirection(), _nifti_transforms(path))
+    _check_space(path, v)
+    return v
 
 # %% ../nbs/02b_volumes.ipynb #ae2365e0
 CLOSE = 0.1 # how far, in voxels, the corners of two grids may lie apart that are called the same
@@ -232,9 +269,7 @@ def grid_difference(image: Volume, label: Volume) -> str: # in words; '' where b
     out = []
     if image.array.shape != label.array.shape:
         out.append(f'size {_by_x(image.array.shape)} and {_by_x(label.array.shape)} voxels')
-    corners = np.array([(x, y, z, 1) for x in (0, 1) for y in (0, 1) for z in (0, 1)]).T
-    ends = np.array([*(n - 1 for n in image.array.shape[::-1]), 1])[:, None]
-    apart = np.linalg.norm((image.affine() - label.affine()) @ (corners * ends), axis=0).max()
+    apart = _apart(image.affine(), label.affine(), image.array.shape)
     if not out and apart <= CLOSE * min(image.spacing): return ''
     say = lambda values: '(' + ', '.join(f'{round(float(v), 4) + 0.:g}' for v in values) + ')'
     for name, a, b in (('spacing', image.spacing, label.spacing), ('origin', image.origin, label.origin),
@@ -243,19 +278,95 @@ def grid_difference(image: Volume, label: Volume) -> str: # in words; '' where b
     return '; '.join(out) or ('' if apart <= CLOSE * min(image.spacing) else f'corners up to {apart:.3g} mm apart')
 
 
+def _apart(one: np.ndarray, other: np.ndarray, shape: tuple) -> float: # mm, of two affines (3, 4)
+    "How far the corners of two grids of one size lie apart."
+    corners = np.array([(x, y, z, 1) for x in (0, 1) for y in (0, 1) for z in (0, 1)]).T
+    ends = np.array([*(n - 1 for n in shape[::-1]), 1])[:, None]
+    return float(np.linalg.norm((one - other) @ (corners * ends), axis=0).max())
+
+
 def _by_x(shape) -> str: return ' x '.join(str(n) for n in shape[::-1])
 
+# %% ../nbs/02b_volumes.ipynb #0ec87d58
+def _nifti_affines(t: dict) -> dict: # name -> (3, 4) in mm, to the right, front and top
+    "The transforms that a NIfTI header declares valid."
+    out, mm = {}, {1: 1e3, 3: 1e-3}.get(t['units'][0] & 7, 1.) # metres, micrometres
+    (b, c, d), p = t['quatern'][:3], np.array(t['pixdim'][:4])
+    if t['codes'][0] > 0:
+        a = math.sqrt(max(0., 1 - b*b - c*c - d*d))
+        turn = np.array([[a*a + b*b - c*c - d*d, 2*b*c - 2*a*d, 2*b*d + 2*a*c],
+                         [2*b*c + 2*a*d, a*a + c*c - b*b - d*d, 2*c*d - 2*a*b],
+                         [2*b*d - 2*a*c, 2*c*d + 2*a*b, a*a + d*d - c*c - b*b]])
+        out['qform'] = mm * np.c_[turn * p[1:] * (1, 1, -1 if p[0] < 0 else 1), t['quatern'][3:]]
+    if t['codes'][1] > 0: out['sform'] = mm * np.reshape(t['srow'], (3, 4))
+    return out
+
+# %% ../nbs/02b_volumes.ipynb #f4bd0235
+_AGAIN = ('save it with the right ones, as image.SetSpacing(...) and sitk.WriteImage do in SimpleITK, or make it again '
+          'from its source, such as DICOM')
+
+def _mm(steps) -> str: return ' x '.join(f'{s:.4g}' for s in steps) + ' mm'
+
+
+def _check_transforms(path: Path):
+    "Refuse a NIfTI header that no volume can have; ITK puts other numbers in place of such ones."
+    if (t := _nifti_transforms(path)) is None: return
+    steps, size = t['pixdim'][1:4], [*t['dims'][1:1 + t['dims'][0]], 1, 1, 1][:3]
+    if any(n > 1 and not 0 < s < math.inf for n, s in zip(size, steps)):
+        raise ScsamError(f'{path} says that its voxels have {_mm(steps)}, which cannot be; {_AGAIN}')
+    for name, a in _nifti_affines(t).items():
+        flat = [n > 1 and not np.linalg.norm(a[:, k]) > 0 for k, n in enumerate(size)]
+        if not np.isfinite(a).all() or any(flat):
+            raise ScsamError(f'{path} has a {name} that cannot be ({np.round(a, 3).tolist()}); set its code to 0 if '
+                             f'the header has another one that is right, or {_AGAIN}')
+
+
+def _check_space(path: Path, v: Volume):
+    "Refuse a volume that cannot lie in space as it was read."
+    if not 1e-9 < min(v.spacing):
+        raise ScsamError(f'{path} says that its voxels have {_mm(v.spacing[::-1])}, which cannot be; {_AGAIN}')
+    if not np.isfinite(v.affine()).all() or abs(np.linalg.det(np.reshape(v.direction, (3, 3)))) < .9:
+        raise ScsamError(f'{path} says that its axes point to {v.direction} and begin at {v.origin}, which cannot be; '
+                         f'{_AGAIN}')
+    found = _nifti_affines(v.transforms) if v.transforms else {}
+    if not found or _used(found, v): return
+    name = ' and '.join(found)
+    sizes = '; '.join(f'{k}: {_mm(np.linalg.norm(a[:, :3], axis=0))}' for k, a in found.items())
+    pixdim = _mm(v.transforms['pixdim'][1:4])
+    raise ScsamError(f'{path}: its {name} and its spacing do not agree on the size of a voxel or on its place '
+                     f'({sizes}; pixdim: {pixdim}), and scsam does not choose between them; {_AGAIN}')
+
+
+def _used(affines: dict, v: Volume) -> list: # of names
+    "Which transforms of a NIfTI header are what was read."
+    read, extent = np.diag((-1, -1, 1)) @ v.affine(), np.linalg.norm(np.multiply(v.spacing, v.array.shape))
+    for limit in (CLOSE * min(v.spacing), .01 * extent): # pixdim may be rounded
+        if found := [k for k, a in affines.items() if _apart(a, read, v.array.shape) <= limit]: return found
+    return []
+
+# %% ../nbs/02b_volumes.ipynb #4c0fc9cd
+def remark_transforms(path: Path, v: Volume):
+    "If both transforms of a NIfTI file are valid and differ, say so, and which one is used; if there is none, too."
+    if v.transforms is None and volume_suffix(path) == '.hdr':
+        return remark('transforms', f'{path} is an Analyze file, which does not say where left is, nor where its first '
+                                    f'voxel lies; it is read as if its axes pointed to the left, back and top')
+    affines = _nifti_affines(v.transforms) if v.transforms else {}
+    if len(affines) < 2 or len(used := _used(affines, v)) != 1: return
+    mm = _apart(*affines.values(), v.array.shape)
+    remark('transforms', f'{path}: its qform and its sform place the voxels up to {mm:.3g} mm apart; it is read by its '
+                         f'{used[0]}')
+
 # %% ../nbs/02b_volumes.ipynb #790bf1d7
-_NIFTI = {348: {'pixdim': ('8f', 76), 'codes': ('2h', 252), 'quatern': ('6f', 256), 'srow': ('12f', 280),
-                'units': ('B', 123)},
-          540: {'pixdim': ('8d', 104), 'codes': ('2i', 344), 'quatern': ('6d', 352), 'srow': ('12d', 400),
-                'units': ('i', 500)}}
+_NIFTI = {348: {'dims': ('8h', 40), 'pixdim': ('8f', 76), 'codes': ('2h', 252), 'quatern': ('6f', 256),
+                'srow': ('12f', 280), 'units': ('B', 123)},
+          540: {'dims': ('8q', 16), 'pixdim': ('8d', 104), 'codes': ('2i', 344), 'quatern': ('6d', 352),
+                'srow': ('12d', 400), 'units': ('i', 500)}}
 
 def _nifti_transforms(path: Path) -> dict|None: # field -> numbers; None = it is another format
     "The fields of a NIfTI header that say where its voxels are."
-    if path.is_dir() or not path.name.lower().endswith(('.nii', '.nii.gz')): return None
-    with (gzip.open if path.name.lower().endswith('.gz') else open)(path, 'rb') as f: head = f.read(540)
-    order = _nifti_order(head)
+    if not _is_nifti(path): return None
+    head = _nifti_head(path); order = _nifti_order(head)
+    if order is None or head[344:347] not in (b'n+1', b'ni1') and head[4:7] not in (b'n+2', b'ni2'): return # Analyze
     size = struct.unpack_from(order + 'i', head)[0]
     return {k: struct.unpack_from(order + kind, head, at) for k, (kind, at) in _NIFTI[size].items()}
 
@@ -265,6 +376,7 @@ def _set_transforms(path: Path, transforms: dict): # an uncompressed NIfTI-1 fil
     with open(path, 'rb+') as f:
         head = bytearray(f.read(348)); order = _nifti_order(head)
         for k, (kind, at) in _NIFTI[348].items():
+            if k == 'dims': continue
             values = list(transforms[k])
             if k == 'pixdim': values[4:] = struct.unpack_from(order + '8f', head, at)[4:]
             if k == 'units': values = [values[0] & 255]
@@ -272,7 +384,7 @@ def _set_transforms(path: Path, transforms: dict): # an uncompressed NIfTI-1 fil
         f.seek(0); f.write(head)
 
 # %% ../nbs/02b_volumes.ipynb #89fab2de
-def write_volume(path: str|Path,   # ends in one of `VOLUMES`
+def write_volume(path: str|Path,   # ends in one of `WRITTEN`
                  array: np.ndarray, # (Z, H, W)
                  like: Volume|str|Path, # whose geometry it gets: the volume that was predicted on
                 ):
@@ -282,7 +394,8 @@ def write_volume(path: str|Path,   # ends in one of `VOLUMES`
     if array.shape != like.array.shape:
         raise ScsamError(f'{path}: {array.shape} voxels do not fit the geometry of a volume of {like.array.shape}')
     suffix = volume_suffix(path)
-    if not suffix: raise ScsamError(f'{path}: volumes are written as {", ".join(VOLUMES)}; change the suffix')
+    if suffix not in WRITTEN:
+        raise ScsamError(f'{path}: volumes are written as {", ".join(WRITTEN)}; change the suffix')
     array = np.ascontiguousarray(array, dtype=np.uint8 if array.dtype == bool else array.dtype)
     try:
         with scratch(path) as d: # an .mhd comes with a .raw that it names
@@ -330,9 +443,10 @@ def _tags(file: Path) -> dict: # tag -> text
 def _tags_at(file: str, size: int, changed: int) -> dict:
     "The header fields of one DICOM file that decide what it is part of."
     reader = _reader(Path(file)); reader.ReadImageInformation()
-    there = set(reader.GetMetaDataKeys())
+    there, size = set(reader.GetMetaDataKeys()), reader.GetSize()
+    frames = f' x {size[2]} frames' if len(size) > 2 and size[2] > 1 else ''
     return {k: reader.GetMetaData(k).strip('\0 ') for k in _TAGS
-            if k in there} | {'size': f'{reader.GetSize()[0]} x {reader.GetSize()[1]}'}
+            if k in there} | {'size': f'{size[0]} x {size[1]}{frames}'}
 
 
 def _numbers(text: str) -> np.ndarray: return np.array(text.split('\\'), float)
@@ -365,8 +479,13 @@ def _series_of(folder: Path, listing: tuple) -> tuple:
         parts = _by(files, lambda f: tags[f].get(key, 'none'))
         what = {'0020|000e': 'DICOM series', 'size': 'sizes of slices'}.get(key, f'kinds of {_TAGS.get(key)}')
         if len(parts) > 1:
+            alone = ('; where every file is an image by itself, such as an X-ray, save each as a 16-bit PNG'
+                     if len(parts) == len(files) > 2 else '')
             raise ScsamError(f'{folder} holds {len(parts)} {what}: {_told(parts, tags, key)}; put each into a folder '
-                             f'of its own')
+                             f'of its own{alone}')
+    if len(files) > 1 and 'frames' in tags[files[0]]['size']:
+        raise ScsamError(f'{folder} holds {len(files)} volumes, each in one file of several frames: {_names(files)}; '
+                         f'put each into a folder of its own')
     return tuple(_stacked(folder, files, tags))
 
 
@@ -385,15 +504,24 @@ def _told(parts: dict, tags: dict, key: str) -> str: # the parts of a folder in 
 @functools.lru_cache(maxsize=1000)
 def _drift(folder: Path, listing: tuple) -> float: # mm
     "How far slices are displaced in their own planes, as a tilted gantry does it; ITK's geometry does not hold it."
-    tags = [_tags(f) for f in _series_of(folder, listing)]
-    if not all('0020|0032' in t and '0020|0037' in t for t in tags): return 0.
-    at = np.array([_numbers(t['0020|0032']) for t in tags])
-    return float(abs((at - at[0]) @ np.reshape(_numbers(tags[0]['0020|0037']), (2, 3)).T).max())
+    files = _series_of(folder, listing)
+    if len(files) == 1: at, axes = _frame_places(files[0])
+    else:
+        tags = [_tags(f) for f in files]
+        if not all('0020|0032' in t and '0020|0037' in t for t in tags): return 0.
+        at, axes = np.array([_numbers(t['0020|0032']) for t in tags]), _numbers(tags[0]['0020|0037'])
+    return _drift_of(at, axes)
+
+
+def _drift_of(at: np.ndarray, axes: np.ndarray) -> float: # mm, of positions (N, 3)
+    return float(abs((at - at[0]) @ axes.ravel()[:6].reshape(2, 3).T).max()) if len(at) and axes.size else 0.
 
 
 def remark_tilt(path: Path, v: Volume):
     "If the slices of a DICOM folder do not lie straight above each other, say so."
-    if not path.is_dir() or (mm := _drift(path, _listing(path))) <= CLOSE * min(v.spacing[1:]): return
+    if path.is_dir(): mm = _drift(path, _listing(path))
+    else: mm = _drift_of(*_frame_places(path)) if len(v.array) > 1 and not volume_suffix(path) else 0.
+    if mm <= CLOSE * min(v.spacing[1:]): return
     remark('tilted', f'the slices of {path} are displaced against each other, by {mm:.1f} mm from the first to '
                      f'the last')
 
@@ -450,6 +578,60 @@ def _twice(folder: Path, files: list, same: list, tags: dict, at: dict) -> str:
     half = sorted(files, key=lambda f: int(t) if (t := tags[f].get('0020|0013', '')).isdigit() else 0)
     return (f'{said}; the series holds several volumes, such as time points (instance numbers begin with '
             f'{_names(half[:2])}): put each into a folder of its own')
+
+# %% ../nbs/02b_volumes.ipynb #1e595755
+def _frame_places(path: Path) -> tuple: # (positions (N, 3), directions (M, 6)); empty where frames have none
+    "Where the frames of one DICOM file are."
+    return _frame_places_at(str(path), (s := os.stat(path)).st_size, s.st_mtime_ns)
+
+@functools.lru_cache(maxsize=64)
+def _frame_places_at(file: str, size: int, changed: int) -> tuple:
+    raw = Path(file).read_bytes()
+    begin = raw.find(b'\0\x52\x30\x92') # (5200,9230): what is said of each frame
+    if begin < 0: return np.zeros((0, 3)), np.zeros((0, 6))
+    raw = raw[:raw.find(b'\xe0\x7f\x10\0', begin)]
+    def values(tag, many, start): # of an element with text, of either form of DICOM
+        out = []
+        for m in re.finditer(re.escape(tag) + rb'(?:DS(..)|(..)\0\0)', raw[start:], re.DOTALL):
+            at = start + m.end()
+            text = raw[at:at + int.from_bytes(m[1] or m[2], 'little')].strip(b' \0').split(b'\\')
+            try: numbers = [float(t) for t in text]
+            except ValueError: continue
+            if len(numbers) == many: out.append(numbers)
+        return np.array(out).reshape(-1, many)
+    return values(b'\x20\0\x32\0', 3, begin), values(b'\x20\0\x37\0', 6, 0)
+
+# %% ../nbs/02b_volumes.ipynb #9cf0d98c
+def _check_frames(path: Path):
+    "Refuse a DICOM file whose frames are not one regular stack."
+    file = path if not path.is_dir() else _dicom_series(path)[0]
+    if volume_suffix(file) or 'frames' not in (size := _tags(file)['size']): return
+    n, (at, axes) = int(size.split()[-2]), _frame_places(file)
+    if not len(at) or not len(axes): return
+    said, apart = f'{file} holds {n} frames', 'save each stack as a volume of its own (.nii.gz), as dcm2niix does'
+    if len(at) != n: raise ScsamError(f'{said}, of which {len(at)} say where they are; {apart}')
+    if np.ptp(axes, axis=0).max() > .01:
+        kinds = len(np.unique(axes.round(2), axis=0))
+        raise ScsamError(f'{said} in {kinds} orientations, as scouts are; {apart}')
+    up = at @ np.cross(axes[0, :3], axes[0, 3:])
+    places = len(np.unique(up.round(2)))
+    if places < n:
+        raise ScsamError(f'{said} at {places} places, so it holds several volumes, such as time points, echoes or '
+                         f'b-values; {apart}')
+    steps = np.diff(up)
+    if (steps > 0).any() and (steps < 0).any():
+        raise ScsamError(f'{said} that are not stored in order of position; {apart}')
+    if len(steps) and abs(steps).max() > 1.1 * abs(steps).min():
+        raise ScsamError(f'{said} in steps of {abs(steps).min():.4g} to {abs(steps).max():.4g} mm, which is no regular '
+                         f'stack: slices are missing, or it holds several stacks; {apart}')
+
+
+def remark_frames(path: Path, v: Volume):
+    "If the slices of a volume are frames without a place, say so."
+    if len(v.array) < 2 or volume_suffix(path): return
+    files = _series_of(path, _listing(path)) if path.is_dir() else [path]
+    if len(files) > 1 or len(_frame_places(files[0])[0]): return
+    remark('frames', f'{path} holds {len(v.array)} frames that do not say where they are')
 
 # %% ../nbs/02b_volumes.ipynb #5bc09c08
 _lock = threading.Lock() # one thread reads a volume, the others wait
@@ -509,6 +691,8 @@ class SliceReader:
             else: a = _grey_levels(*at)[case.index]
         remark_infinite(lost, v.array.size, case.image)
         remark_tilt(case.image, v)
+        remark_transforms(case.image, v)
+        remark_frames(case.image, v)
         return np.repeat(a[..., None], 3, -1)
 
     def mask(self, case) -> np.ndarray: # uint8 (H, W)

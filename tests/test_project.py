@@ -101,6 +101,27 @@ def test_an_exported_cell_holds_one_definition_or_fits_a_screen():
     assert not long, "\n".join(long)
 
 
+def test_help_tells_what_arguments_with_units_or_shapes_are():
+    "`help` does not show comments at arguments: where they name a shape or a unit, the docstring does, too."
+    import ast
+    import tokenize
+
+    measure = re.compile(r"\((?:B|N|n|H|D|1|\.\.\.), .*\)|\b(?:pixels|mm|minutes|seconds)\b|in \[0, 1[])]")
+    silent = []
+    for path in sorted((ROOT / "scsam").glob("[a-z]*.py")):
+        text = path.read_text(encoding="utf-8")
+        comment = {t.start[0]: t.string for t in tokenize.generate_tokens(iter(text.splitlines(True)).__next__)
+                   if t.type == tokenize.COMMENT and "->" not in t.line[:t.start[1]]}   # that is of what is returned
+        for f in ast.parse(text).body:
+            if not isinstance(f, ast.FunctionDef) or f.name.startswith("_"):
+                continue
+            for a in [*f.args.posonlyargs, *f.args.args, *f.args.kwonlyargs]:
+                if measure.search(comment.get(a.lineno, "")) and a.lineno < f.body[0].lineno:
+                    if f"`{a.arg}`" not in (ast.get_docstring(f) or ""):
+                        silent.append(f"{path.name}: {f.name}({a.arg})  {comment[a.lineno]}")
+    assert not silent, "\n".join(silent)
+
+
 def test_tables_are_made_of_all_records():
     "A record that the page of all tables does not link to came after the page was made."
     page = (ROOT / "nbs" / "experiments" / "tables.ipynb").read_text(encoding="utf-8")
