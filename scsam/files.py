@@ -69,7 +69,7 @@ def _remove_left(tmp: Path, unlocked: float = 86400.):
             shutil.rmtree(tmp, ignore_errors=True) if tmp.is_dir() and not tmp.is_symlink() else tmp.unlink()
         if held >= 0: os.close(held)
 
-
+# %% ../nbs/00a_files.ipynb #5b0c91d3
 _FOUND = {} # (process, folder) -> temporary names that were there when the process first wrote there
 
 def _temporary(path: Path, folder: bool = False) -> tuple: # (path, descriptor of its lock or -1)

@@ -128,7 +128,7 @@ class Job:
         save(slice_sheet(self.cases, mask), out/sheet)
         for name, what in zip(names, MAPS): write_volume(out/name, np.stack([m[what] for m in maps]), like)
 
-
+# %% ../nbs/31a_predict.ipynb #7c1d02e5
 def slice_sheet(cases: list, mask: np.ndarray, n: int = 12, side: int = 192) -> np.ndarray: # uint8 (H, W, 3)
     """Up to n slices with their outlines, evenly from those where something is marked.
 
