@@ -7,7 +7,7 @@ __all__ = ['ALIKE', 'ALIKE_FINE', 'NEIGHBOUR', 'FRAMES', 'FINDINGS', 'LOUD', 'IN
            'video_neighbours', 'Finding', 'Report', 'look_at_some', 'check', 'figure_sheet']
 
 # %% ../nbs/02e_check.ipynb #ac560df8
-import hashlib, os
+import functools, hashlib, os
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -15,7 +15,7 @@ from pathlib import Path
 import re
 import numpy as np
 from PIL import Image
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter1d
 from .config import ScsamError
 from .data import IGNORE, Case, Dataset
 from .datasets import clinic_video, load_dataset
@@ -31,11 +31,20 @@ def fingerprint(image: np.ndarray,  # uint8 (H, W, 3) or grey (H, W)
     `image`: uint8 (H, W, 3) or grey (H, W). `size`: side of the small image, in pixels.
     Returns float32 (size * size,), of length 1 (0 for a blank image).
     """
-    small = np.asarray(Image.fromarray(image).convert('L').resize((size, size), Image.Resampling.BILINEAR),
-                       dtype=np.float32)
-    edges = (small - gaussian_filter(small, size / 8)).ravel()
+    grey = Image.fromarray(image)
+    grey = grey if grey.mode == 'L' else grey.convert('L')
+    small = np.asarray(grey.resize((size, size), Image.Resampling.BILINEAR), dtype=np.float32)
+    smooth = _smoother(size)
+    edges = (small - smooth @ small @ smooth.T).ravel()
     edges -= edges.mean()
-    return edges / max(np.linalg.norm(edges), 1e-6)
+    length = np.linalg.norm(edges)
+    return edges / length if length > .01 else np.zeros_like(edges)
+
+
+@functools.lru_cache(maxsize=8)
+def _smoother(size: int) -> np.ndarray: # float32 (size, size)
+    "A Gaussian filter along one axis, as a matrix."
+    return gaussian_filter1d(np.eye(size, dtype=np.float32), size / 8, axis=0)
 
 # %% ../nbs/02e_check.ipynb #7027b631
 ALIKE, ALIKE_FINE = 0.96, 0.9 # likeness at 32 and at 64 pixels from which two images are called twins
@@ -315,6 +324,16 @@ def _merge(pairs) -> dict: # message -> ids: a damaged volume is one finding, no
     return out
 
 
+def _alike(prints: np.ndarray, role: np.ndarray): # fingerprints (N, D) and names of parts (N,)
+    "Yields (index, index, likeness) of pairs of two parts."
+    names = list(dict.fromkeys(role.tolist()))
+    for n, name in enumerate(names):
+        mine, others = np.flatnonzero(role == name), np.flatnonzero(np.isin(role, names[n + 1:]))
+        for rows in np.split(mine, range(2000, len(mine), 2000)) if len(others) else ():
+            likeness = prints[rows] @ prints[others].T
+            for a, b in np.argwhere(likeness > NEIGHBOUR): yield rows[a], others[b], float(likeness[a, b])
+
+
 def _pairs(cases, looks, add):
     "Copies, twins and neighbours."
     same = defaultdict(list)
@@ -336,18 +355,14 @@ def _pairs(cases, looks, add):
     seen = [i for i, l in enumerate(looks) if l.coarse is not None and l.spread > 0]
     coarse = np.stack([looks[i].coarse for i in seen]) if seen else np.zeros((0, 1), np.float32)
     role = np.array([cases[i].role for i in seen])
-    for start in range(0, len(seen), 2000):
-        likeness = coarse[start:start + 2000] @ coarse.T
-        likeness[role[start:start + 2000, None] == role[None]] = 0
-        for a, b in np.argwhere(likeness > NEIGHBOUR):
-            if start + a >= b: continue
-            i, j, v = seen[start + a], seen[b], float(likeness[a, b])
-            if looks[i].pixels == looks[j].pixels: continue
-            x, y, frames = _ordered(cases[i], cases[j])
-            twin = v > ALIKE and float(looks[i].fine @ looks[j].fine) > ALIKE_FINE
-            if x.role.startswith('test:'): kind = 'overlap' if twin else ''
-            else: kind = 'video' if video_neighbours(x, y) else 'twin' if twin else ''
-            if kind: add(kind, f'{frames}, likeness {v:.3f}', x.id, y.id)
+    for i, j, v in _alike(coarse, role):
+        i, j = seen[i], seen[j]
+        if looks[i].pixels == looks[j].pixels: continue
+        x, y, frames = _ordered(cases[i], cases[j])
+        twin = v > ALIKE and float(looks[i].fine @ looks[j].fine) > ALIKE_FINE
+        if x.role.startswith('test:'): kind = 'overlap' if twin else ''
+        else: kind = 'video' if video_neighbours(x, y) else 'twin' if twin else ''
+        if kind: add(kind, f'{frames}, likeness {v:.3f}', x.id, y.id)
 
 # %% ../nbs/02e_check.ipynb #4d5af95c
 def _ordered(a, b): # the training case first, and both in words
@@ -406,8 +421,10 @@ def _intensities(dataset, cases, looks, add, limit=6.):
 def _links(dataset, cases, looks, add):
     "Files that are links to somewhere outside."
     if dataset.root is None: return
-    root = Path(dataset.root).resolve()
+    root, inside = Path(dataset.root).resolve(), {}
     for path, c in {p: c for c in cases for p in (c.image, c.mask) if p is not None}.items():
+        if path.parent not in inside: inside[path.parent] = path.parent.resolve().is_relative_to(root)
+        if inside[path.parent] and not os.path.islink(path): continue
         if root not in ((target := path.resolve()), *target.parents): add('link', f'{path} leads to {target}', c.id)
 
 # %% ../nbs/02e_check.ipynb #24cffc43

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'WRITTEN', 'VOLUMES', 'ARRAYS', 'LISTS', 'UNREAD', 'MARK', 'MADE', 'SEQUENCE', 'ROLE_WORDS', 'THING_WORDS',
-           'PLAIN_WORDS', 'OTHER_WORDS', 'GROUP_WORDS', 'CLASS_WORDS', 'MOMENT', 'IMAGE_DIRS', 'MASK_DIRS', 'TABLES',
-           'tolerate', 'fault', 'name_key', 'same_name', 'pictures', 'listed', 'match', 'pair', 'no_image', 'Means',
-           'folder_means', 'Found', 'place', 'patient_folders', 'Item', 'Sorted', 'sort_files', 'read_classes',
+           'PLAIN_WORDS', 'OTHER_WORDS', 'GROUP_WORDS', 'CLASS_WORDS', 'MOMENT', 'COPY', 'IMAGE_DIRS', 'MASK_DIRS',
+           'TABLES', 'tolerate', 'fault', 'name_key', 'same_name', 'pictures', 'listed', 'match', 'pair', 'no_image',
+           'Means', 'folder_means', 'Found', 'place', 'patient_folders', 'Item', 'Sorted', 'sort_files', 'read_classes',
            'subfolder', 'one_channel', 'JoinedReader', 'joined', 'folder', 'leave_unmasked', 'no_image_file',
            'suffix_of', 'listed_splits']
 
@@ -85,17 +85,18 @@ def listed(paths, n=3):
 
 # %% ../nbs/02a_layout.ipynb #8503c9ad
 _HARD = 'mask|masks|seg|segs|segm|segmentation|segmentations|label|labels|labelmap|gt|gts|groundtruth|ground_truth|' \
-        'annotation|manual'
+        'annotation|anno|annot|manual'
 _SOFT = 'lesion|lesions|roi|contour|truth|target|tumor|tumour'
 # at the end of a mask's name, perhaps with a number
 MARK = re.compile(rf'[ _.-]({_HARD})([ _.-]?\(?\d+\)?)?$', re.IGNORECASE)
 _ANY_MARK = re.compile(rf'([ _.-]({_HARD}|{_SOFT}))+([ _.-]?\(?(\d+)\)?)?$', re.IGNORECASE)
-_FIRST = re.compile(rf'(^|/)({_HARD})[ _.-]?(?=[^/]*\d[^/]*$)', re.IGNORECASE)               # mask_001
+_FIRST = re.compile(rf'(^|/)({_HARD})(?![^\W\d_])[ _.-]?(?=[^/]*\d[^/]*$)', re.IGNORECASE)      # mask_001
 # from x.png
 MADE = re.compile(r'[ _.-](overlay|superpixels?|pred|prediction|vis|bbox|heatmap|edges?|contours|thumb|preview)$',
                   re.IGNORECASE)
 _IMAGE_MARK = re.compile(r'[ _.-](image|img|im|orig|original|ct|mr|mri|us|training|test)$', re.IGNORECASE) # 001_image
-_IMAGE_FIRST = re.compile(r'(^|/)(image|images|img|im)[ _.-]?(?=[^/]*\d[^/]*$)', re.IGNORECASE)
+_IMAGE_FIRST = re.compile(r'(^|/)(image|images|img|im|volume|vol|case|scan|patient|subject|ct|mr|mri|orig|original|'
+                          r'photo|picture|frame|slice)(?![^\W\d_])[ _.-]?(?=[^/]*\d[^/]*$)', re.IGNORECASE)
 SEQUENCE = re.compile(r'[ _.-](t1|t1ce|t1c|t1gd|t1n|t1w|t2|t2w|t2f|flair|adc|dwi|pd|pdw|swi|dce|'
                       r'ct|pet|mr|mri|ed|es|b\d+)$',
                       re.IGNORECASE)
@@ -341,6 +342,11 @@ MOMENT = re.compile(r'^(.*[^\W_].*?)[ _.-]*(frame|slice|slc|timepoint|time|tp|ph
                     r'([ _.-].*)?$', re.IGNORECASE)
 
 
+# an image that was made from another one, to have more
+COPY = re.compile(r'^(.+?)(?:[ _.-](?:aug|augm|augmented|hflip|vflip|flip|flipped|mirror|rot|rotate|rotated|crop|copy|'
+                  r'noise|blur|bright|elastic|scale|shear)[a-z]*[ _.-]?\d*)+$', re.IGNORECASE)
+
+
 def _is_group(folder: str) -> bool: # a class, a part, a hospital, a sequence, a magnification
     "Does the name of a folder say that it is no patient's?"
     words = re.findall(r'[^\W\d_]+', folder.lower())
@@ -378,10 +384,11 @@ def patient_folders(found: list, # of `Found`, the images
 
 def _moments(names: list) -> dict: # name -> who it is of, where names say so: patient001_frame01, p7_ED, scan3_flair
     "Several files of one patient, by what ends their names."
-    of = {}
+    of, known = {}, {*names}
     for n in names:
         m = MOMENT.match(n) or re.match(rf'^(.+?){SEQUENCE.pattern}', n, re.IGNORECASE)
         if m: of[n] = m[1]
+        elif (m := COPY.match(n)) and m[1] in known: of[n] = m[1]
     return of if len(set(of.values())) > 1 else {}
 
 # %% ../nbs/02a_layout.ipynb #aca6313f
@@ -424,6 +431,7 @@ def sort_files(units: dict,  # name relative to the folder -> Path, of images an
         return out
     _same_splits(images, masks)
     _two_trees(images, masks, root, out)
+    if not masks: _named_after(images, out.notes)
     mask_of = _match_parts(images, masks, out.notes)
     for f in images:
         if f.made: out.left[f.path] = 'made from another image, by its name'
@@ -475,7 +483,8 @@ def _beside(images: list, masks: list, root: Path) -> tuple: # (images, masks), 
         elif _ANY_MARK.search(f.name) and any(b in here for b in bare): beside.append(f)       # x_lesion beside x
         elif _FIRST.match(f.name):                                                             # mask_7 beside image_7
             others = {_IMAGE_FIRST.sub('', n) for n in here - {f.name}}
-            if bare[-1] in here or bare[-1] in others: beside.append(f)
+            lost = not masks and bare[-1].isdigit() and any(not _FIRST.match(n) for n in here)
+            if bare[-1] in here or bare[-1] in others or lost: beside.append(f)
     gone = set(map(id, beside))
     images = [f for f in images if id(f) not in gone]
     of = {(f.path.parent, b) for f in beside for b in _bare(f.name)[1:]}
@@ -577,13 +586,12 @@ def _objects(images: list, masks: list, found: dict, extra: list, notes: list) -
         f = by_key.get('/'.join(at)) or (near[at][0] if at and len(near[at]) == 1 else None)
         if f and f.key not in found: of[f.key].append(m)
     words = {k: {re.sub(r'\d+', '', m.name) for m in some} for k, some in of.items()}
-    often = Counter(w for some in words.values() for w in some)
     for k, some in of.items():
-        named = any(not re.search(r'\d', m.name) for m in some) or sum(often[w] > 1 for w in words[k]) > 1
-        if len(words[k]) > 1 and named:
+        if len(words[k]) > 1 and not all(re.fullmatch('[0-9a-f]{8,}', m.name, re.I) for m in some): # nor made names
             table = ', '.join(f'{i} {m.name}' for i, m in enumerate(some[:3], 1))
-            fault(f'{some[0].path} and {some[1].path} are masks of {by_key[k].path} with names of classes; draw all '
-                  f'masks of an image into one label map with its name (such as 0 background, {table}), and name '
+            fault(f'{some[0].path} and {some[1].path} are masks of {by_key[k].path} with different names, as classes '
+                  f'have them; keep the one that is meant, or draw all masks of an image into one label map with its '
+                  f'name (such as 0 background, {table}), and name '
                   f'the classes in a classes.txt')
         found[k] = tuple(m.path for m in some)
     if any(len(some) > 1 for some in of.values()):
@@ -591,6 +599,16 @@ def _objects(images: list, masks: list, found: dict, extra: list, notes: list) -
                      f'that touch become one')
     given = {p for k in of for p in found[k]}
     return [p for p in extra if p not in given]
+
+# %% ../nbs/02a_layout.ipynb #ffc57d2e
+def _named_after(images: list, notes: list):
+    "Say which files look like masks of others by their names, though none is known as one."
+    names = {(f.path.parent, f.name) for f in images}
+    starts = lambda f: [f.name[:m.start()] for m in re.finditer(r'[ _.-]+(?=.*[^\W\d_])', f.name)]
+    like = [f for f in images if not COPY.match(f.name) and any((f.path.parent, s) in names for s in starts(f))]
+    if like:
+        notes.append(f'no mask is known, and {len(like)} files are named after others: '
+                     f'{listed([f.name for f in like])}; if they are masks, end their names in _mask, or tell by a CSV')
 
 # %% ../nbs/02a_layout.ipynb #1e7b270f
 def _describe(images: list, mask_of: dict, out: Sorted):

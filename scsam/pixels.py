@@ -7,7 +7,7 @@ __all__ = ['IGNORE', 'MAX_PIXELS', 'Remark', 'remarks', 'remark', 'open_image', 
            'remark_infinite', 'to_rgb', 'labels_of', 'read_labels', 'to_values']
 
 # %% ../nbs/00d_pixels.ipynb #a5503474
-import contextlib, contextvars, json, os, re, sys, warnings
+import contextlib, contextvars, json, os, re, stat, sys, warnings
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
@@ -48,7 +48,7 @@ def open_image(path: str|Path) -> Image.Image: # decoded and upright; 16-bit col
     "Read an image; whatever is wrong with the file becomes a `ScsamError` that names it."
     path = Path(path)
     try:
-        _regular(path)
+        stamp = _regular(path)
         with _header(path) as im:
             if im.width * im.height > MAX_PIXELS:
                 raise ScsamError(f'{path} has {im.width} x {im.height} pixels, more than scsam reads '
@@ -56,8 +56,9 @@ def open_image(path: str|Path) -> Image.Image: # decoded and upright; 16-bit col
             if getattr(im, 'n_frames', 1) > 1 and im.format != 'MPO':
                 raise ScsamError(f'{path} holds {im.n_frames} images; save each as a file of its own, or all as one '
                                  f'volume (.nii.gz)')
-            form, raw = im.format, _raw_mode(im)
+            form, raw, shape = im.format, _raw_mode(im), _shape(im)
             upright = _dark_is_zero(im, _upright(im))
+            _remember(path, stamp, shape)
         upright.format = form
         if raw:
             upright.deep = _deep(path, *raw)
@@ -76,8 +77,11 @@ def open_image(path: str|Path) -> Image.Image: # decoded and upright; 16-bit col
                          f'or remove it') from None
 
 # %% ../nbs/00d_pixels.ipynb #688ef72a
-def _regular(path: Path):
+def _regular(path: Path) -> tuple: # (size, time of change)
     "Refuse what is not a file with something in it."
+    with contextlib.suppress(OSError):
+        s = os.stat(path)
+        if stat.S_ISREG(s.st_mode) and s.st_size: return s.st_size, s.st_mtime_ns
     if path.is_dir():
         raise ScsamError(f'{path} is a folder, though it is named like an image; rename it or move it away')
     if path.is_symlink() and not path.exists():
@@ -127,18 +131,31 @@ def _dark_is_zero(im: Image.Image, upright: Image.Image) -> Image.Image:
     a = np.asarray(upright)
     return Image.fromarray(65535 - a if a.dtype.itemsize == 2 else -a)
 
+# %% ../nbs/00d_pixels.ipynb #72cdc751
+_shapes = {} # of the images that were opened last: path -> ((size, time of change), shape)
+
+def _remember(path: Path, stamp: tuple, shape: tuple):
+    while len(_shapes) > 64: _shapes.pop(next(iter(_shapes)), None)
+    _shapes[str(path)] = stamp, shape
+
+
+def _shape(im: Image.Image) -> tuple: # as `shape_of` gives it
+    # a TIFF's size is turned already where its decoder will turn it, or not, by the version of Pillow
+    stored = (im.tag_v2[256], im.tag_v2[257]) if im.format == 'TIFF' else im.size
+    turn = im.getexif().get(0x0112, 1)
+    turn = turn if turn in _TURNS else 1
+    return stored[::-1] if turn >= 5 else stored, stored, turn
+
 
 def shape_of(path: str|Path) -> tuple: # ((width, height) upright, (width, height) as stored, EXIF orientation 1 … 8)
     "Size and orientation of an image from its header; a file that has no readable header is reported by `open_image`."
+    with contextlib.suppress(OSError):
+        s = os.stat(path)
+        stamp, shape = _shapes.get(str(path), (None, None))
+        if stamp == (s.st_size, s.st_mtime_ns): return shape
     try:
-        with _header(Path(path)) as im:
-            turn = im.getexif().get(0x0112, 1)
-            # a TIFF's size is turned already where its decoder will turn it, or not, by the version of Pillow
-            stored = (im.tag_v2[256], im.tag_v2[257]) if im.format == 'TIFF' else im.size
-    except Exception:
-        return (size := open_image(path).size), size, 1
-    turn = turn if turn in _TURNS else 1
-    return stored[::-1] if turn >= 5 else stored, stored, turn
+        with _header(Path(path)) as im: return _shape(im)
+    except Exception: return (size := open_image(path).size), size, 1
 
 # %% ../nbs/00d_pixels.ipynb #cb278870
 def _raw_mode(im: Image.Image) -> tuple|None: # (channels, form of the whole) of an image with 16 bits a colour
@@ -237,6 +254,10 @@ def _ask(path, values: list, why: str):
     colours = isinstance(values[0], tuple)
     said = f'{path} has the {"colours" if colours else "values"} {_some(values)}, {why}'
     whole = all(isinstance(v, tuple) or float(v).is_integer() and 0 <= v < 65536 for v in values)
+    near = not colours and max(values) <= 255 and any(239 <= v <= 254 for v in values)
+    if near and len(values) > 2 and all(v <= 16 or v >= 239 for v in values):
+        raise ScsamError(f'{said}; they are nearly black and white, as after a JPEG: write {{"threshold": 127}} into a '
+                         'classes.json beside the images if that is what they are')
     if 2 <= len(values) <= 8 and whole:
         names = '' if colours else '; where the values count from 0, a classes.txt with one name per line does'
         raise ScsamError(f'{said}; name them in a classes.json beside the images, background first, such as '
@@ -249,6 +270,7 @@ def _ask(path, values: list, why: str):
 def _found(a: np.ndarray) -> np.ndarray: # the values that occur, in order; small integers take no sorting
     if a.dtype.kind == 'f' and a.size and np.isfinite(a).all() and (a == np.rint(a)).all() and abs(a).max() < 2**31:
         a = a.astype(np.int64)
+    if a.dtype == np.uint8: return np.flatnonzero(np.bincount(a.ravel()))
     if a.dtype.kind not in 'iu' or not a.size or int(a.max()) - int(a.min()) > 100_000: return np.unique(a)
     return np.flatnonzero(np.bincount((a - a.min() if a.min() else a).ravel())) + a.min()
 
@@ -272,7 +294,7 @@ def labels_of(a: np.ndarray,          # numbers of any type, of a mask or a whol
     _whole(a, path)
     found = _found(a)
     if not values:
-        top = next((t for t in (1, 255, 65535) if np.isin(found, (0, t)).all()), None)
+        top = next((t for t in (1, 255, 65535) if {*found.tolist()} <= {0, t}), None)
         if top is None:
             _ask(path, found.tolist(), 'which are not labels of a binary mask (0 and 1, or 0 and 255)')
         return (a == top).astype(np.uint8)

@@ -221,3 +221,49 @@ def test_official(name, tmp_path):
         assert read_volume(masks[0]).geometry()[:2] == read_volume(some).geometry()[:2]
     else:
         assert Image.open(masks[0]).size == (48, 40)
+
+
+def random_table(r, kind):
+    "A class table: names, and a value or a colour for each."
+    names = ["background", *[f"class {i}" for i in range(1, int(r.integers(2, 6)))]]
+    if kind == "colours":
+        colours = {tuple(int(v) for v in c) for c in r.integers(0, 256, (len(names) + 9, 3))} - {(0, 0, 0)}
+        return dict(zip(names, [[0, 0, 0], *map(list, sorted(colours, key=lambda c: c[1]))]))
+    top = 256 if kind == "bytes" else 3000
+    return dict(zip(names, (int(v) for v in r.permutation(top)[:len(names)])))
+
+
+@pytest.mark.parametrize("seed, kind", [(0, "bytes"), (1, "wide"), (2, "colours")])
+def test_class_tables(seed, kind, tmp_path):
+    "A random class table comes back from train and predict: the masks have the data set's own values."
+    from scsam.evaluate import predict_cases, save_labels
+    from scsam.learner import load_run
+    from scsam.pixels import read_labels
+
+    r = np.random.default_rng(seed)
+    table, root, run = random_table(r, kind), tmp_path / "set", tmp_path / "run"
+    values = [tuple(v) if isinstance(v, list) else v for v in table.values()]
+    lookup = np.array(values, np.uint8 if kind != "wide" else np.uint16)
+    t, truth = Tree(root), {}
+    for i in range(5):
+        t.image(f"images/{i}.png")
+        truth[i] = np.kron(r.integers(0, len(values), (5, 6)), np.ones((8, 8), int)).astype(np.uint8)
+        Image.fromarray(lookup[truth[i]]).save(t.path(f"masks/{i}.png"))
+    t.text("classes.json", json.dumps(table))
+    assert all((c.read_mask() == truth[int(c.id)]).all() for c in load_dataset(root))
+    for labels in truth.values():  # every class, whatever a network predicts
+        save_labels(labels, tmp_path / "one.png", tuple(values))
+        assert (read_labels(tmp_path / "one.png", tuple(values)) == labels).all()
+    code, said = scsam("train", "--data", root, "--preset", "smoke", "--method", "unet", "--steps", 2, "--val-every", 1,
+                       "--out", run, "--quiet")
+    assert code == 0, said
+    code, said = scsam("predict", run, root / "images", "--out", tmp_path / "out", "--quiet")
+    assert code == 0, said
+    trained = load_run(run)
+    for case, maps in predict_cases(trained.method, list(load_dataset(root / "images")), trained.recipe):
+        made = read_labels(tmp_path / "out" / f"{case.id}.png", tuple(values))
+        assert (made == maps[trained.training["selected"]["branch"]]).all()
+        stored = Image.open(tmp_path / "out" / f"{case.id}.png")
+        pixels = np.asarray(stored.convert("RGB") if kind == "colours" else stored)
+        seen = pixels.reshape(-1, *pixels.shape[2:]).tolist()
+        assert {tuple(v) if kind == "colours" else v for v in seen} <= {*values}
