@@ -168,7 +168,7 @@ def make_plan(data: Dataset, k: int = 5, methods: tuple = (), hours: float|None 
     _cut(plan, f'{len(masks)} masks of {n} patients', () if methods else names[:-1])
     return plan
 
-
+# %% ../nbs/46_auto.ipynb #a7c31f05
 def _both_ways(plan: Plan, masks: int) -> list: # of (what, choice, reason)
     "With few masks both networks learn from the images without."
     pair = plan.recipes.get('scsam-pair')
