@@ -20,7 +20,8 @@ from .config import ScsamError
 from .data import IGNORE, Case, Dataset
 from .datasets import clinic_video, load_dataset
 from .layout import SUFFIXES, UNREAD, folder_means, tolerate
-from .pixels import remarks, rgb_strips
+from .pixels import _on_black, open_image, remarks, rgb_strips
+from .volumes import read_volume
 
 # %% ../nbs/02e_check.ipynb #a03877ab
 def fingerprint(image: np.ndarray,  # uint8 (H, W, 3) or grey (H, W)
@@ -263,7 +264,7 @@ def _inverted(dataset, cases, looks, add):
     if not seen: return
     names, turned = dataset.class_names, [c for c, l in seen if l.area > INSIDE and l.edge > BORDER]
     if len(names) == 2 and len(turned) > len(seen) / 2:
-        values = getattr(turned[0].reader, 'values', ()) or (0, 255)
+        values = getattr(turned[0].reader, 'values', ()) or (0, _highest(turned[0]))
         line = f'{{"{names[0]}": {list(values)[1]}, "{names[1]}": {list(values)[0]}}}'
         area = sum(l.area for _, l in seen) / len(seen)
         add('inverted', f'{len(turned)} of {len(seen)} masks, such as {turned[0].mask or turned[0].id}, are foreground '
@@ -271,6 +272,11 @@ def _inverted(dataset, cases, looks, add):
             *[c.id for c in turned[:2]])
     elif not any(0 in l.classes for _, l in seen):
         add('inverted', f'no mask shows class 0 ({names[0]}), which stands for the background', seen[0][0].id)
+
+
+def _highest(case: Case) -> int: # number in the file of its mask
+    if case.index is not None: return int(read_volume(case.mask).array.max())
+    return int(_on_black(open_image(case.mask), case.mask).max())
 
 
 def look_at_some(dataset: Dataset, most: int = 24) -> list: # of sentences

@@ -460,11 +460,11 @@ def _by_word(images: list, masks: list) -> tuple: # (images, masks), of `Found`
     here, words = defaultdict(list), [f for f in images if re.fullmatch(_HARD, f.name, re.IGNORECASE)]
     gone = set(map(id, words))
     for f in images if words else ():
-        if id(f) not in gone: here[f.path.parent].append(f)
+        if id(f) not in gone: here[f.path if f.path.is_dir() else f.path.parent].append(f) # a series is a folder
     for f in words:
         of = here[f.path.parent]
         if len(of) == 1 or of and all(SEQUENCE.fullmatch(f'_{g.name}') for g in of):
-            masks = masks + [replace(f, name=g.name) for g in of]
+            masks = masks + [replace(f, name=g.name, above=g.above, below=g.below) for g in of]
         else: gone.remove(id(f))
     return [f for f in images if id(f) not in gone], masks
 
