@@ -86,7 +86,8 @@ class _Look:
 
 
 def _look(case: Case, fingerprints: bool = True) -> _Look:
-    with remarks() as heard: out = _read(case, fingerprints)
+    with remarks() as heard:
+        out = _read(case, fingerprints)
     out.remarks = tuple(heard)
     return out
 
@@ -99,15 +100,19 @@ def _read(case: Case, fingerprints: bool) -> _Look:
     out = _Look()
     try:
         image, content = case.opened(), hashlib.blake2b(digest_size=16)
-        for part in rgb_strips(image): content.update(np.ascontiguousarray(part))
+        for part in rgb_strips(image):
+            content.update(np.ascontiguousarray(part))
         grey = np.asarray(image.convert('L'))
         content.update(str((*grey.shape, 3)).encode())
         out.pixels, levels = content.hexdigest(), _counts(grey)
         out.mean = float(levels @ np.arange(256) / grey.size)
         out.spread = float(np.sqrt(levels @ (np.arange(256) - out.mean)**2 / grey.size))
-        if fingerprints: out.coarse, out.fine = fingerprint(grey), fingerprint(grey, 64)
-    except ScsamError as e: out.faults.append(str(e))
-    if case.has_mask: _read_mask(case, out)
+        if fingerprints:
+            out.coarse, out.fine = fingerprint(grey), fingerprint(grey, 64)
+    except ScsamError as e:
+        out.faults.append(str(e))
+    if case.has_mask:
+        _read_mask(case, out)
     return out
 
 
@@ -123,11 +128,13 @@ def _read_mask(case: Case, out: _Look):
         border = border[border != IGNORE]
         out.edge = float((border > 0).mean()) if border.size else 0.
     except ScsamError as e:
-        if str(e) not in out.faults: out.faults.append(str(e))
+        if str(e) not in out.faults:
+            out.faults.append(str(e))
 
 
 def _look_at_mask(case: Case) -> _Look:
-    out = _Look(); _read_mask(case, out)
+    out = _Look()
+    _read_mask(case, out)
     return out
 
 # %% ../nbs/02e_check.ipynb #d11112f0
@@ -203,7 +210,8 @@ class Report:
     def raise_errors(self):
         "A `ScsamError` with all errors, if there are any; what training calls before it starts. Says loud warnings."
         for f in self.findings:
-            if f.kind in LOUD: print(f'warning: {f.message}; {FINDINGS[f.kind][1]}')
+            if f.kind in LOUD:
+                print(f'warning: {f.message}; {FINDINGS[f.kind][1]}')
         bad = [f for f in self.findings if f.level == 'error']
         if bad:
             more = [f'  ... and {len(bad) - 10} more; see scsam data check'] if len(bad) > 10 else []
@@ -220,7 +228,8 @@ class Report:
                 if l != level or not (found := self.of(kind)): continue
                 out.append(f'\n{level.upper()} {kind} ({len(found)}): {meaning}')
                 out += [f'  {f.message}' for f in found[:most]]
-                if len(found) > most: out.append(f'  ... and {len(found) - most} more')
+                if len(found) > most:
+                    out.append(f'  ... and {len(found) - most} more')
         n = {l: sum(f.level == l for f in self.findings) for l in ('error', 'warning')}
         out.append('\n' + ', '.join(f'{v} {l}{"s" * (v != 1)}' for l, v in n.items()) if self.findings
                    else '\nclean: no errors, no warnings')
@@ -282,7 +291,8 @@ def _highest(case: Case) -> int: # number in the file of its mask
 def look_at_some(dataset: Dataset, most: int = 24) -> list: # of sentences
     "Loud warnings from some masks of a dataset, quickly."
     masked = [c for c in dataset if c.has_mask]
-    if masked and masked[0].index is not None: most = 6 # whole volumes are read
+    if masked and masked[0].index is not None:
+        most = 6  # whole volumes are read
     report, some = Report(dataset.name), masked[::max(1, len(masked) // most)]
     looks = [_look_at_mask(c) for c in some]
     _inverted(dataset, some, looks, lambda kind, message, *ids: report.findings.append(Finding(kind, message, ids)))
@@ -300,9 +310,12 @@ def check(dataset: Dataset|str|Path,   # or a path to open
     add = lambda kind, message, *ids: report.findings.append(Finding(kind, message, ids))
     if not isinstance(dataset, Dataset):
         with tolerate() as faults:
-            try: dataset = load_dataset(dataset, kind, labels)
-            except ScsamError as e: faults = faults + [str(e)]
-        for f in faults: add('layout', f)
+            try:
+                dataset = load_dataset(dataset, kind, labels)
+            except ScsamError as e:
+                faults = faults + [str(e)]
+        for f in faults:
+            add('layout', f)
         if not isinstance(dataset, Dataset): return report
     report.name, report.dataset = dataset.name, dataset
     cases = list(dataset)
@@ -319,21 +332,25 @@ def check(dataset: Dataset|str|Path,   # or a path to open
     if areas and not any(areas):
         add('black', f'{len(areas)} masks in train', *[c.id for c in cases if c.role == 'train' and c.has_mask][:2])
     roles = defaultdict(set)
-    for c in cases: roles[c.patient].add(c.role)
+    for c in cases:
+        roles[c.patient].add(c.role)
     for p, r in roles.items():
         if len(r) > 1:
             add('patient', f'{p} is in {" and ".join(sorted(r))}', *[c.id for c in cases if c.patient == p][:2])
     _inverted(dataset, cases, looks, add)
     _pairs(cases, looks, add)
     if not errors_only:
-        for look in (_masks, _intensities, _links, _files): look(dataset, cases, looks, add)
-    else: report.findings = [f for f in report.findings if f.level == 'error' or f.kind in LOUD]
+        for look in (_masks, _intensities, _links, _files):
+            look(dataset, cases, looks, add)
+    else:
+        report.findings = [f for f in report.findings if f.level == 'error' or f.kind in LOUD]
     return report
 
 # %% ../nbs/02e_check.ipynb #bceeaedd
 def _merge(pairs) -> dict: # message -> ids: a damaged volume is one finding, not one per slice
     out = defaultdict(list)
-    for m, i in pairs: out[m].append(i)
+    for m, i in pairs:
+        out[m].append(i)
     return out
 
 
@@ -344,14 +361,16 @@ def _alike(prints: np.ndarray, role: np.ndarray): # fingerprints (N, D) and name
         mine, others = np.flatnonzero(role == name), np.flatnonzero(np.isin(role, names[n + 1:]))
         for rows in np.split(mine, range(2000, len(mine), 2000)) if len(others) else ():
             likeness = prints[rows] @ prints[others].T
-            for a, b in np.argwhere(likeness > NEIGHBOUR): yield rows[a], others[b], float(likeness[a, b])
+            for a, b in np.argwhere(likeness > NEIGHBOUR):
+                yield rows[a], others[b], float(likeness[a, b])
 
-
+# %% ../nbs/02e_check.ipynb #c0df0006
 def _pairs(cases, looks, add):
     "Copies, twins and neighbours."
     same = defaultdict(list)
     for i, l in enumerate(looks):
-        if l.pixels and l.spread > 0: same[l.pixels].append(i)
+        if l.pixels and l.spread > 0:
+            same[l.pixels].append(i)
     for group in same.values():
         for n, i in enumerate(group):
             for j in group[:n]:
@@ -359,9 +378,11 @@ def _pairs(cases, looks, add):
                     x, y, frames = _ordered(cases[j], cases[i])
                     add('overlap' if x.role.startswith('test:') else 'copy', frames, x.id, y.id)
         by_role = defaultdict(list)
-        for i in group: by_role[cases[i].role].append(i)
+        for i in group:
+            by_role[cases[i].role].append(i)
         for role, g in by_role.items():
-            if len(g) > 1: add('double', f'{", ".join(cases[i].id for i in g)} in {role}', *[cases[i].id for i in g])
+            if len(g) > 1:
+                add('double', f'{", ".join(cases[i].id for i in g)} in {role}', *[cases[i].id for i in g])
         if len({looks[i].labels for i in group} - {''}) > 1:
             g = [i for i in group if looks[i].labels]
             add('contradiction', f'{", ".join(cases[i].id for i in g)}', *[cases[i].id for i in g])
@@ -373,9 +394,12 @@ def _pairs(cases, looks, add):
         if looks[i].pixels == looks[j].pixels: continue
         x, y, frames = _ordered(cases[i], cases[j])
         twin = v > ALIKE and float(looks[i].fine @ looks[j].fine) > ALIKE_FINE
-        if x.role.startswith('test:'): kind = 'overlap' if twin else ''
-        else: kind = 'video' if video_neighbours(x, y) else 'twin' if twin else ''
-        if kind: add(kind, f'{frames}, likeness {v:.3f}', x.id, y.id)
+        if x.role.startswith('test:'):
+            kind = 'overlap' if twin else ''
+        else:
+            kind = 'video' if video_neighbours(x, y) else 'twin' if twin else ''
+        if kind:
+            add(kind, f'{frames}, likeness {v:.3f}', x.id, y.id)
 
 # %% ../nbs/02e_check.ipynb #4d5af95c
 def _ordered(a, b): # the training case first, and both in words
@@ -388,29 +412,39 @@ def _masks(dataset, cases, looks, add):
     slices, used = defaultdict(list), set()
     for role in dict.fromkeys(c.role for c in cases):
         part = [c for c in cases if c.role == role]
-        if not any(c.has_mask for c in part): add('unmasked', f'{role}: {len(part)} cases', part[0].id)
+        if not any(c.has_mask for c in part):
+            add('unmasked', f'{role}: {len(part)} cases', part[0].id)
     for c, l in zip(cases, looks):
         if not l.labels: continue
         used |= set(l.classes)
-        if l.area is None: add('nothing', f'{c.id} in {c.role}', c.id)
+        if l.area is None:
+            add('nothing', f'{c.id} in {c.role}', c.id)
         elif c.index is not None:
             slices[c.patient].append((c, l.area)) # an empty slice is normal, an empty volume is not
-        elif l.area == 0: add('empty', f'{c.id} in {c.role}', c.id)
-        elif l.area * 65536 < 20: add('tiny', f'{c.id} in {c.role}: {l.area:.4%} of the image', c.id)
-        elif l.area > 0.95: add('full', f'{c.id} in {c.role}: {l.area:.1%} of the image', c.id)
+        elif l.area == 0:
+            add('empty', f'{c.id} in {c.role}', c.id)
+        elif l.area * 65536 < 20:
+            add('tiny', f'{c.id} in {c.role}: {l.area:.4%} of the image', c.id)
+        elif l.area > 0.95:
+            add('full', f'{c.id} in {c.role}: {l.area:.1%} of the image', c.id)
     for p, parts in slices.items():
-        if not any(a for _, a in parts): add('empty', f'volume {p}: {len(parts)} slices', parts[len(parts) // 2][0].id)
+        if not any(a for _, a in parts):
+            add('empty', f'volume {p}: {len(parts)} slices', parts[len(parts) // 2][0].id)
         for c, a in parts:
-            if 0 < a * 65536 < 20: add('tiny', f'{c.id} in {c.role}: {a:.4%} of the slice', c.id)
-            if a > 0.95: add('full', f'{c.id} in {c.role}: {a:.1%} of the slice', c.id)
+            if 0 < a * 65536 < 20:
+                add('tiny', f'{c.id} in {c.role}: {a:.4%} of the slice', c.id)
+            if a > 0.95:
+                add('full', f'{c.id} in {c.role}: {a:.1%} of the slice', c.id)
     jpegs = defaultdict(list)
     for c in cases:
-        if c.mask is not None and c.mask.suffix.lower() in ('.jpg', '.jpeg'): jpegs[c.mask.parent].append(c.id)
+        if c.mask is not None and c.mask.suffix.lower() in ('.jpg', '.jpeg'):
+            jpegs[c.mask.parent].append(c.id)
     for folder, ids in jpegs.items():
         add('jpeg', f'{len(ids)} in {os.path.relpath(folder, dataset.root) if dataset.root else folder}', ids[0])
     if used:
         for k, name in enumerate(dataset.class_names):
-            if k not in used and k: add('class', f'class {k} ({name})')
+            if k not in used and k:
+                add('class', f'class {k} ({name})')
 
 # %% ../nbs/02e_check.ipynb #fb49e952
 def _intensities(dataset, cases, looks, add, limit=6.):
@@ -418,14 +452,17 @@ def _intensities(dataset, cases, looks, add, limit=6.):
     sources = defaultdict(lambda: defaultdict(list))
     for c, l in zip(cases, looks):
         if l.coarse is None: continue
-        if l.spread < 1 and c.index is None: add('blank', f'{c.id} in {c.role}: grey level {l.mean:.0f}', c.id)
-        else: sources[c.source][c.patient].append((c.id, l.mean, l.spread))
+        if l.spread < 1 and c.index is None:
+            add('blank', f'{c.id} in {c.role}: grey level {l.mean:.0f}', c.id)
+        else:
+            sources[c.source][c.patient].append((c.id, l.mean, l.spread))
     for source, patients in sources.items():
         if len(patients) < 10: continue
         names = list(patients)
         for k, what in ((1, 'mean grey level'), (2, 'contrast')):
             values = np.array([np.mean([v[k] for v in patients[p]]) for p in names])
-            middle = np.median(values); robust = max(1.4826 * np.median(np.abs(values - middle)), 4.)
+            middle = np.median(values)
+            robust = max(1.4826 * np.median(np.abs(values - middle)), 4.)
             for n in np.flatnonzero(np.abs(values - middle) > limit * robust):
                 usual = f'usual {middle:.0f} ± {robust:.0f}' + (f' in {source}' if source else '')
                 add('outlier', f'{names[n]}: {what} {values[n]:.0f}, {usual}', patients[names[n]][0][0])
@@ -436,16 +473,19 @@ def _links(dataset, cases, looks, add):
     if dataset.root is None: return
     root, inside = Path(dataset.root).resolve(), {}
     for path, c in {p: c for c in cases for p in (c.image, c.mask) if p is not None}.items():
-        if path.parent not in inside: inside[path.parent] = path.parent.resolve().is_relative_to(root)
+        if path.parent not in inside:
+            inside[path.parent] = path.parent.resolve().is_relative_to(root)
         if inside[path.parent] and not os.path.islink(path): continue
-        if root not in ((target := path.resolve()), *target.parents): add('link', f'{path} leads to {target}', c.id)
+        if root not in ((target := path.resolve()), *target.parents):
+            add('link', f'{path} leads to {target}', c.id)
 
 # %% ../nbs/02e_check.ipynb #24cffc43
 def _files(dataset, cases, looks, add):
     "What the readers noticed, files that are not used, and splits in names of files."
     said = _merge([((r.kind, r.message), c.id) for c, l in zip(cases, looks) for r in l.remarks
                    if r.kind in FINDINGS and r.kind != 'colours'])
-    for (kind, message), ids in said.items(): add(kind, message, *ids[:2])
+    for (kind, message), ids in said.items():
+        add(kind, message, *ids[:2])
     lacking = [p for p, why in dataset.left.items() if 'test part without masks' in why]
     if lacking:
         add('unmasked', f'test: {len(lacking)} images such as {lacking[0].name}, which are left for scsam predict')
@@ -469,12 +509,14 @@ def figure_sheet(report: Report, each: int = 2, # findings shown of each kind
     if not shown: return None
     rows = -(-len(shown) // columns)
     fig, axes = plt.subplots(rows, columns, figsize=(1.75 * columns, 1.95 * rows), dpi=72, squeeze=False)
-    for ax in axes.flat: ax.axis('off')
+    for ax in axes.flat:
+        ax.axis('off')
     for ax, (f, c) in zip(axes.flat, shown):
         ax.set_title(f'{f.kind}\n{c.id[-28:]}', fontsize=7, color='#d55e00' if f.level == 'error' else 'black')
         try:
             ax.imshow(c.read_image())
-            if c.has_mask: ax.contour(c.read_mask() == 0, [.5], colors='#56b4e9', linewidths=1)
+            if c.has_mask:
+                ax.contour(c.read_mask() == 0, [.5], colors='#56b4e9', linewidths=1)
         except ScsamError:
             ax.text(.5, .5, 'cannot\nbe read', ha='center', va='center', fontsize=8, transform=ax.transAxes)
     fig.tight_layout(pad=.4)

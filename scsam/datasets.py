@@ -84,7 +84,8 @@ def polyp_video(root: str|Path) -> Dataset: # see `polyp`
     frames = Counter(map(name, video.values()))
     wanted, test = sum(c.source == 'CVC-ClinicDB' for c in data), set()
     for v in stratified_order(dict.fromkeys(frames, ''), 0, 'videos'):
-        if sum(frames[t] for t in test) < wanted: test.add(v)
+        if sum(frames[t] for t in test) < wanted:
+            test.add(v)
     def moved(c):
         if c.id not in video: return c
         held = name(video[c.id]) in test
@@ -112,7 +113,8 @@ def volumes_in(folder: Path,
             name = name_key(p.name if p == folder else (p.parent.relative_to(folder)/last).as_posix())
             if name in out:
                 fault(f'{out[name]} and {p} {same_name(out[name], p)}; keep one of them')
-            else: out[name] = p
+            else:
+                out[name] = p
         if others is not None:
             stems = {p.stem for p in found}
             used = {*slices, *(p.name for p in found),
@@ -167,8 +169,10 @@ def _leave_others(others: list, found: Sorted, root: Path):
         if p.parent == root and p.name in TABLES: continue
         stem = name_key(p.name[:len(p.name) - len(suffix_of(p))])
         if lacking and place(p.relative_to(root).as_posix(), p).thing == 'mask' and (
-            is_dicom(p) or any(b in lacking for b in _bare(stem))): strange.append(p)
-        else: found.left[p] = _no_volume(p)
+            is_dicom(p) or any(b in lacking for b in _bare(stem))):
+            strange.append(p)
+        else:
+            found.left[p] = _no_volume(p)
     if strange:
         fault(f'{len(strange)} files are named like masks, but are no volumes that scsam reads: {listed(strange)} '
               f'({_no_volume(strange[0])}); save them as .nii.gz on the grids of their images, or move them away',
@@ -194,7 +198,8 @@ def _by_header(found: Sorted):
     if len({*ids.values()} - {''}) < 2: return # absent, or the same word in all of them
     first = {}
     for i in found.items:
-        if ids[i.path]: i.patient = first.setdefault(ids[i.path], i.patient)
+        if ids[i.path]:
+            i.patient = first.setdefault(ids[i.path], i.patient)
     found.notes.append('patients are told by the headers (PatientID), besides folders')
 
 # %% ../nbs/02c_datasets.ipynb #db845cab
@@ -245,7 +250,8 @@ _COMMAS = ',;\t|' # what may stand between the columns of a table
 def _rows(path: Path) -> list: # of dicts
     text = _text(path).lstrip('\r\n')
     comma = max(_COMMAS, key=text.split('\n', 1)[0].count)
-    try: rows = list(csv.DictReader(io.StringIO(text, newline=''), delimiter=comma))
+    try:
+        rows = list(csv.DictReader(io.StringIO(text, newline=''), delimiter=comma))
     except csv.Error as e:
         raise ScsamError(f'{path} is not a readable CSV: {e}; is a quotation mark left open?') from None
     if '\0' in text:
@@ -253,12 +259,15 @@ def _rows(path: Path) -> list: # of dicts
     return [{(k or '').strip().lower(): (v or '').strip() for k, v in r.items() if not isinstance(v, list)}
             for r in rows]
 
-
+# %% ../nbs/02c_datasets.ipynb #c0df0005
 def _header(path: Path) -> list: # of names of columns, lower case; [] = cannot be read
-    try: first = _text(path).lstrip('\r\n').split('\n', 1)[0]
+    try:
+        first = _text(path).lstrip('\r\n').split('\n', 1)[0]
     except ScsamError: # in another code than UTF-8, which is said when it is read
-        try: first = path.read_bytes().decode('latin-1').split('\n', 1)[0]
-        except OSError: return []
+        try:
+            first = path.read_bytes().decode('latin-1').split('\n', 1)[0]
+        except OSError:
+            return []
     return [c.strip().strip('"').lower() for c in re.split(f'[{_COMMAS}]', first)]
 
 
@@ -267,7 +276,8 @@ def _file(at: Path, name: str, where: str) -> Path: # relative to `at`
     if '\0' in name: raise ScsamError(f'{where} holds a zero byte; save the table again as text')
     path = at/name
     try:
-        if '\\' in name and not path.exists(): path = at/name.replace('\\', '/')
+        if '\\' in name and not path.exists():
+            path = at/name.replace('\\', '/')
         path.exists()
     except OSError as e:
         raise ScsamError(f'{where} {path} cannot be reached: {e.strerror}; change permissions, or the table') from None
@@ -327,9 +337,11 @@ def from_csv(path: str|Path,
             if files['image'].name.lower().endswith(VOLUMES) or files['image'].is_dir():
                 one = volume_cases(files['image'], files.get('mask'), id,
                                    SliceReader(reader.values, ignore=reader.ignore))
-            else: one = [Case(id, files['image'], files.get('mask'), reader=reader)]
+            else:
+                one = [Case(id, files['image'], files.get('mask'), reader=reader)]
             cases += [replace(c, **said) for c in one]
-        except ScsamError as e: raise ScsamError(f'{path}, line {n}: {e}') from None
+        except ScsamError as e:
+            raise ScsamError(f'{path}, line {n}: {e}') from None
     notes = [f'patients are told by the column patient of {path.name}'] if any(r.get('patient') for r in rows) else []
     return Dataset(path.stem, cases, names, path.parent, notes=notes)
 
@@ -346,7 +358,8 @@ def own_folder(root: str|Path,     # a CSV, a folder with a CSV in it, a folder 
     if len(tables) > 1:
         raise ScsamError(f'{listed(tables)} all have a column "image"; name one of them instead of the folder')
     data = from_csv(tables[0], guessed=True) if tables else folder(root, whole)
-    if tables: data.left = _not_listed(data, tables[0])
+    if tables:
+        data.left = _not_listed(data, tables[0])
     for f in found:
         if f not in tables:
             data.left[f] = 'a table whose column "image" names no file here, so it is not taken for the list of cases'
@@ -363,7 +376,8 @@ def _is_list(path: Path) -> bool:
 def _not_listed(data: Dataset, table: Path) -> dict:
     "Images and volumes beside a table that it does not name."
     used = {p.resolve() for c in data for p in (c.image, c.mask) if p is not None}
-    with tolerate(): there = [*pictures(table.parent).values(), *volumes_in(table.parent).values()]
+    with tolerate():
+        there = [*pictures(table.parent).values(), *volumes_in(table.parent).values()]
     return {p: f'not listed in {table.name}' for p in there if p.resolve() not in used}
 
 # %% ../nbs/02c_datasets.ipynb #4135c8c6
@@ -378,8 +392,10 @@ def guess_kind(path: str|Path) -> str: # a key of `KINDS`
         if path.name.lower().endswith(VOLUMES) or is_dicom(path): return 'volumes'
         raise ScsamError(f'{path} is a file that scsam does not know; it reads folders, CSV files, images '
                          f'({", ".join(SUFFIXES)}) and volumes ({", ".join(VOLUMES)})')
-    try: names = [f.name for f in path.iterdir()]
-    except OSError as e: raise ScsamError(f'{path} cannot be listed: {e.strerror}; change its permissions') from None
+    try:
+        names = [f.name for f in path.iterdir()]
+    except OSError as e:
+        raise ScsamError(f'{path} cannot be listed: {e.strerror}; change its permissions') from None
     if not names: raise ScsamError(f'{path} is an empty folder; put images into it, or name another')
     if {'TrainDataset', 'TestDataset'} & set(names): return 'polyp'
     if any(re.fullmatch(r'Case\d+\.mhd', f.name) for d in [path, *_split_folders(path)] for f in d.iterdir()):
@@ -461,9 +477,11 @@ def inputs(path: str|Path,
     kinds = both if kind is None and main in both and Path(path).is_dir() and all(_count(Path(path))) else (main,)
     for k in kinds:
         try:
-            with tolerate() as faults: data = load_dataset(path, k, **{'whole': True} if k in both else {})
+            with tolerate() as faults:
+                data = load_dataset(path, k, **{'whole': True} if k in both else {})
         except ScsamError as e:
-            out.notes += [*faults, str(e)]; continue
+            out.notes += [*faults, str(e)]
+            continue
         out.notes += faults
         left.append(data.left)
         out.cases += list(data)

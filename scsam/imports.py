@@ -47,7 +47,8 @@ def members(path: str|Path # a zip
     path = Path(path)
     if not path.is_file(): raise ScsamError(f'{path} is not a file; name the zip files as they were downloaded')
     try:
-        with zipfile.ZipFile(path) as z: found = z.infolist()
+        with zipfile.ZipFile(path) as z:
+            found = z.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as e:
         head = path.open('rb').read(16)
         why = ('it begins like a zip, but its end is missing: the download was cut off' if head[:2] == b'PK' else
@@ -101,11 +102,15 @@ def plan_promise12(zips: list # of Path
         for i in members(zip):
             at = PurePosixPath(i.filename)
             case = re.fullmatch(r'Case(\d+)(_segmentation)?\.(mhd|z?raw)', at.name, re.I)
-            if not case: plan.skipped['are no part of a volume'] += 1
-            elif re.search('test', f'{zip.stem}/{at.parent}', re.I): tests.add(int(case[1]))
-            else: plan.put(zip, i, at.name)
-    if tests: plan.said.append(f'left out: the test part ({len(tests)} volumes), which has other patients under the '
-                               'names of training volumes, and which neither protocol uses')
+            if not case:
+                plan.skipped['are no part of a volume'] += 1
+            elif re.search('test', f'{zip.stem}/{at.parent}', re.I):
+                tests.add(int(case[1]))
+            else:
+                plan.put(zip, i, at.name)
+    if tests:
+        plan.said.append(f'left out: the test part ({len(tests)} volumes), which has other patients under the '
+                         'names of training volumes, and which neither protocol uses')
     _lacking_volumes(plan, zips)
     return plan
 
@@ -117,19 +122,24 @@ def _lacking_volumes(plan: Plan, zips: list):
     lacks = {what: [n for n in range(50) if not whole(f'case{n:02d}{end}')]
              for what, end in (('volumes', ''), ('segmentations', '_segmentation'))}
     for what, numbers in lacks.items():
-        if numbers: plan.missing.append(f'{len(numbers)} of 50 {what}: Case{_ranges(numbers)}')
+        if numbers:
+            plan.missing.append(f'{len(numbers)} of 50 {what}: Case{_ranges(numbers)}')
     given = {z.name.lower() for z in zips}
     absent = [f'TrainingData_Part{k}.zip' for k in (1, 2, 3) if f'trainingdata_part{k}.zip' not in given]
-    if plan.missing and len(absent) < 3: plan.missing.append(f'not among the files: {", ".join(absent) or "no part"}')
-    elif plan.missing: plan.missing.append('TrainingData_Part1.zip to Part3.zip, or training_data.zip of the record, '
-                                           'hold them')
+    if plan.missing and len(absent) < 3:
+        plan.missing.append(f'not among the files: {", ".join(absent) or "no part"}')
+    elif plan.missing:
+        plan.missing.append('TrainingData_Part1.zip to Part3.zip, or training_data.zip of the record, '
+                            'hold them')
 
 
 def _ranges(numbers: list) -> str: # '00–03, 07'
     out = []
     for n in numbers:
-        if out and out[-1][1] == n - 1: out[-1][1] = n
-        else: out.append([n, n])
+        if out and out[-1][1] == n - 1:
+            out[-1][1] = n
+        else:
+            out.append([n, n])
     return ', '.join(f'{a:02d}' if a == b else f'{a:02d}–{b:02d}' for a, b in out)
 
 # %% ../nbs/02f_imports.ipynb #97378f16
@@ -149,29 +159,40 @@ def plan_polyp(zips: list # of Path
             top = next((p for p in ('TrainDataset', 'TestDataset') if p.lower() in map(str.lower, parts)), None)
             folder = _FOLDERS.get(at.parent.name.lower())
             if not top or not folder or at.suffix.lower() not in SUFFIXES:
-                plan.skipped['are no image or mask of the layout'] += 1; continue
+                plan.skipped['are no image or mask of the layout'] += 1
+                continue
             test = (at.parts[-3],) if top == 'TestDataset' and len(at.parts) > 2 else ()
-            if top == 'TestDataset' and not test: plan.skipped['belong to no test set'] += 1; continue
+            if top == 'TestDataset' and not test:
+                plan.skipped['belong to no test set'] += 1
+                continue
             plan.put(zip, i, '/'.join((top, *test, folder, at.name)))
     _lacking_images(plan)
     return plan
 
-
+# %% ../nbs/02f_imports.ipynb #c0df0007
 def _lacking_images(plan: Plan):
     "Name the sets that are absent, the images without mask, and sets with other files than the published ones."
     by = {}
-    for p in map(PurePosixPath, plan.places): by.setdefault(str(p.parent), set()).add(p.stem)
+    for p in map(PurePosixPath, plan.places):
+        by.setdefault(str(p.parent), set()).add(p.stem)
     for name, n in {'TrainDataset': POLYP_TRAIN, **{f'TestDataset/{k}': n for k, n in POLYP_TESTS.items()}}.items():
         images, masks = (by.pop(f'{name}/{k}', set()) for k in ('images', 'masks'))
         zip, s = f"{name.split('/')[0]}.zip", name.split('/')[-1]
-        if not images: plan.missing.append(f'{name} ({n} images), which is in {zip}'); continue
+        if not images:
+            plan.missing.append(f'{name} ({n} images), which is in {zip}')
+            continue
         for a, b, what in ((images, masks, 'mask'), (masks, images, 'image')):
-            if a - b: plan.missing.append(f'{name}: the {what} of {listed(sorted(a - b))} ({len(a - b)} in all)')
-        if len(images) < n: plan.missing.append(f'{name}: {n - len(images)} of {n} images')
-        if len(images) > n: plan.differs.append(f'{name} has {len(images)} images, and the published one {n}')
+            if a - b:
+                plan.missing.append(f'{name}: the {what} of {listed(sorted(a - b))} ({len(a - b)} in all)')
+        if len(images) < n:
+            plan.missing.append(f'{name}: {n - len(images)} of {n} images')
+        if len(images) > n:
+            plan.differs.append(f'{name} has {len(images)} images, and the published one {n}')
         other = images - {str(k) for k in _NUMBERS[s]} if s in _NUMBERS else ()
-        if other: plan.differs.append(f'{name}: {listed(sorted(other))} are no numbers of the published set')
-    for k in dict.fromkeys(k.rsplit('/', 1)[0] for k in by): plan.differs.append(f'{k} is no part of the benchmark')
+        if other:
+            plan.differs.append(f'{name}: {listed(sorted(other))} are no numbers of the published set')
+    for k in dict.fromkeys(k.rsplit('/', 1)[0] for k in by):
+        plan.differs.append(f'{k} is no part of the benchmark')
 
 # %% ../nbs/02f_imports.ipynb #c8b85504
 DOWNLOADS = {'promise12': (plan_promise12, 'promise12-5'), 'polyp': (plan_polyp, None)} # and a protocol to compare with
@@ -193,15 +214,18 @@ def import_zips(kind: str,             # a key of `DOWNLOADS`
         lacks = '; '.join(plan.missing)
         raise ScsamError(f'the download is not whole, and nothing was written. Missing: {lacks}{more}')
     _room(plan, out)
-    for said in (*plan.said, *(f'left out: {n} files that {why}' for why, n in plan.skipped.items())): say(said)
+    for said in (*plan.said, *(f'left out: {n} files that {why}' for why, n in plan.skipped.items())):
+        say(said)
     with scratch(out) as tmp:
         _unpack_all(plan, tmp/'data', say)
         data = load_dataset(tmp/'data', kind)
         sums = Counter(c.role for c in data)
-        with writing(out, tmp): os.replace(tmp/'data', out)
+        with writing(out, tmp):
+            os.replace(tmp/'data', out)
     say(f'{out}: {", ".join(f"{r} {n}" for r, n in sums.items())} {"slices" if kind == "promise12" else "images"}')
     differs = [f'missing: {m}' for m in plan.missing] + plan.differs
-    if protocol: differs += compare_protocol(out, protocol, kind)[0]
+    if protocol:
+        differs += compare_protocol(out, protocol, kind)[0]
     return differs
 
 

@@ -27,8 +27,10 @@ _noted = contextvars.ContextVar('noted', default=None)
 def tolerate():
     "Inside, faults of a layout are collected in the list that this yields, instead of being raised."
     token = _noted.set([])
-    try: yield _noted.get()
-    finally: _noted.reset(token)
+    try:
+        yield _noted.get()
+    finally:
+        _noted.reset(token)
 
 
 def fault(message: str, each=()): # what is raised; what is noted instead, one message per file
@@ -51,7 +53,7 @@ def same_name(a: Path, b: Path) -> str: # in what two files of one name differ
     if a.suffix != b.suffix: return 'have the same name but for the suffix'
     return 'have names that look the same, and differ in how their accents are stored (Unicode NFC and NFD)'
 
-
+# %% ../nbs/02a_layout.ipynb #c0df0001
 def pictures(folder: Path,
              deep: bool = True,      # also in folders inside
              others: list|None = None # is given the files of other kinds
@@ -72,11 +74,13 @@ def pictures(folder: Path,
             path = Path(at)/f
             name = name_key(path.relative_to(folder).with_suffix('').as_posix())
             if not f.lower().endswith(SUFFIXES):
-                if others is not None: others.append(path)
+                if others is not None:
+                    others.append(path)
             elif name in out:
                 fault(f'{out[name]} and {path} {same_name(out[name], path)}; keep one of them, or tell by a '
                       f'CSV which is meant')
-            else: out[name] = path
+            else:
+                out[name] = path
     return out
 
 
@@ -118,7 +122,8 @@ class _Names:
         self.images, self.short, self.shared = images, defaultdict(list), defaultdict(list)
         for n in images:
             self.short[_IMAGE_FIRST.sub(r'\1', _IMAGE_MARK.sub('', n))].append(n)
-            if m := SEQUENCE.search(n): self.shared[n[:m.start()]].append(n)
+            if m := SEQUENCE.search(n):
+                self.shared[n[:m.start()]].append(n)
 
     def of(self, mask: str) -> list: # of names of images
         "The image of a mask; the sequences of one scan share theirs; [] = none that is certain."
@@ -138,9 +143,12 @@ def match(images: dict, # name -> Path
     for name, path in masks:
         of = known.of(name)
         # 001_1, 001_2 are of 001
-        if not of and (m := re.fullmatch(r'(.+?)(?:[ _.-]\(?\d+\)?|\(\d+\))', name)) and m[1] in images: of = [m[1]]
-        for n in of: found[n].append((name, path))
-        if not of: extra.append(path)
+        if not of and (m := re.fullmatch(r'(.+?)(?:[ _.-]\(?\d+\)?|\(\d+\))', name)) and m[1] in images:
+            of = [m[1]]
+        for n in of:
+            found[n].append((name, path))
+        if not of:
+            extra.append(path)
     out = {}
     for n, some in found.items():
         if len(some) > 1 and not _numbered(some):
@@ -164,7 +172,8 @@ def pair(images: dict, # name -> Path, as `pictures` gives them
     found, extra = match(images, list(masks.items()))
     no_image(extra, len(masks), images)
     for n, paths in found.items():
-        if len(paths) > 1: fault(f'{paths[0]} and {paths[1]} are both masks of {images[n]}; remove one of them')
+        if len(paths) > 1:
+            fault(f'{paths[0]} and {paths[1]} are both masks of {images[n]}; remove one of them')
     return {n: paths[0] for n, paths in found.items()}
 
 # %% ../nbs/02a_layout.ipynb #a55ebe97
@@ -183,7 +192,8 @@ def no_image(extra: list, of: int, images: dict):
                     f'masks for each class, join them into one label map)')
         elif stem.casefold() in capitals:
             like = f' ({capitals[stem.casefold()].name} differs from {p.name} in capitals)'
-        elif here: like = f' ({images[here[0]].name} is in another folder: {images[here[0]].parent})'
+        elif here:
+            like = f' ({images[here[0]].name} is in another folder: {images[here[0]].parent})'
         elif (z := zeros.get(_no_zeros(stem))) is not None:
             like = f' ({z.name} differs from {p.name} in the zeros of its number)'
         if like: break
@@ -247,8 +257,10 @@ def _words(name: str) -> list: # of (word, known?)
         for piece in pieces:
             known = _spell(_no_accents(piece))
             alone = known and known[0] in _SHORT
-            if alone and len(pieces) > 1: known = known if piece in ('Tr', 'Va', 'Ts', 'Te') else None
-            elif alone and not short: known = None # the TS of TS_001 are initials
+            if alone and len(pieces) > 1:
+                known = known if piece in ('Tr', 'Va', 'Ts', 'Te') else None
+            elif alone and not short:
+                known = None  # the TS of TS_001 are initials
             out += [(w, True) for w in known] if known else [(piece, False)]
     return out
 
@@ -271,14 +283,18 @@ def folder_means(name: str) -> Means:
     said = {_SHORT.get(w) or _MEANS[w] for w, known in words if known}
     rest = tuple(w for w, known in words if not known)
     roles = said & {*ROLE_WORDS}
-    if 'unlabeled' in roles: roles = {'unlabeled'}
-    if roles == {'test', 'val'}: roles = {'test'} # external_validation is not trained on, and chooses nothing
+    if 'unlabeled' in roles:
+        roles = {'unlabeled'}
+    if roles == {'test', 'val'}:
+        roles = {'test'}  # external_validation is not trained on, and chooses nothing
     role = roles.pop() if len(roles) == 1 else '' # train_val_test is none
     thing = next((t for t in ('mask', 'image', 'other') if t in said), '')
     plural = any(w.endswith('s') for w, known in words if known and _MEANS.get(w) == 'image')
     # image_001 is a folder of one case
-    if thing == 'image' and not role and not plural and words[-1][0].isdigit(): thing = ''
-    if thing == 'other' and (role or rest): thing = ''
+    if thing == 'image' and not role and not plural and words[-1][0].isdigit():
+        thing = ''
+    if thing == 'other' and (role or rest):
+        thing = ''
     if not thing and not role and len(words) == 1 and words[0][0] in ('frames', 'scans', 'volumes', 'slices'):
         thing = 'image'
     return Means(role, thing, rest)
@@ -310,7 +326,8 @@ def place(name: str,    # of a file, relative to the dataset, with '/'
     *folders, last = name.split('/')
     means = [folder_means(f) for f in folders]
     # a DICOM series is a folder
-    if path.is_dir(): folders, means = [*folders, ''], [*means, Means(folder_means(last).role)]
+    if path.is_dir():
+        folders, means = [*folders, ''], [*means, Means(folder_means(last).role)]
     said = [i for i, m in enumerate(means) if m.named]
     roles = {m.role for m in means if m.role}
     if len(roles) > 1:
@@ -324,7 +341,8 @@ def place(name: str,    # of a file, relative to the dataset, with '/'
     above = [f for i, f in enumerate(folders) if said and i < said[-1] and not means[i].named and f not in between]
     below = [f for i, f in enumerate(folders) if f and not means[i].named and (not said or i > said[-1])]
     role = next(iter(roles), '')
-    if role != 'test': above, between = above + between, []
+    if role != 'test':
+        above, between = above + between, []
     words = tuple('-'.join(m.rest) for m in means if m.named and m.rest)
     return Found(path, last, role, things[-1][1] if things else '', tuple(above), tuple(below), '-'.join(between),
                  words)
@@ -362,11 +380,14 @@ def patient_folders(found: list, # of `Found`, the images
     "A patient's folder has a number in its name and is no part, or is one of several with files of the same names."
     names, like, out = defaultdict(set), defaultdict(set), {}
     for f in found:
-        for i in range(len(f.above + f.below)): names[(f.above + f.below)[:i + 1]].add(f.key)
-    for p in names: like[p[:-1], re.sub(r'\d+', '#', p[-1])].add(p[-1])
+        for i in range(len(f.above + f.below)):
+            names[(f.above + f.below)[:i + 1]].add(f.key)
+    for p in names:
+        like[p[:-1], re.sub(r'\d+', '#', p[-1])].add(p[-1])
     inside = {p: {k.split('/', len(p))[-1] for k in keys} for p, keys in names.items()}
     often = defaultdict(Counter) # folder -> how many of the folders in it hold a file of this name
-    for p, files in inside.items(): often[p[:-1]].update(files)
+    for p, files in inside.items():
+        often[p[:-1]].update(files)
     shared = lambda p: sum(often[p[:-1]][f] > 1 for f in inside[p]) * 2 >= len(inside[p])
     twins = {p for p in names if not re.search(r'\d', p[-1]) and not _is_group(p[-1]) and shared(p)}
     own = {p for p, files in inside.items() if len(files) == 1 and (p[-1] in files or shared(p))} # one image in each
@@ -378,7 +399,8 @@ def patient_folders(found: list, # of `Found`, the images
             if not re.search(r'\d', path[i]): return i >= len(f.above) and path[:i + 1] in twins
             # side by side with others like it
             return i >= len(f.above) or len(like[path[:i], re.sub(r'\d+', '#', path[i])]) > 1
-        if path not in out: out[path] = next((i + 1 for i in range(len(path)) if is_patient(i)), 0)
+        if path not in out:
+            out[path] = next((i + 1 for i in range(len(path)) if is_patient(i)), 0)
     return out
 
 
@@ -387,8 +409,10 @@ def _moments(names: list) -> dict: # name -> who it is of, where names say so: p
     of, known = {}, {*names}
     for n in names:
         m = MOMENT.match(n) or re.match(rf'^(.+?){SEQUENCE.pattern}', n, re.IGNORECASE)
-        if m: of[n] = m[1]
-        elif (m := COPY.match(n)) and m[1] in known: of[n] = m[1]
+        if m:
+            of[n] = m[1]
+        elif (m := COPY.match(n)) and m[1] in known:
+            of[n] = m[1]
     return of if len(set(of.values())) > 1 else {}
 
 # %% ../nbs/02a_layout.ipynb #aca6313f
@@ -420,10 +444,14 @@ def sort_files(units: dict,  # name relative to the folder -> Path, of images an
     parted = {f.role for f in found if f.thing == 'image'}
     kept = []
     for f in found:
-        if f.thing == 'other': out.left[f.path] = f'in a folder of {f.path.parent.name}'
-        elif f.role == 'unlabeled' and f.thing == 'mask': out.left[f.path] = 'a mask in the unlabelled part'
-        elif not f.thing and f.role in parted: out.left[f.path] = 'neither in a folder of images nor in one of masks'
-        else: kept.append(f)
+        if f.thing == 'other':
+            out.left[f.path] = f'in a folder of {f.path.parent.name}'
+        elif f.role == 'unlabeled' and f.thing == 'mask':
+            out.left[f.path] = 'a mask in the unlabelled part'
+        elif not f.thing and f.role in parted:
+            out.left[f.path] = 'neither in a folder of images nor in one of masks'
+        else:
+            kept.append(f)
     images, masks = _beside([f for f in kept if f.thing != 'mask'], [f for f in kept if f.thing == 'mask'], root)
     if not images and masks:
         fault(f'{root} has masks ({listed([f.path for f in masks])}), but no image that scsam can find; put the '
@@ -431,10 +459,12 @@ def sort_files(units: dict,  # name relative to the folder -> Path, of images an
         return out
     _same_splits(images, masks)
     _two_trees(images, masks, root, out)
-    if not masks: _named_after(images, out.notes)
+    if not masks:
+        _named_after(images, out.notes)
     mask_of = _match_parts(images, masks, out.notes)
     for f in images:
-        if f.made: out.left[f.path] = 'made from another image, by its name'
+        if f.made:
+            out.left[f.path] = 'made from another image, by its name'
     images = [f for f in images if not f.made]
     _describe(sorted(images, key=lambda f: ('', 'train', 'unlabeled', 'val', 'test').index(f.role)), mask_of, out)
     return out
@@ -460,31 +490,37 @@ def _by_word(images: list, masks: list) -> tuple: # (images, masks), of `Found`
     here, words = defaultdict(list), [f for f in images if re.fullmatch(_HARD, f.name, re.IGNORECASE)]
     gone = set(map(id, words))
     for f in images if words else ():
-        if id(f) not in gone: here[f.path if f.path.is_dir() else f.path.parent].append(f) # a series is a folder
+        if id(f) not in gone:
+            here[f.path if f.path.is_dir() else f.path.parent].append(f)  # a series is a folder
     for f in words:
         of = here[f.path.parent]
         if len(of) == 1 or of and all(SEQUENCE.fullmatch(f'_{g.name}') for g in of):
             masks = masks + [replace(f, name=g.name, above=g.above, below=g.below) for g in of]
-        else: gone.remove(id(f))
+        else:
+            gone.remove(id(f))
     return [f for f in images if id(f) not in gone], masks
 
-
+# %% ../nbs/02a_layout.ipynb #c0df0002
 def _beside(images: list, masks: list, root: Path) -> tuple: # (images, masks), of `Found`
     "Masks that lie beside their images, known by their names."
     names, beside = defaultdict(set), []
     images, masks = _by_word(images, masks)
-    for f in images: names[f.path.parent].add(name_key(f.name))
+    for f in images:
+        names[f.path.parent].add(name_key(f.name))
     in_masks = {f.key for f in masks}
     for f in images:
         here, bare = names[f.path.parent], _bare(f.name)[1:]
         if f.key in in_masks: continue                                           # both are called x_seg
         # even if its image is nowhere
-        if MARK.search(f.name) and (not masks or any(b in here for b in bare)): beside.append(f)
-        elif _ANY_MARK.search(f.name) and any(b in here for b in bare): beside.append(f)       # x_lesion beside x
+        if MARK.search(f.name) and (not masks or any(b in here for b in bare)):
+            beside.append(f)
+        elif _ANY_MARK.search(f.name) and any(b in here for b in bare):
+            beside.append(f)  # x_lesion beside x
         elif _FIRST.match(f.name):                                                             # mask_7 beside image_7
             others = {_IMAGE_FIRST.sub('', n) for n in here - {f.name}}
             lost = not masks and bare[-1].isdigit() and any(not _FIRST.match(n) for n in here)
-            if bare[-1] in here or bare[-1] in others or lost: beside.append(f)
+            if bare[-1] in here or bare[-1] in others or lost:
+                beside.append(f)
     gone = set(map(id, beside))
     images = [f for f in images if id(f) not in gone]
     of = {(f.path.parent, b) for f in beside for b in _bare(f.name)[1:]}
@@ -511,7 +547,8 @@ def _two_trees(images: list, masks: list, root: Path, out: Sorted):
         fault(f'{root} holds two trees side by side: {train[0].path.parent} is a training part, and '
               f'{real[0].path.parent} belongs to no split '
               f'({len(train)} and {len(real)} images); move one of them away, or tell by a CSV')
-    for f in loose: out.left[f.path] = f'outside the training part in {train[0].path.parent}'
+    for f in loose:
+        out.left[f.path] = f'outside the training part in {train[0].path.parent}'
     images[:] = [f for f in images if f.role]
 
 
@@ -536,7 +573,8 @@ def _same_splits(images: list, masks: list):
         if len(at) > 1:
             fault(f'{f.path} has masks in {" and ".join(sorted(k[0] for k in at))}; put images into the same splits '
                   f'as masks')
-        if at: f.role, f.test = at[0]
+        if at:
+            f.role, f.test = at[0]
 
 # %% ../nbs/02a_layout.ipynb #10afefd7
 def _match_parts(images: list, masks: list, notes: list) -> dict: # id of a `Found` -> tuple of Paths
@@ -545,12 +583,16 @@ def _match_parts(images: list, masks: list, notes: list) -> dict: # id of a `Fou
     tests = [k for k in parts if k[0] == 'test']
     for k, part in parts.items():
         mine = mask_in.pop(k, [])
-        if k == ('', '') and ('train', '') not in parts: mine = mine + mask_in.pop(('train', ''), [])
-        if k == ('train', ''): mine = mine + mask_in.pop(('', ''), [])
+        if k == ('', '') and ('train', '') not in parts:
+            mine = mine + mask_in.pop(('train', ''), [])
+        if k == ('train', ''):
+            mine = mine + mask_in.pop(('', ''), [])
         if [k] == tests and not mine: # the folder of masks names another set
-            for q in [q for q in mask_in if q[0] == 'test']: mine = mine + mask_in.pop(q)
+            for q in [q for q in mask_in if q[0] == 'test']:
+                mine = mine + mask_in.pop(q)
         if len({f.key for f in part}) < len(part):
-            for f in part + mine: f.above, f.below = tuple(f.long.split('/')[:-1]), ()
+            for f in part + mine:
+                f.above, f.below = tuple(f.long.split('/')[:-1]), ()
         names = {f.key: f.path for f in part}
         for f in part if len(names) < len(part) else ():
             if names[f.key] != f.path:
@@ -560,8 +602,10 @@ def _match_parts(images: list, masks: list, notes: list) -> dict: # id of a `Fou
         found, extra = match(names, [(f.key, f.path) for f in mine])
         extra = _objects(part, mine, found, extra, notes)
         no_image(extra, len(mine), names)
-        for f in part: out[id(f)] = found.get(f.key, ())
-        for f in part: f.made = not out[id(f)] and bool(MADE.search(f.key)) and MADE.sub('', f.key) in found
+        for f in part:
+            out[id(f)] = found.get(f.key, ())
+        for f in part:
+            f.made = not out[id(f)] and bool(MADE.search(f.key)) and MADE.sub('', f.key) in found
     no_image([f.path for some in mask_in.values() for f in some], len(masks), {f.key: f.path for f in images})
     return out
 
@@ -571,20 +615,24 @@ def _flat(images: list, masks: list):
     plain = lambda files: not any(f.above + f.below for f in files)
     if plain(images) == plain(masks): return
     at = defaultdict(list)
-    for f in images: at[f.name].append(f)
+    for f in images:
+        at[f.name].append(f)
     if any(len(same) > 1 for same in at.values()) or len({f.name for f in masks}) < len(masks): return
     for m in masks:
-        if of := next((at[b][0] for b in _bare(m.name) if b in at), None): m.above, m.below = of.above, of.below
+        if of := next((at[b][0] for b in _bare(m.name) if b in at), None):
+            m.above, m.below = of.above, of.below
 
 # %% ../nbs/02a_layout.ipynb #54256100
 def _objects(images: list, masks: list, found: dict, extra: list, notes: list) -> list: # of masks still without image
     "Give the files in a folder of masks that belongs to one image to that image; `found` as `match` gives it."
     lost, by_key, near, of = {*extra}, {f.key: f for f in images}, defaultdict(list), defaultdict(list)
-    for f in images: near[f.above + f.below].append(f)
+    for f in images:
+        near[f.above + f.below].append(f)
     for m in [m for m in masks if m.path in lost]:
         at = m.above + m.below
         f = by_key.get('/'.join(at)) or (near[at][0] if at and len(near[at]) == 1 else None)
-        if f and f.key not in found: of[f.key].append(m)
+        if f and f.key not in found:
+            of[f.key].append(m)
     words = {k: {re.sub(r'\d+', '', m.name) for m in some} for k, some in of.items()}
     for k, some in of.items():
         if len(words[k]) > 1 and not all(re.fullmatch('[0-9a-f]{8,}', m.name, re.I) for m in some): # nor made names
@@ -621,22 +669,32 @@ def _describe(images: list, mask_of: dict, out: Sorted):
         role = {'': 'train', 'unlabeled': 'train', 'test': f'test:{f.test}'}.get(f.role, f.role)
         prefix = {'val': 'val/', 'test': f'{f.test}/', 'unlabeled': 'unlabeled/'}.get(f.role, '')
         source = '/'.join(path[:n - 1] if n else path)
-        if n: patient = '/'.join(path[:n]); told.append(path[n - 1])
-        elif f.name in moments: patient = '/'.join((*path, moments[f.name]))
-        else: patient = prefix + f.key
-        if path and not n: groups.append(path[-1])
+        if n:
+            patient = '/'.join(path[:n])
+            told.append(path[n - 1])
+        elif f.name in moments:
+            patient = '/'.join((*path, moments[f.name]))
+        else:
+            patient = prefix + f.key
+        if path and not n:
+            groups.append(path[-1])
         masks = mask_of.get(id(f), ())
-        if len(masks) > 1: more.append(f'{f.name} ({len(masks)})')
+        if len(masks) > 1:
+            more.append(f'{f.name} ({len(masks)})')
         out.items.append(Item(prefix + f.key, f.path, masks, patient, source, role))
     if len({i.source for i in out.items}) < 2:
-        for i in out.items: i.source = ''
+        for i in out.items:
+            i.source = ''
     people = lambda names: len({i.patient for i in out.items if i.patient in names})
-    if told: out.notes.append(f'patients are told by folders ({listed(dict.fromkeys(told))})')
+    if told:
+        out.notes.append(f'patients are told by folders ({listed(dict.fromkeys(told))})')
     if groups:
         out.notes.append(f'names of folders ({listed(dict.fromkeys(groups))}) are taken for classes or parts, not for '
                          f'patients; a CSV with a column patient tells otherwise')
-    if moments: out.notes.append(f'patients are told by file names ({listed(dict.fromkeys(moments.values()))})')
-    if more: out.notes.append(f'{len(more)} images have several masks, which are joined: {listed(more)}')
+    if moments:
+        out.notes.append(f'patients are told by file names ({listed(dict.fromkeys(moments.values()))})')
+    if more:
+        out.notes.append(f'{len(more)} images have several masks, which are joined: {listed(more)}')
 
 # %% ../nbs/02a_layout.ipynb #3613699c
 def read_classes(root: Path) -> tuple: # (class names, FileReader)
@@ -647,14 +705,16 @@ def read_classes(root: Path) -> tuple: # (class names, FileReader)
         try:
             lines = [l.strip() for l in text.read_text(encoding='utf-8-sig').splitlines() if l.strip()
                      and not l.startswith('#')]
-        except UnicodeDecodeError as e: raise ScsamError(f'{text} is not UTF-8 text: {e}; save it again') from None
+        except UnicodeDecodeError as e:
+            raise ScsamError(f'{text} is not UTF-8 text: {e}; save it again') from None
         numbered = [re.fullmatch(r'(\d+)[\s:,=]+(.+)', l) for l in lines]
         table = {m[2]: int(m[1]) for m in numbered} if lines and all(numbered) else {l: i for i, l in enumerate(lines)}
         if len(table) < len(lines): raise ScsamError(f'{text} names a class twice; names must differ')
         where = text
     elif js.is_file():
         table, where = read_json(js), js
-        if isinstance(table, list): table = {str(v): i for i, v in enumerate(table)}
+        if isinstance(table, list):
+            table = {str(v): i for i, v in enumerate(table)}
         if not isinstance(table, dict):
             raise ScsamError(f'{js} must hold a list of names, or names with values: {{"background": 0, "polyp": 1}}')
         if set(table) == {'threshold'}:
@@ -663,8 +723,10 @@ def read_classes(root: Path) -> tuple: # (class names, FileReader)
     elif nnunet.is_file() and isinstance(js := read_json(nnunet), dict) and isinstance(table := js.get('labels'), dict):
         where = nnunet
         # as its first version has it
-        if all(k.isascii() and k.isdigit() for k in table): table = {str(v): int(k) for k, v in table.items()}
-    else: return ('background', 'foreground'), FileReader()
+        if all(k.isascii() and k.isdigit() for k in table):
+            table = {str(v): int(k) for k, v in table.items()}
+    else:
+        return ('background', 'foreground'), FileReader()
     values = [tuple(v) if isinstance(v, list) else v for v in table.values()]
     # the value of pixels without a label
     ignore = values.pop(list(table).index('ignore')) if 'ignore' in table else None
@@ -699,8 +761,10 @@ def one_channel(units: dict) -> dict: # name -> Path
     for k, p in units.items():
         at = k.rsplit('/', 2)[-2] if '/' in k else p.parent.name
         nnunet = re.fullmatch('images(tr|ts|va|val)', at.lower())
-        if nnunet: folders[p.parent][k] = p
-        else: out[k] = p
+        if nnunet:
+            folders[p.parent][k] = p
+        else:
+            out[k] = p
     for images in folders.values():
         more = [p for k, p in images.items() if re.search(r'_\d{4}$', k) and f'{k[:-5]}_0000' in images
                 and not k.endswith('_0000')]
@@ -787,7 +851,8 @@ def _unread(others: list, found: Sorted, root: Path):
     "Files that are no images: an error where a mask is expected, else left, with the reason."
     unmasked = {i.path.parent: set() for i in found.items}
     for i in found.items:
-        if not i.masks: unmasked[i.path.parent].add(name_key(i.path.stem))
+        if not i.masks:
+            unmasked[i.path.parent].add(name_key(i.path.stem))
     lacking = set().union(*unmasked.values()) if unmasked else set()
     strange = []
     for p in others:
@@ -796,7 +861,8 @@ def _unread(others: list, found: Sorted, root: Path):
         unread = p.name.lower().endswith(UNREAD)
         in_masks = at.thing == 'mask' and any(b in lacking for b in _bare(stem))
         beside = unread and any(b in unmasked.get(p.parent, ()) for b in _bare(stem)[1:])
-        if in_masks or beside: strange.append(p)
+        if in_masks or beside:
+            strange.append(p)
         else:
             table = 'a class table is read from the folder itself only'
             found.left[p] = table if p.name in TABLES else no_image_file(p)
@@ -832,7 +898,8 @@ def listed_splits(others: list, found: Sorted):
     if len({m.role for m in lists.values()}) < 2 or any(i.role != 'train' for i in found.items): return
     by, says = defaultdict(set), {}
     for n, i in enumerate(found.items):
-        for name in (i.id, i.path.stem, i.patient, i.patient.split('/')[-1]): by[name_key(name)].add(n)
+        for name in (i.id, i.path.stem, i.patient, i.patient.split('/')[-1]):
+            by[name_key(name)].add(n)
     for p, m in lists.items():
         named = [by.get(name, ()) for name in _list_lines(p, by)]
         if not any(named): continue # a list of something else
@@ -847,8 +914,10 @@ def listed_splits(others: list, found: Sorted):
     if not says: return
     strict = 'train' in {role for role, _ in says.values()}
     for n, i in enumerate(found.items):
-        if n in says: i.role = says[n][0]
-        elif strict: found.left[i.path] = 'named by none of the lists that tell the splits'
+        if n in says:
+            i.role = says[n][0]
+        elif strict:
+            found.left[i.path] = 'named by none of the lists that tell the splits'
     found.items = [i for i in found.items if i.path not in found.left]
     found.notes.append(f'splits are told by {listed(sorted({p.name for _, p in says.values()}))}')
 
@@ -860,5 +929,6 @@ def _list_lines(path: Path, known: dict) -> list: # of names
         forms = [w.strip().replace('\\', '/') for w in (line, *re.split(r'[\s,;]', line.strip())[:1])]
         forms += [f.rsplit('/', 1)[-1] for f in forms]
         forms += [f[:len(f) - len(suffix_of(Path(f)))] for f in forms if f]
-        if line.strip(): out.append(next((name_key(f) for f in forms if name_key(f) in known), ''))
+        if line.strip():
+            out.append(next((name_key(f) for f in forms if name_key(f) in known), ''))
     return out

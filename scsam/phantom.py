@@ -15,7 +15,9 @@ from .data import Case, Dataset
 # %% ../nbs/02_phantom.ipynb #9f3297bb
 def _curve(knots, n): # (k, m), n -> (n, m)
     "Smooth curves (cubic B-splines) through columns of knots, at n places."
-    t = np.linspace(0, len(knots) - 3 - 1e-6, n); i = t.astype(int); f = (t - i)[:, None]
+    t = np.linspace(0, len(knots) - 3 - 1e-6, n)
+    i = t.astype(int)
+    f = (t - i)[:, None]
     weights = (1 - f)**3, 3*f**3 - 6*f**2 + 4, -3*f**3 + 3*f**2 + 3*f + 1, f**3
     return sum(w / 6 * knots[i + j] for j, w in enumerate(weights))
 
@@ -65,7 +67,8 @@ def _colour(r,              # numpy generator
         soft, rim = _sigmoid(depth / r.uniform(.8, 3)), np.exp(-(depth / (.12*radius + 1.5))**2)
         tint = np.array([r.uniform(-12, 25), r.uniform(-28, 22), r.uniform(-22, 22)])
         dome = np.sqrt((1 - rel**2).clip(0, 1))
-        a = r.uniform(0, 6.3); tilt = (u*np.cos(a) + v*np.sin(a)).clip(-1, 1)
+        a = r.uniform(0, 6.3)
+        tilt = (u*np.cos(a) + v*np.sin(a)).clip(-1, 1)
         spots.append((y, x, radius))
         if kind == 'polyp':
             relief = soft * (r.uniform(.2, .5) * (dome - .4) + r.uniform(.08, .22) * tilt)
@@ -76,19 +79,28 @@ def _colour(r,              # numpy generator
         elif kind == 'hollow':
             light[win] *= 1 - soft * r.uniform(.15, .45) * dome
             image[win] += soft[..., None] * tint
-        elif kind == 'stain': image[win] += soft[..., None] * (tint * r.uniform(.8, 1.5))
-        else: light[win] *= 1 - r.uniform(.15, .4) * rim
+        elif kind == 'stain':
+            image[win] += soft[..., None] * (tint * r.uniform(.8, 1.5))
+        else:
+            light[win] *= 1 - r.uniform(.15, .4) * rim
 
-    for kind in r.permutation(['hollow', 'hollow', 'stain', 'stain', 'ring'])[:r.integers(1, 4)]: draw(kind)
-    for _ in range(1 + (r.random() < .12)): draw('polyp')
+    for kind in r.permutation(['hollow', 'hollow', 'stain', 'stain', 'ring'])[:r.integers(1, 4)]:
+        draw(kind)
+    for _ in range(1 + (r.random() < .12)):
+        draw('polyp')
     image *= light[..., None]
     for _ in range(r.integers(3, 14)): # reflections, half of them on one of the spots
         y, x = r.uniform(0, h), r.uniform(0, w)
-        if r.random() < .5: cy, cx, s = spots[r.integers(len(spots))]; y, x = r.normal(cy, s/2), r.normal(cx, s/2)
-        a, b = r.uniform(.8, 4, 2); y, x = min(max(y, 0), h - 1), min(max(x, 0), w - 1)
+        if r.random() < .5:
+            cy, cx, s = spots[r.integers(len(spots))]
+            y, x = r.normal(cy, s/2), r.normal(cx, s/2)
+        a, b = r.uniform(.8, 4, 2)
+        y, x = min(max(y, 0), h - 1), min(max(x, 0), w - 1)
         win = slice(max(0, int(y) - 9), int(y) + 10), slice(max(0, int(x) - 9), int(x) + 10)
         image[win] += 190 * np.exp(-((yy[win[0]] - y) / a)**2 - ((xx[:, win[1]] - x) / b)**2)[..., None]
-    grain = r.normal(0, 1, size); grain[1:] += grain[:-1]; grain[:, 1:] += grain[:, :-1]
+    grain = r.normal(0, 1, size)
+    grain[1:] += grain[:-1]
+    grain[:, 1:] += grain[:, :-1]
     speckle = grain[..., None] * r.uniform(1, 4)
     image = image * (1 + .006 * speckle) + .6 * speckle + r.normal(0, r.uniform(2, 5), (h, w, 3))
     if r.random() < .5: # a round field of view
@@ -101,7 +113,8 @@ def _grey(p, r,             # numpy generators of the patient and of the slice
           z,                # position along the gland, -1 … 1
          ) -> tuple:        # image uint8 (h, w), mask uint8 (h, w): 1 inner and 2 outer zone of the gland
     "A slice of a prostate-MRI-like volume."
-    h, w = size; s = min(size)
+    h, w = size
+    s = min(size)
     yy, xx = np.ogrid[:h, :w]
     cy, cx = h/2 + p.normal(0, .04*s), w/2 + p.normal(0, .04*s)
     im = p.uniform(60, 100) + 14*_field(r, size, 7)
@@ -131,7 +144,9 @@ def _grey(p, r,             # numpy generators of the patient and of the slice
     im -= p.uniform(5, 28) * np.exp(-(depth / 1.8)**2)
     body = _sigmoid((1 - np.hypot((yy - h/2) / (.56*h), (xx - w/2) / (.56*w))) / .02)
     im *= body * p.uniform(.8, 1.25) * (1 + .25*_field(p, size, 2))
-    sigma = p.uniform(5, 12); grain = r.normal(0, .6, size); grain[1:] += grain[:-1]
+    sigma = p.uniform(5, 12)
+    grain = r.normal(0, .6, size)
+    grain[1:] += grain[:-1]
     im = np.hypot(im + sigma * grain, sigma * r.normal(0, .7, size))
     zones = np.where(depth > 0, np.where(inner > .5, 1, 2), 0)
     return np.rint(im.clip(0, 255)).astype(np.uint8), zones.astype(np.uint8)
@@ -199,5 +214,6 @@ def phantom(n: int = 200,                # training cases
                 cases.append(Case(source=s, role='train' if part == 'train' else 'test:phantom', **where,
                                   reader=PhantomReader(seed, part, s, i, tuple(size), num_classes == 3)))
     names = ('background', {'colour': 'polyp', 'grey': 'gland', 'both': 'target'}[source])
-    if num_classes == 3: names = ('background', 'inner zone', 'outer zone')
+    if num_classes == 3:
+        names = ('background', 'inner zone', 'outer zone')
     return Dataset('phantom', cases, names)

@@ -55,7 +55,8 @@ class Made:
                     self.lines[name] = {'file': name, 'of': of,
                                         'sha256': file_sha256(self.folder/name) if done else None}
                     f.write('\n' + json.dumps(self.lines[name]))
-            if not done: yield
+            if not done:
+                yield
 
 # %% ../nbs/31a_predict.ipynb #9100c785
 TIDY = {'none': (), 'largest': ('largest',), 'fill': ('fill',), 'both': ('largest', 'fill')}
@@ -72,8 +73,10 @@ def tidy(labels: np.ndarray, # label map (H, W), or (D, H, W) of a whole volume
     for c in range(1, int(labels.max(initial=0)) + 1):
         if 'largest' in TIDY[how]:
             parts, n = ndimage.label(out == c, np.ones((3,)*out.ndim))
-            if n > 1: out[(parts > 0) & (parts != np.bincount(parts.ravel())[1:].argmax() + 1)] = 0
-        if 'fill' in TIDY[how]: out[ndimage.binary_fill_holes(out == c) & (out == 0)] = c
+            if n > 1:
+                out[(parts > 0) & (parts != np.bincount(parts.ravel())[1:].argmax() + 1)] = 0
+        if 'fill' in TIDY[how]:
+            out[ndimage.binary_fill_holes(out == c) & (out == 0)] = c
     return out
 
 
@@ -112,7 +115,8 @@ class Job:
         save_labels(mask, out/self.files[0], values)
         size, mask = mask.shape, _small([mask], mask.shape)
         for name, m in zip(self.files[2:], maps.values()):
-            with atomic(out/name) as tmp: Image.fromarray(m).save(tmp, 'PNG')
+            with atomic(out/name) as tmp:
+                Image.fromarray(m).save(tmp, 'PNG')
         del maps
         save(overlay(_small(rgb_strips(self.cases[0].opened()), size), mask), out/self.files[1])
 
@@ -126,7 +130,8 @@ class Job:
         first, sheet, *names = [f for f in self.files if f not in raw]
         write_volume(out/first, to_values(mask, values), like)
         save(slice_sheet(self.cases, mask), out/sheet)
-        for name, what in zip(names, MAPS): write_volume(out/name, np.stack([m[what] for m in maps]), like)
+        for name, what in zip(names, MAPS):
+            write_volume(out/name, np.stack([m[what] for m in maps]), like)
 
 # %% ../nbs/31a_predict.ipynb #7c1d02e5
 def slice_sheet(cases: list, mask: np.ndarray, n: int = 12, side: int = 192) -> np.ndarray: # uint8 (H, W, 3)
@@ -150,7 +155,8 @@ def _small(parts,           # of an image or label map, from the top
           ) -> np.ndarray:  # at most `side` pixels high and wide
     "To look at: a large image is shrunk, without another copy of the whole."
     f, step, rows, y = side / max(size), 1, [], 0
-    if f < 1: size, step = tuple(max(1, round(f * n)) for n in size), max(1, int(1 / f))
+    if f < 1:
+        size, step = tuple(max(1, round(f * n)) for n in size), max(1, int(1 / f))
     for part in parts:
         rows.append(part[-y % step::step, ::step].copy())
         y += len(part)
@@ -168,7 +174,8 @@ def jobs_of(cases,
     images = [c for c in cases if c.index is None or c.image is None]
     volumes = {}
     for c in cases:
-        if c.index is not None and c.image is not None: volumes.setdefault(c.image, []).append(c)
+        if c.index is not None and c.image is not None:
+            volumes.setdefault(c.image, []).append(c)
     more = MAPS if maps else ()
     ends = ['.png', '_overlay.png', *(f'_{m}.png' for m in more)]
     stems = file_names([c.id for c in images], ('.png', '_overlay.png', *(f'_{m}.png' for m in MAPS)))
@@ -206,7 +213,8 @@ def predict_files(run: Run,
     Returns {'images': [path], 'volumes': [path], 'kept': how many there were already}.
     """
     out, cases = Path(out), list(cases)
-    if branch: next(predict_cases(run.method, cases[:1], run.recipe, branch=branch)) # an unknown one is an error here
+    if branch:
+        next(predict_cases(run.method, cases[:1], run.recipe, branch=branch))  # an unknown one is an error here
     branch = branch or run.training['selected']['branch']
     def busy(): raise ScsamError(f'another process is predicting into {out}; wait for it, or choose another folder')
     with writing(out), locked(out/'.scsam-predict.lock', busy):
@@ -244,7 +252,8 @@ def _bar(batches: list, progress: bool):
 
 def _found(run: Run, cases: list, branch: str, batch_size: int, kind):
     "Yields (label map, {name of a map: (H, W)})."
-    for _, probs, size in _predict(run.method, cases, run.recipe, batch_size): yield _whole(probs[branch], size, kind)
+    for _, probs, size in _predict(run.method, cases, run.recipe, batch_size):
+        yield _whole(probs[branch], size, kind)
 
 
 def _whole(probs, # (K, S, S)
@@ -264,7 +273,8 @@ def _write(run: Run, jobs: list, todo: set, predicted, out: Path, made: Made, of
     for job in jobs:
         found = [next(predicted) for _ in job.cases]
         if job.files not in todo: continue
-        with made.making(of[job.files], *job.files): job.write(found, out, class_values(run.manifest), how)
+        with made.making(of[job.files], *job.files):
+            job.write(found, out, class_values(run.manifest), how)
 
 
 def _run_sha256(run: Run, branch: str, how: str = 'none') -> str:

@@ -60,7 +60,8 @@ def read_protocol(name: str|Path # of `protocols()`, or the path of a manifest, 
             raise ScsamError(f'{name} is neither a manifest file nor one of '
                              f'{", ".join(known)}{nearest(str(name), known)}')
         if not path.name.endswith('.gz'): return read_manifest(path)
-    try: text = gzip.decompress((known.get(str(name)) or path).read_bytes())
+    try:
+        text = gzip.decompress((known.get(str(name)) or path).read_bytes())
     except (OSError, EOFError, zlib.error) as e:
         raise ScsamError(f'{path} is not a file of protocols, or is damaged: {e}') from None
     packed = parse_json(text, path, PACKED)
@@ -73,7 +74,8 @@ def read_protocol(name: str|Path # of `protocols()`, or the path of a manifest, 
         c['sha256'] = {k: v for k in ('image', 'mask') if (v := c.pop(f'{k}_sha256')) != ''}
         c['labeled'] = c['labeled'] is not None and c['labeled'] <= at
         c['patient'] = c['patient'] or c['id']
-        if not c['whole']: del c['whole']
+        if not c['whole']:
+            del c['whole']
         cases.append(c)
     expect(cases, MANIFEST['cases'], str(path), 'cases')
     return {'format': 1, 'name': packed['name'], 'class_names': packed['class_names'], 'cases': cases,
@@ -87,13 +89,16 @@ def compare_protocol(data: Dataset|str|Path, # or a path to open
     "Is this the data of a protocol? The first is empty where it is."
     manifest, faults = protocol if isinstance(protocol, dict) else read_protocol(protocol), []
     if not isinstance(data, Dataset):
-        with tolerate() as faults: data = load_dataset(data, kind)
+        with tolerate() as faults:
+            data = load_dataset(data, kind)
     found = data.compare(manifest) + faults
     unknown = sum(v is None for c in manifest['cases'] for v in c['sha256'].values())
     known = sum(len(c['sha256']) for c in manifest['cases']) - unknown
     name = protocol if isinstance(protocol, (str, Path)) else manifest['name']
-    if found: said = f'{data.name}: {len(found)} differences from {name}'
-    elif not unknown: said = f'{data.name} is the data of {name}: {known} images and masks have the same content'
+    if found:
+        said = f'{data.name}: {len(found)} differences from {name}'
+    elif not unknown:
+        said = f'{data.name} is the data of {name}: {known} images and masks have the same content'
     else:
         said = (f'{data.name} has the files of {name} by name; the content of {unknown} of {known + unknown} cannot '
                 'be compared, since the protocol has no hash of it')

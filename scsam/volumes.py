@@ -22,7 +22,8 @@ from .pixels import IGNORE, infinite, remark, remark_infinite, remarks
 # %% ../nbs/02b_volumes.ipynb #68186617
 def _sitk():
     "SimpleITK, or a message that says how to get it."
-    try: import SimpleITK
+    try:
+        import SimpleITK
     except ImportError:
         raise ScsamError('volumes are read with SimpleITK, which is not installed; run: '
                          'pip install "scsam[medical]"') from None
@@ -41,13 +42,16 @@ def _is_nifti(path: Path) -> bool: # or Analyze, by its name
 
 
 def _nifti_head(path: Path) -> bytes:
-    with (gzip.open if path.name.lower().endswith('.gz') else open)(path, 'rb') as f: return f.read(544)
+    with (gzip.open if path.name.lower().endswith('.gz') else open)(path, 'rb') as f:
+        return f.read(544)
 
 # %% ../nbs/02b_volumes.ipynb #a78117dd
 def is_dicom(path: Path) -> bool: # by the mark at byte 128, or the first tag: many DICOM files have no suffix
     try:
-        with open(path, 'rb') as f: head = f.read(132)
-    except OSError: return False
+        with open(path, 'rb') as f:
+            head = f.read(132)
+    except OSError:
+        return False
     first = head[:2] in (b'\2\0', b'\x08\0') and head[4:6] in (b'UL', b'OB', b'UI', b'CS', b'DA')
     return head[128:] == b'DICM' or first
 
@@ -60,7 +64,8 @@ _CLASSES = {'1.3.10': 'an index of files (DICOMDIR)', '5.1.4.1.1.481.3': 'a stru
 
 def without_voxels(path: Path) -> str: # what it is; '' = it may have voxels
     "DICOM files that are no images lie beside those that are."
-    with open(path, 'rb') as f: head = f.read(1024)
+    with open(path, 'rb') as f:
+        head = f.read(1024)
     uid = re.search(rb'\x02\0\x02\0UI..1\.2\.840\.10008\.([0-9.]+)', head, re.DOTALL)
     said = f'{uid[1].decode()}.' if uid else ''
     return next((what for of, what in _CLASSES.items() if said.startswith(of.rstrip('.') + '.')), '')
@@ -71,13 +76,15 @@ def _no_image(path: Path, what: str) -> str:
     return (f'{path} is a DICOM file that holds {what} and no image; if it is meant, save it as .nii.gz{export}; else '
             f'move it away')
 
-
+# %% ../nbs/02b_volumes.ipynb #c0df0003
 def _reader(path: Path):
     "ITK's reader of one file, whose form is said where ITK would take it from a suffix in small letters."
     reader, suffix = _sitk().ImageFileReader(), volume_suffix(path)
     reader.SetFileName(str(path))
-    if not suffix: reader.SetImageIO('GDCMImageIO')
-    elif suffix == '.hdr': reader.SetImageIO('NiftiImageIO')
+    if not suffix:
+        reader.SetImageIO('GDCMImageIO')
+    elif suffix == '.hdr':
+        reader.SetImageIO('NiftiImageIO')
     elif not path.name.endswith(suffix) and not suffix.startswith('.nii'):
         reader.SetImageIO('NrrdImageIO' if suffix in ('.nrrd', '.nhdr') else 'MetaImageIO')
     return reader
@@ -93,7 +100,8 @@ def dicom_files(folder: Path) -> list: # sorted by name; the folder's own index 
 # %% ../nbs/02b_volumes.ipynb #46ffd478
 def _check_nifti(path: Path):
     "Refuse a NIfTI file whose suffix, form or length is not what its header says."
-    with open(path, 'rb') as f: packed = f.read(2) == b'\x1f\x8b'
+    with open(path, 'rb') as f:
+        packed = f.read(2) == b'\x1f\x8b'
     named = path.name.lower().endswith('.gz')
     if packed != named:
         what = 'is not compressed, though its name says so: rename it to end in .nii' if named else \
@@ -108,31 +116,38 @@ def _check_nifti(path: Path):
         if _nifti_order(head) is None:
             raise ScsamError(f'{path} is no NIfTI file: it begins with {head[:12]!r}; it may be another kind of file')
         at = lambda kind, where: struct.unpack_from(_nifti_order(head) + kind, head, where)
-        if at('i', 0)[0] == 540: dims, bits, start = at('8q', 16), at('h', 14)[0], at('q', 168)[0] # NIfTI-2
-        else: dims, bits, start = at('8h', 40), at('h', 72)[0], at('f', 108)[0]
+        if at('i', 0)[0] == 540:
+            dims, bits, start = at('8q', 16), at('h', 14)[0], at('q', 168)[0]  # NIfTI-2
+        else:
+            dims, bits, start = at('8h', 40), at('h', 72)[0], at('f', 108)[0]
         length = len(head)
-        while block := f.read(1 << 20): length += len(block)
+        while block := f.read(1 << 20):
+            length += len(block)
     used = dims[1:1 + dims[0]]
     if not 0 < dims[0] < 8 or min(used) < 1 or not np.isfinite(start):
         raise ScsamError(f'{path} is damaged: its header says {" x ".join(map(str, dims[1:4]))} voxels in {dims[0]} '
                          'dimensions; save it again with the program that reads it, or copy it again')
     file = path
-    for file in _data_files(path): length = file.stat().st_size
+    for file in _data_files(path):
+        length = file.stat().st_size
     need = start + math.prod(used) * bits // 8
     if length < need:
         raise ScsamError(f'{file} is cut off: {length:,} of {need:,.0f} bytes are there; copy it again from its origin')
 
-
+# %% ../nbs/02b_volumes.ipynb #c0df0004
 def _with_gaps(a: np.ndarray, path: Path) -> np.ndarray:
     "Where a NIfTI file holds NaN or infinite numbers, ITK reads 0: put NaN back."
     if a.dtype.kind != 'f' or not _is_nifti(path): return a
-    head = _nifti_head(path); order = _nifti_order(head); two = struct.unpack_from(order + 'i', head)[0] == 540
+    head = _nifti_head(path)
+    order = _nifti_order(head)
+    two = struct.unpack_from(order + 'i', head)[0] == 540
     kind = {16: 'f4', 64: 'f8'}.get(struct.unpack_from(order + 'h', head, 12 if two else 70)[0])
     if kind is None: return a
     start = int(struct.unpack_from(order + 'q', head, 168)[0] if two else struct.unpack_from(order + 'f', head, 108)[0])
     (file,) = _data_files(path) or [path]
     with (gzip.open if path.name.lower().endswith('.gz') else open)(file, 'rb') as f:
-        f.seek(start); raw = np.frombuffer(f.read(a.size * int(kind[1])), order + kind)
+        f.seek(start)
+        raw = np.frombuffer(f.read(a.size * int(kind[1])), order + kind)
     known = np.isfinite(raw).reshape(a.shape)
     return a if known.all() else np.where(known, a, np.nan).astype(a.dtype)
 
@@ -161,12 +176,14 @@ def _beside(path: Path) -> Path: # of the .img of an .hdr
 def _data_files(path: Path) -> list: # of the files that a header names
     "Where the voxels of a volume are, if not in the file itself; never outside of its folder."
     if volume_suffix(path) == '.hdr': return [_beside(path)]
-    with open(path, 'rb') as f: head = f.read(1 << 16)
+    with open(path, 'rb') as f:
+        head = f.read(1 << 16)
     if path.name.lower().endswith(('.mhd', '.mha')):
         named = re.search(rb'^\s*ElementDataFile\s*=[ \t]*(.*?)\s*$', head, re.MULTILINE)
     elif path.name.lower().endswith(('.nrrd', '.nhdr')):
         named = re.search(rb'^data ?file:[ \t]*(.*?)\s*$', head.split(b'\n\n')[0], re.MULTILINE | re.I)
-    else: return []
+    else:
+        return []
     if named is None or named[1].upper() == b'LOCAL': return []
     name = named[1].decode(errors='replace')
     if name.upper().startswith('LIST') or '%' in name:
@@ -176,8 +193,10 @@ def _data_files(path: Path) -> list: # of the files that a header names
         raise ScsamError(f'{path} says that its voxels are in {name}, which is not in its own folder; put the file '
                          'beside the header and name it there without its path')
     file = path.parent/name
-    try: there = file.exists()
-    except OSError: there = False               # such as a name that is too long
+    try:
+        there = file.exists()
+    except OSError:
+        there = False  # such as a name that is too long
     if not there: raise ScsamError(f'{path} says that its voxels are in {name:.100}, which is not there; copy it, too')
     if not path.is_symlink() and not file.resolve().is_relative_to(path.parent.resolve()):
         raise ScsamError(f'{path} says that its voxels are in {name}, a link that leads out of its folder; put '
@@ -214,15 +233,22 @@ def _image(path: Path):
             if not path.exists(): raise ScsamError(f'{path} does not exist; was it moved since the dataset was opened?')
             if not path.is_file(): raise ScsamError(f'{path} is not a regular file; move it away')
             if not path.stat().st_size: raise ScsamError(f'{path} is empty (0 bytes); copy it again from its origin')
-            if _is_nifti(path): _check_nifti(path); _check_transforms(path)
+            if _is_nifti(path):
+                _check_nifti(path)
+                _check_transforms(path)
             _data_files(path)
             if not volume_suffix(path) and (what := without_voxels(path)): raise ScsamError(_no_image(path, what))
             im = _reader(path).Execute()
-        elif len(files := _dicom_series(path)) == 1: im = _reader(files[0]).Execute()
-        else: im = sitk.ReadImage([str(f) for f in files], imageIO='GDCMImageIO')
-        if path.is_dir() or not volume_suffix(path): _check_frames(path)
-    except (RuntimeError, EOFError, OSError, zlib.error, struct.error) as e: raise _complaint(path, e) from e
-    if im.GetDimension() == 4 and im.GetSize()[3] == 1: im = im[..., 0]
+        elif len(files := _dicom_series(path)) == 1:
+            im = _reader(files[0]).Execute()
+        else:
+            im = sitk.ReadImage([str(f) for f in files], imageIO='GDCMImageIO')
+        if path.is_dir() or not volume_suffix(path):
+            _check_frames(path)
+    except (RuntimeError, EOFError, OSError, zlib.error, struct.error) as e:
+        raise _complaint(path, e) from e
+    if im.GetDimension() == 4 and im.GetSize()[3] == 1:
+        im = im[..., 0]
     size, numbers = im.GetSize(), im.GetNumberOfComponentsPerPixel()
     if numbers != 1:
         raise ScsamError(f'{path} has {numbers} numbers per voxel (colours or vectors), and scsam reads one: save each '
@@ -274,7 +300,8 @@ def grid_difference(image: Volume, label: Volume) -> str: # in words; '' where b
     say = lambda values: '(' + ', '.join(f'{round(float(v), 4) + 0.:g}' for v in values) + ')'
     for name, a, b in (('spacing', image.spacing, label.spacing), ('origin', image.origin, label.origin),
                        ('direction', image.direction, label.direction)):
-        if not np.allclose(a, b, rtol=1e-4, atol=1e-4): out.append(f'{name} {say(a)} and {say(b)}')
+        if not np.allclose(a, b, rtol=1e-4, atol=1e-4):
+            out.append(f'{name} {say(a)} and {say(b)}')
     return '; '.join(out) or ('' if apart <= CLOSE * min(image.spacing) else f'corners up to {apart:.3g} mm apart')
 
 
@@ -298,7 +325,8 @@ def _nifti_affines(t: dict) -> dict: # name -> (3, 4) in mm, to the right, front
                          [2*b*c + 2*a*d, a*a + c*c - b*b - d*d, 2*c*d - 2*a*b],
                          [2*b*d - 2*a*c, 2*c*d + 2*a*b, a*a + d*d - c*c - b*b]])
         out['qform'] = mm * np.c_[turn * p[1:] * (1, 1, -1 if p[0] < 0 else 1), t['quatern'][3:]]
-    if t['codes'][1] > 0: out['sform'] = mm * np.reshape(t['srow'], (3, 4))
+    if t['codes'][1] > 0:
+        out['sform'] = mm * np.reshape(t['srow'], (3, 4))
     return out
 
 # %% ../nbs/02b_volumes.ipynb #f4bd0235
@@ -365,7 +393,8 @@ _NIFTI = {348: {'dims': ('8h', 40), 'pixdim': ('8f', 76), 'codes': ('2h', 252), 
 def _nifti_transforms(path: Path) -> dict|None: # field -> numbers; None = it is another format
     "The fields of a NIfTI header that say where its voxels are."
     if not _is_nifti(path): return None
-    head = _nifti_head(path); order = _nifti_order(head)
+    head = _nifti_head(path)
+    order = _nifti_order(head)
     if order is None or head[344:347] not in (b'n+1', b'ni1') and head[4:7] not in (b'n+2', b'ni2'): return # Analyze
     size = struct.unpack_from(order + 'i', head)[0]
     return {k: struct.unpack_from(order + kind, head, at) for k, (kind, at) in _NIFTI[size].items()}
@@ -374,14 +403,18 @@ def _nifti_transforms(path: Path) -> dict|None: # field -> numbers; None = it is
 def _set_transforms(path: Path, transforms: dict): # an uncompressed NIfTI-1 file that SimpleITK has written
     "Give a NIfTI file the transforms of another."
     with open(path, 'rb+') as f:
-        head = bytearray(f.read(348)); order = _nifti_order(head)
+        head = bytearray(f.read(348))
+        order = _nifti_order(head)
         for k, (kind, at) in _NIFTI[348].items():
             if k == 'dims': continue
             values = list(transforms[k])
-            if k == 'pixdim': values[4:] = struct.unpack_from(order + '8f', head, at)[4:]
-            if k == 'units': values = [values[0] & 255]
+            if k == 'pixdim':
+                values[4:] = struct.unpack_from(order + '8f', head, at)[4:]
+            if k == 'units':
+                values = [values[0] & 255]
             struct.pack_into(order + kind, head, at, *values)
-        f.seek(0); f.write(head)
+        f.seek(0)
+        f.write(head)
 
 # %% ../nbs/02b_volumes.ipynb #89fab2de
 def write_volume(path: str|Path,   # ends in one of `WRITTEN`
@@ -404,7 +437,8 @@ def write_volume(path: str|Path,   # ends in one of `WRITTEN`
             if back.array.dtype != array.dtype or not np.array_equal(back.array, array) or grid_difference(like, back):
                 raise ScsamError('what was read back is not what was written')
             for f in sorted(d.iterdir(), key=lambda f: f.suffix == '.mhd'): # header last
-                with open(f, 'rb+') as g: os.fsync(g.fileno())
+                with open(f, 'rb+') as g:
+                    os.fsync(g.fileno())
                 os.replace(f, path.parent/f.name)
     except (ScsamError, RuntimeError, OSError) as e:
         why = str(e).strip().splitlines()[-1]
@@ -416,15 +450,19 @@ def write_volume(path: str|Path,   # ends in one of `WRITTEN`
 def _write_into(path: Path, suffix: str, array: np.ndarray, like: Volume):
     sitk = _sitk()
     im = sitk.GetImageFromArray(array)
-    im.SetSpacing(like.spacing[::-1]); im.SetOrigin(like.origin); im.SetDirection(like.direction)
+    im.SetSpacing(like.spacing[::-1])
+    im.SetOrigin(like.origin)
+    im.SetDirection(like.direction)
     if suffix not in ('.nii', '.nii.gz'): return sitk.WriteImage(im, str(path), useCompression=suffix == '.nrrd')
     plain = path.with_name('plain.nii') if suffix == '.nii.gz' else path
     sitk.WriteImage(im, str(plain))
     if plain.stat().st_size < 348 + array.nbytes: raise OSError('the file is shorter than what was written')
-    if like.transforms is not None: _set_transforms(plain, like.transforms)
+    if like.transforms is not None:
+        _set_transforms(plain, like.transforms)
     if plain == path: return
     with open(plain, 'rb') as f, open(path, 'wb') as raw, gzip.GzipFile('', 'wb', 6, raw, mtime=0) as g: # no time stamp
-        while block := f.read(1 << 20): g.write(block)
+        while block := f.read(1 << 20):
+            g.write(block)
     plain.unlink()
 
 # %% ../nbs/02b_volumes.ipynb #61201871
@@ -442,7 +480,8 @@ def _tags(file: Path) -> dict: # tag -> text
 @functools.lru_cache(maxsize=20_000)
 def _tags_at(file: str, size: int, changed: int) -> dict:
     "The header fields of one DICOM file that decide what it is part of."
-    reader = _reader(Path(file)); reader.ReadImageInformation()
+    reader = _reader(Path(file))
+    reader.ReadImageInformation()
     there, size = set(reader.GetMetaDataKeys()), reader.GetSize()
     frames = f' x {size[2]} frames' if len(size) > 2 and size[2] > 1 else ''
     return {k: reader.GetMetaData(k).strip('\0 ') for k in _TAGS
@@ -470,8 +509,10 @@ def _series_of(folder: Path, listing: tuple) -> tuple:
     if not files: raise ScsamError(f'{folder} holds no DICOM series; name a folder of .dcm files')
     tags, lost = {}, []
     for f in files:
-        try: tags[f] = _tags(f)
-        except (RuntimeError, OSError): lost.append(f)
+        try:
+            tags[f] = _tags(f)
+        except (RuntimeError, OSError):
+            lost.append(f)
     if lost:
         raise ScsamError(f'{_names(lost)} cannot be read as part of the series in {folder}; copy it again, or move it '
                          f'away')
@@ -491,7 +532,8 @@ def _series_of(folder: Path, listing: tuple) -> tuple:
 
 def _by(files: list, key) -> dict:
     out = {}
-    for f in files: out.setdefault(key(f), []).append(f)
+    for f in files:
+        out.setdefault(key(f), []).append(f)
     return out
 
 
@@ -505,7 +547,8 @@ def _told(parts: dict, tags: dict, key: str) -> str: # the parts of a folder in 
 def _drift(folder: Path, listing: tuple) -> float: # mm
     "How far slices are displaced in their own planes, as a tilted gantry does it; ITK's geometry does not hold it."
     files = _series_of(folder, listing)
-    if len(files) == 1: at, axes = _frame_places(files[0])
+    if len(files) == 1:
+        at, axes = _frame_places(files[0])
     else:
         tags = [_tags(f) for f in files]
         if not all('0020|0032' in t and '0020|0037' in t for t in tags): return 0.
@@ -519,8 +562,10 @@ def _drift_of(at: np.ndarray, axes: np.ndarray) -> float: # mm, of positions (N,
 
 def remark_tilt(path: Path, v: Volume):
     "If the slices of a DICOM folder do not lie straight above each other, say so."
-    if path.is_dir(): mm = _drift(path, _listing(path))
-    else: mm = _drift_of(*_frame_places(path)) if len(v.array) > 1 and not volume_suffix(path) else 0.
+    if path.is_dir():
+        mm = _drift(path, _listing(path))
+    else:
+        mm = _drift_of(*_frame_places(path)) if len(v.array) > 1 and not volume_suffix(path) else 0.
     if mm <= CLOSE * min(v.spacing[1:]): return
     remark('tilted', f'the slices of {path} are displaced against each other, by {mm:.1f} mm from the first to '
                      f'the last')
@@ -545,7 +590,8 @@ def _stacked(folder: Path, files: list, tags: dict) -> list:
         raise ScsamError(f'{folder} holds slices of {len(parts)} orientations: {_told(parts, tags, "orientation")}; a '
                          f'scout (localizer) '
                          f'or a reformatted series is among them: put each orientation into a folder of its own')
-    axes = _numbers(tags[files[0]]['0020|0037']); up = np.cross(axes[:3], axes[3:])
+    axes = _numbers(tags[files[0]]['0020|0037'])
+    up = np.cross(axes[:3], axes[3:])
     at = {f: float(_numbers(tags[f]['0020|0032']) @ up) for f in files}
     files = sorted(files, key=lambda f: (at[f], f.name))
     same = [(a, b) for a, b in zip(files, files[1:]) if at[b] - at[a] < 1e-3]
@@ -595,9 +641,12 @@ def _frame_places_at(file: str, size: int, changed: int) -> tuple:
         for m in re.finditer(re.escape(tag) + rb'(?:DS(..)|(..)\0\0)', raw[start:], re.DOTALL):
             at = start + m.end()
             text = raw[at:at + int.from_bytes(m[1] or m[2], 'little')].strip(b' \0').split(b'\\')
-            try: numbers = [float(t) for t in text]
-            except ValueError: continue
-            if len(numbers) == many: out.append(numbers)
+            try:
+                numbers = [float(t) for t in text]
+            except ValueError:
+                continue
+            if len(numbers) == many:
+                out.append(numbers)
         return np.array(out).reshape(-1, many)
     return values(b'\x20\0\x32\0', 3, begin), values(b'\x20\0\x37\0', 6, 0)
 
@@ -653,9 +702,12 @@ def _labels(mask: Path, changed: int, image: Path, of: int, reader) -> tuple: # 
     different = grid_difference(like, label) if reader.labels != 'stored' else \
                 '' if like.array.shape == label.array.shape else grid_difference(like, label)
     with remarks() as said:
-        if not different: a = label.array
-        elif reader.labels == 'resample': a = resample_label(label, like, mask)
-        else: raise ScsamError(_misplaced(mask, image, different, label, like))
+        if not different:
+            a = label.array
+        elif reader.labels == 'resample':
+            a = resample_label(label, like, mask)
+        else:
+            raise ScsamError(_misplaced(mask, image, different, label, like))
         return labels_of(a, mask, reader.values, reader.ignore), said
 
 
@@ -687,8 +739,10 @@ class SliceReader:
         with _lock:
             at = case.image, _stamp(case.image)
             v, lost = _volume(*at)
-            if self.normalize == 'slice': a = stretch(v.array[case.index], (0, 100))
-            else: a = _grey_levels(*at)[case.index]
+            if self.normalize == 'slice':
+                a = stretch(v.array[case.index], (0, 100))
+            else:
+                a = _grey_levels(*at)[case.index]
         remark_infinite(lost, v.array.size, case.image)
         remark_tilt(case.image, v)
         remark_transforms(case.image, v)
@@ -696,8 +750,10 @@ class SliceReader:
         return np.repeat(a[..., None], 3, -1)
 
     def mask(self, case) -> np.ndarray: # uint8 (H, W)
-        with _lock: labels, said = _labels(case.mask, _stamp(case.mask), case.image, _stamp(case.image), self)
-        for r in said: remark(r.kind, r.message, r.value)
+        with _lock:
+            labels, said = _labels(case.mask, _stamp(case.mask), case.image, _stamp(case.image), self)
+        for r in said:
+            remark(r.kind, r.message, r.value)
         return labels[case.index]
 
     def sha256(self, case) -> dict:
@@ -728,9 +784,11 @@ def _slices_and_spacing(path: Path) -> tuple: # (number of slices, mm (slice, ro
     if path.is_dir(): return whole(read_volume(path))
     reader = _reader(path)
     try:
-        if path.is_file(): _data_files(path)
+        if path.is_file():
+            _data_files(path)
         reader.ReadImageInformation()
-    except RuntimeError: return whole(read_volume(path)) # says what is wrong
+    except RuntimeError:
+        return whole(read_volume(path))  # says what is wrong
     if len(reader.GetSize()) != 3: return whole(read_volume(path))
     return reader.GetSize()[2], reader.GetSpacing()[::-1]
 
@@ -740,8 +798,10 @@ def volume_patient(path: Path) -> str: # '' where the header does not say
     files = dicom_files(path) if path.is_dir() else [path] if is_dicom(path) else []
     if not files: return ''
     reader = _reader(files[0])
-    try: reader.ReadImageInformation()
-    except RuntimeError: return '' # said when it is read
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:
+        return ''  # said when it is read
     return reader.GetMetaData('0010|0020').strip('\0 ') if reader.HasMetaDataKey('0010|0020') else ''
 
 
@@ -749,8 +809,10 @@ def volume_extent(path: Path) -> tuple|None: # (x, y, z) voxels, or (x, y, z, vo
     "Size of a volume file from its header."
     if path.is_dir(): return None
     reader = _reader(path)
-    try: reader.ReadImageInformation()
-    except RuntimeError: return None
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:
+        return None
     return reader.GetSize()
 
 
@@ -763,7 +825,9 @@ def resample_label(label: Volume, like: Volume, path='this label') -> np.ndarray
     sitk = _sitk()
     def placed(v, a):
         im = sitk.GetImageFromArray(np.ascontiguousarray(a))
-        im.SetSpacing(v.spacing[::-1]); im.SetOrigin(v.origin); im.SetDirection(v.direction)
+        im.SetSpacing(v.spacing[::-1])
+        im.SetOrigin(v.origin)
+        im.SetDirection(v.direction)
         return im
     grid = placed(like, np.zeros(like.array.shape, np.uint8))
     brought = lambda a, how: sitk.GetArrayFromImage(sitk.Resample(placed(label, a), grid, sitk.Transform(), how, 0.))
