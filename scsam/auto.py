@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from .config import Recipe, ScsamError
 from .files import read_json, write_json
+from .rundir import finished
 from .data import Dataset
 from .check import check
 from .decisions import Decisions, read_decisions
@@ -144,6 +145,10 @@ def seconds_of(recipe: Recipe, data: Dataset, steps: tuple = (2, 5)) -> tuple: #
 FEWEST = {'folds': 3, 'steps': 100} # below which the plan is not cut
 FEW_MASKS = 40                      # below which SAM, too, learns from the images without masks
 
+def _asked(k, methods, hours, given: dict) -> dict: # what a plan is made for, as JSON keeps it
+    return {'k': k, 'methods': list(methods), 'hours': hours, **given}
+
+
 def make_plan(data: Dataset, k: int = 5, methods: tuple = (), hours: float|None = 1.5,
               progress: bool = False, # show a bar while the images are looked at
               **given) -> Plan:
@@ -159,8 +164,8 @@ def make_plan(data: Dataset, k: int = 5, methods: tuple = (), hours: float|None 
     n = len({c.patient for c in masks})
     if n < 2: raise ScsamError(f'{data.name} has masks of {n} patient{"s"*(n != 1)}; draw some more, for instance 5')
     names, reason = (methods, 'given') if methods else default_methods(recipe)
-    asked = {'k': k, 'methods': list(methods), 'hours': hours, **given}
-    plan = Plan({m: for_method(recipe, m) for m in names}, min(k, n), hours=hours, asked=asked)
+    recipes = {m: for_method(recipe, m) for m in names}
+    plan = Plan(recipes, min(k, n), hours=hours, asked=_asked(k, methods, hours, given))
     plan.why = why + [('methods', ', '.join(names), reason), *_both_ways(plan, len(masks))]
     each = {m: seconds_of(r, data) for m, r in plan.recipes.items()}
     plan.seconds = {m: s for m, (s, _) in each.items()}
@@ -184,7 +189,11 @@ def _cut(plan: Plan, about: str, spare: tuple):
         plan.folds -= 1
     fits = f'; with more it would take {whole/3600:.1f} hours, {plan.hours:g} are allowed' if plan.total < whole else ''
     plan.why.append(('folds', plan.folds, about + fits))
-    dropped = [m for m in spare if plan.total > allowed and (plan.recipes.pop(m), plan.seconds.pop(m))]
+    dropped = []
+    for m in spare:
+        if plan.total <= allowed: break
+        dropped.append(m)
+        del plan.recipes[m], plan.seconds[m]
     if dropped:
         plan.why.append(('methods, cut', ', '.join(plan.recipes), f'no time for {", ".join(dropped)} beside it'))
     if plan.total <= allowed: return
@@ -212,7 +221,7 @@ def kept_plan(out: str|Path, k: int = 5, methods: tuple = (), hours: float|None 
     "The plan with which `out` was begun; other wishes are a `ScsamError`."
     path = Path(out)/'plan.json'
     if not path.exists(): return None
-    kept, asked = read_json(path, PLAN), {'k': k, 'methods': list(methods), 'hours': hours, **given}
+    kept, asked = read_json(path, PLAN), _asked(k, methods, hours, given)
     other = [x for x in {**kept['asked'], **asked} if kept['asked'].get(x) != asked.get(x)]
     if other:
         said = ', '.join(f'{x} {kept["asked"].get(x)!r}, now {asked.get(x)!r}' for x in other)
@@ -274,7 +283,7 @@ def auto(data: Dataset, plan: Plan, out: str|Path, progress: bool = False, say=p
     clock.begin(f'{best} on all masks', best)
     recipe = plan.recipes[best].replace(val=0., labeled='100%')
     fit(make_method(recipe), data, recipe, out/'run', progress=progress, snapshots=1, decisions=decisions)
-    if not (out/'run'/'training.json').exists(): return None
+    if not finished(out/'run'): return None
     run = load_run(out/'run')
     record = record_of(run, 'auto', known.name, len(known), {OUT_OF_FOLD: columns})
     write_record(record, run.dir/'record.json')

@@ -209,9 +209,8 @@ class Report:
     def of(self, kind: str) -> list: return [f for f in self.findings if f.kind == kind]
     def raise_errors(self):
         "A `ScsamError` with all errors, if there are any; what training calls before it starts. Says loud warnings."
-        for f in self.findings:
-            if f.kind in LOUD:
-                print(f'warning: {f.message}; {FINDINGS[f.kind][1]}')
+        for line in _loud(self.findings):
+            print(line)
         bad = [f for f in self.findings if f.level == 'error']
         if bad:
             more = [f'  ... and {len(bad) - 10} more; see scsam data check'] if len(bad) > 10 else []
@@ -267,6 +266,10 @@ def _colours(cases, looks, add):
 LOUD = ('inverted',) # kinds of warnings that training and `scsam data` say, too
 INSIDE, BORDER = .5, .9 # share of foreground in a mask and along its border from which it is called inverted
 
+def _loud(findings: list) -> list: # of sentences
+    return [f'warning: {f.message}; {FINDINGS[f.kind][1]}' for f in findings if f.kind in LOUD]
+
+
 def _inverted(dataset, cases, looks, add):
     "Is the background called foreground?"
     seen = [(c, l) for c, l in zip(cases, looks) if l.labels and l.area is not None]
@@ -293,10 +296,10 @@ def look_at_some(dataset: Dataset, most: int = 24) -> list: # of sentences
     masked = [c for c in dataset if c.has_mask]
     if masked and masked[0].index is not None:
         most = 6  # whole volumes are read
-    report, some = Report(dataset.name), masked[::max(1, len(masked) // most)]
+    found, some = [], masked[::max(1, len(masked) // most)]
     looks = [_look_at_mask(c) for c in some]
-    _inverted(dataset, some, looks, lambda kind, message, *ids: report.findings.append(Finding(kind, message, ids)))
-    return [f'warning: {f.message}; {FINDINGS[f.kind][1]}' for f in report.findings]
+    _inverted(dataset, some, looks, lambda kind, message, *ids: found.append(Finding(kind, message, ids)))
+    return _loud(found)
 
 # %% ../nbs/02e_check.ipynb #d15dd699
 def check(dataset: Dataset|str|Path,   # or a path to open

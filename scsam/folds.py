@@ -14,7 +14,7 @@ from torch import nn
 from .config import Recipe, ScsamError
 from .files import read_json, write_json
 from .data import Dataset, read_manifest, stratified_order
-from .rundir import read_recipe, read_training
+from .rundir import finished, read_recipe, read_training
 from .records import Record
 from .evaluate import evaluate
 from .experiment import record_of
@@ -55,7 +55,7 @@ def fit_folds(data: Dataset, recipe: Recipe, k: int,
         say(i)
         where = Path(out)/f'fold-{i}'
         fit(make_method(recipe), part, recipe, where, progress=progress, **options)
-        if not (where/'training.json').exists(): return False
+        if not finished(where): return False
     return True
 
 

@@ -20,7 +20,7 @@ from accelerate.utils import broadcast_object_list
 from tqdm.auto import tqdm
 from .config import Recipe, ScsamError, mix, nearest, seed_step
 from .files import atomic, locked, read_json, sweep, write_json
-from .rundir import check_run, read_recipe, read_training, write_training
+from .rundir import check_run, finished, read_recipe, read_training, write_training
 from .data import Dataset, load_arrays, read_manifest
 from .sam import Sam
 from .losses import foreground_dice
@@ -176,7 +176,7 @@ def fit(method: nn.Module,
     roles = assign_roles(data, recipe, decisions)
     manifest = roles.manifest()
     _check_dir(out, method, recipe, manifest, roles.decided, resume)
-    if (out/'training.json').exists():
+    if finished(out):
         sweep(out)
         return _curves(out/'history.json', recipe.steps)
     _check_recipe(method, recipe)

@@ -271,9 +271,11 @@ def read_record(path: str|Path) -> Record:
     return record
 
 
-def find_records(folder: str|Path # looked through with all its sub-folders
+def find_records(folder: str|Path, # looked through with all its sub-folders
+                 missing_ok: bool = False # no folder, no records
                 ) -> list:        # of Record, sorted by path
     "All records in a folder. Other JSON files are passed over; a damaged or incomplete record is an error."
+    if missing_ok and not Path(folder).exists(): return []
     if not Path(folder).is_dir(): raise ScsamError(f'{folder} is not a folder; give the folder that holds the records')
     found = []
     for path in sorted(Path(folder).rglob('*.json')):

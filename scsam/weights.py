@@ -330,9 +330,8 @@ def _unreadable(path: Path, e: Exception) -> ScsamError:
         why = form
     elif other:
         why = (f'it holds more than tensors ({other[1]}), which could run code. If you trust it, save the tensors '
-               f'alone: '
-                       f"torch.save(torch.load('{path.name}', weights_only=False)['model'], 'weights.pth') (or "
-                       f"another key than 'model')")
+               f"alone: torch.save(torch.load('{path.name}', weights_only=False)['model'], 'weights.pth') (or another "
+               "key than 'model')")
     else:
         why = 'it may be cut short, or hold more than tensors: copy or download it again'
     return ScsamError(f'{path} is not a readable checkpoint ({said}); {why}')
