@@ -241,7 +241,9 @@ def rgb_strips(im: Image.Image,  # as `open_image` gives it
         remark_infinite(infinite(a), a.size, path)
         whole = stretch(a)[..., None]
     for y in range(0, im.height, 256):
-        if whole is None: yield np.asarray(im.crop((0, y, im.width, min(y + 256, im.height))).convert('RGB'))
+        if whole is None:
+            part = im if im.height <= 256 else im.crop((0, y, im.width, min(y + 256, im.height)))
+            yield np.asarray(part if part.mode == 'RGB' else part.convert('RGB'))
         else: yield np.broadcast_to(whole[y:y + 256], (*whole[y:y + 256].shape[:2], 3))
 
 
