@@ -1,8 +1,9 @@
 """What the world does to files: processes killed at every write, full disks, damaged bytes, edited and malformed JSON.
 
 Under pytest a sample is tried (about a minute); `SCSAM_FAULTS=full pytest tests/test_faults.py` or
-`python tests/test_faults.py` tries everything (many minutes) and prints how much was tried, refused in words, accepted
-with the same content, accepted with other content, ended in a traceback, and left behind half-written files.
+`python tests/test_faults.py` tries everything (hours) and prints how much was tried, refused in words, accepted with
+the same content, accepted with other content, ended in a traceback, and left behind half-written files. With a number
+in place of `full`, so many of each class are tried, evenly spread.
 
 The review that this house was tested by had 26 findings. What happens now, and the test that shows it (here, unless
 another file is named; a notebook's assertions are tests, too):
@@ -70,7 +71,8 @@ from scsam.learner import fit, load_run, make_method
 from scsam.predict import predict_files
 from scsam.records import find_records, read_record, table
 
-FULL = os.environ.get("SCSAM_FAULTS") == "full"
+FAULTS = os.environ.get("SCSAM_FAULTS", "")
+FULL, MOST = FAULTS != "", int(FAULTS) if FAULTS.isdigit() else sys.maxsize
 RECIPE = Recipe.preset("smoke", labeled="4", val="0.2", steps=4, val_every=2, image_size=32)
 SAID, SAME, OTHER = "refused in words", "accepted, same", "accepted, other content"
 CRASH, LEFT = "traceback", "leftover"
@@ -93,9 +95,11 @@ def row(name):
 
 
 def sample(items, n, seed=0):
-    "All of them in a full run, else `n`, always the same."
+    "All of them in a full run, or as many as were asked for, else `n`, always the same."
     items = list(items)
-    return items if FULL or len(items) <= n else random.Random(seed).sample(items, n)
+    if FULL:
+        return [items[int(i)] for i in np.linspace(0, len(items) - 1, min(MOST, len(items)))]
+    return items if len(items) <= n else random.Random(seed).sample(items, n)
 
 
 def clean(name, *allowed):
@@ -337,13 +341,32 @@ TABLES = {
     "classes.txt": b"background\npolyp\n", "all.csv": b"image,mask,role,id\ntrain/images/%s,train/masks/%s,train,a\n"}
 
 
+CELLS = [
+    b"", b" ", b".", b"..", b"../../x.png", b"/dev/zero", b"x" * 300, b"x" * 140_000, b'"', b'""', b"a,b", b"\0",
+    b"\xff", b"\r", b"=1+1", b"nan", b"-1", b"1e999", b"9" * 5000, b"test", b"test:", b"val", b"image"]
+
+
+def cells(table):
+    "A CSV with each of its cells replaced, each of its columns gone, and each there twice."
+    rows = [line.split(b",") for line in table.strip().split(b"\n")]
+    for y, row in enumerate(rows):
+        for x in range(len(row)):
+            for new in CELLS:
+                yield b"\n".join(b",".join(new if (i, j) == (y, x) else c for j, c in enumerate(r))
+                                 for i, r in enumerate(rows))
+    for x in range(len(rows[0])):
+        for n in (0, 2):
+            yield b"\n".join(b",".join(c for j, c in enumerate(r) for _ in range(n if j == x else 1)) for r in rows)
+
+
 @pytest.mark.parametrize("name", TABLES)
 def test_tables_of_a_folder(world, tmp_path, name):
     shutil.copytree(world.data, tmp_path / "data")
     first = next((world.data / "train" / "images").iterdir()).name.encode()
     raw, path = TABLES[name].replace(b"%s", first), tmp_path / "data" / name
     path.write_bytes(raw)
-    texts = list(mutants(path)) if name.endswith(".json") else [*TEXTS]
+    texts = list(mutants(path)) if name.endswith(".json") else [*TEXTS, *(cells(raw) if name.endswith(".csv") else [])]
+    texts += [] if name.endswith(".json") else [*damaged(raw, 8, 24)]
     texts += [
         b'{"threshold": "x"}', b'{"threshold": null}', b'{"labels": {"\xc2\xb2": 0, "\xc2\xb3": 1}}', b"a"*200_000,
         raw + b"\0.png,,,\n", raw + b'"' + b"x"*140_000 + b"\n",
@@ -354,6 +377,10 @@ def test_tables_of_a_folder(world, tmp_path, name):
         data.manifest()
         return [c.read_mask().max() for c in data if c.has_mask][:1]
 
+    if name == "classes.txt":  # whose masks hold the numbers of its lines
+        for p in tmp_path.rglob("masks/*.png"):
+            Image.fromarray((np.asarray(Image.open(p)) > 0).astype(np.uint8)).save(p)
+    assert len(read()) == 1
     for text in sample(texts, 40):
         path.write_bytes(text)
         got = outcome(read, None)
@@ -472,6 +499,67 @@ def test_damaged_weights(world, tmp_path):
     clean("model.safetensors")
 
 
+def test_damaged_checkpoint(world, tmp_path):
+    "The newest checkpoint of a stopped training: the damage is said, the one before serves, and the end is the same."
+    d, whole = tmp_path / "run", tmp_path / "whole"
+    argv = [*world.train, whole, "--steps=5", "--val-every=1", "--snapshots=0"]
+    assert killed_at(None, whole, lambda: main(list(map(str, argv))))[1] == 0
+    expected, argv[argv.index(whole)] = trained(whole), d
+    n = next(n for n in range(20, 999) if killed_at(n, d, lambda: main(list(map(str, argv))))[1] and len(
+        list(d.glob("checkpoints/*.safetensors"))) == 2)
+    begun = shutil.move(d, tmp_path / f"killed-at-{n}")
+    newest = sorted(begun.glob("checkpoints/*.safetensors"))[-1].relative_to(begun)
+    for text in sample(damaged((begun / newest).read_bytes(), 2, 8), 2):
+        shutil.copytree(begun, d)
+        (d / newest).write_bytes(text)
+        code, said = call(*argv)
+        told = "damaged" in said and "trying the one before it" in said
+        note("newest checkpoint", CRASH if code or not told else SAID if trained(d) == expected else OTHER)
+        shutil.rmtree(d)
+    clean("newest checkpoint")
+
+
+def test_damaged_sam(world, tmp_path):
+    "`--weights FILE`: a .pth has checksums; a .safetensors has none, so that other weights are loaded, see 26 above."
+    from safetensors.torch import save_file
+
+    state = {k: v.contiguous() for k, v in make_method(RECIPE).sam.state_dict().items()}
+    for end, save, may in ((".pth", torch.save, []), (".safetensors", save_file, [OTHER])):
+        path = tmp_path / f"sam{end}"
+        save(state, path)
+
+        def read():
+            found = make_method(RECIPE.replace(weights=str(path))).sam.state_dict()
+            return all(torch.equal(v, state[k]) for k, v in found.items())
+
+        assert read()
+        for text in sample(damaged(path.read_bytes(), 3, 10), 9):
+            path.write_bytes(text)
+            note(f"SAM checkpoint: {end}", outcome(read, True))
+        clean(f"SAM checkpoint: {end}", *may)
+
+
+def test_another_sam_than_in_training(world, tmp_path):
+    "The run notes the hash of the file that SAM came from: another file is an error, in resuming and in every use."
+    from safetensors.torch import save_file
+
+    path, d = tmp_path / "sam.safetensors", tmp_path / "run"
+    state = {k: v.contiguous() for k, v in make_method(RECIPE).sam.state_dict().items()}
+    save_file(state, path)
+    whole = path.read_bytes()
+    other = whole[:-1] + bytes([whole[-1] ^ 1])
+    argv = [*world.train, d, "--weights", path]
+    assert call(*argv, "--max-minutes", 0)[0] == 3
+    for text, code in ((other, 2), (whole, 0)):
+        path.write_bytes(text)
+        got, said = call(*argv)
+        assert got == code and (not code or "SAM's weights are another file" in said), said
+    path.write_bytes(other)
+    code, said = call("evaluate", d, "--quiet")
+    assert code == 2 and "SAM's weights are another file" in said and "--force" in said, said
+    assert call("evaluate", d, "--quiet", "--force")[0] == 0
+
+
 def test_damaged_correction(world, tmp_path):
     d = world.copy(tmp_path / "run")
     path = next((d / "decisions" / "masks").iterdir())
@@ -485,9 +573,9 @@ def test_damaged_correction(world, tmp_path):
 # ---------------------------------------------------------------- kills at every file event
 
 
-def killed_at(n, root, work):
-    """Run `work` in a child that is killed before its n-th change to a file below `root`; None lets it end and gives
-    their number."""
+def killed_at(n, root, work, signum=signal.SIGKILL):
+    """Run `work` in a child that gets a signal before its n-th change to a file below `root`; None lets it end.
+    Returns (their number, exit code)."""
     here, there = fork.Pipe(duplex=False)
 
     def child():
@@ -504,7 +592,7 @@ def killed_at(n, root, work):
             if write and isinstance(path, (str, bytes, os.PathLike)) and os.fsdecode(path).startswith(str(root)):
                 count += 1
                 if count == n:
-                    os.kill(os.getpid(), signal.SIGKILL)
+                    os.kill(os.getpid(), signum)
 
         sys.stdout = sys.stderr = open(os.devnull, "w")
         sys.addaudithook(hook)
@@ -520,8 +608,9 @@ def killed_at(n, root, work):
     if alive:
         p.kill()
     count = here.recv() if p.exitcode == 0 else 0
-    assert not alive and p.exitcode in ((0,) if n is None else (0, -signal.SIGKILL)), (n, p.exitcode)
-    return count
+    stopped = -signal.SIGKILL if signum == signal.SIGKILL else 3
+    assert not alive and p.exitcode in ((0,) if n is None else (0, stopped)), (n, p.exitcode)
+    return count, p.exitcode
 
 
 def leftovers(*folders):
@@ -530,22 +619,27 @@ def leftovers(*folders):
         if p.name.endswith(".tmp") or p.name.startswith((".writing", ".lock"))]
 
 
-def kills(name, root, work, state, quick, prepare=lambda d: None):
-    "`work` killed before each change to a file and repeated must end as if it had never been killed."
+def kills(name, root, work, state, quick, prepare=lambda d: None, signum=signal.SIGKILL):
+    """`work` killed before each change to a file and repeated must end as if it had never been killed; where it was
+    asked to stop instead, nothing half-written may stay even then."""
     home = root / "whole"
     prepare(home)
-    total = killed_at(None, home, lambda: work(home))
-    expected = state(home)
+    total, _ = killed_at(None, home, lambda: work(home))
+    expected, codes = state(home), Counter()
     assert total > 3 and not leftovers(home), (total, leftovers(home))
     for n in sample(range(1, total + 1), quick):
         d = root / f"k{n}"
         prepare(d)
-        killed_at(n, d, lambda: work(d))
+        codes[killed_at(n, d, lambda: work(d), signum)[1]] += 1
+        if signum != signal.SIGKILL and d.exists():
+            for _ in leftovers(d):
+                note(name, LEFT)
         killed_at(None, d, lambda: work(d))
         note(name, SAME if state(d) == expected else OTHER)
         for _ in leftovers(d):
             note(name, LEFT)
         shutil.rmtree(d)
+    assert codes.total() > codes[0], codes
     clean(name)
 
 
