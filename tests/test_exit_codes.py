@@ -11,8 +11,8 @@ from scsam import __version__
 from scsam.cli import COMMANDS, ISSUES, main
 from test_faults import World, call, fork, hashes, kills, trained, world  # noqa: F401, the last is a fixture
 
-UNET_ONLY = "--methods unet --folds 2 --preset smoke --steps 2 --image-size 32 --quiet".split()
-SMALL = "--preset smoke --steps 2 --image-size 32 --quiet".split()
+SMALL = "--preset smoke --steps 4 --image-size 32 --quiet".split()
+UNET_ONLY = "--methods unet --folds 2".split() + SMALL
 LEAST = {  # what the parser asks for; none of it exists
     "demo": ["--out", "{file}/demo"], "data": ["{none}"], "train": ["--data", "{none}", "--out", "{none}/run"],
     "evaluate": ["{none}"], "predict": ["{none}", "{none}", "--out", "{none}/out"],
@@ -74,11 +74,11 @@ def folder(*endings):
 STOPPED = {  # command -> (its words, what it leaves)
     "train": (lambda w, d: [*w.train, d], trained),
     "train --folds": (
-        lambda w, d: ["train", "--data", w.data, "--method", "unet", "--folds", 2, *SMALL, "--out", d],
+        lambda w, d: ["train", "--data", w.data, *"--method unet --folds 2 --val-every 2".split(), *SMALL, "--out", d],
         folder(".safetensors")),
     "experiment": (
-        lambda w, d: ["experiment", "polyp", "--only", "unet-s0", *"--set image-size=32 --set steps=2 --runs".split(),
-                      d / "runs", "--results", d / "results"], folder(".safetensors")),
+        lambda w, d: ["experiment", *"polyp --only unet-s0 --set image-size=32 --set steps=4 --set val-every=2".split(),
+                      "--runs", d / "runs", "--results", d / "results"], folder(".safetensors")),
     "auto": (
         lambda w, d: ["auto", w.data, "--out", d, *UNET_ONLY],
         folder(".safetensors", ".png")),
@@ -102,9 +102,8 @@ def test_stopped_is_3_and_resumes(world, tmp_path, name):
         if name in IN_A_RUN:
             shutil.copytree(world.run, d, ignore=shutil.ignore_patterns("predictions", "record.json", "report.html"))
 
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        work = lambda d: main([str(x) for x in words(world, d)])
-        kills(f"{signum.name}: {name}", tmp_path / signum.name, work, state, 2, prepare, signum)
+    work = lambda d: main([str(x) for x in words(world, d)])
+    kills(f"stop: {name}", tmp_path / "stop", work, state, 1, prepare, (signal.SIGTERM, signal.SIGINT))
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])

@@ -10,10 +10,12 @@ another file is named; a notebook's assertions are tests, too):
 
  1 a full disk cuts a volume     one message, code 2, no file            test_no_room, test_a_full_file_system
  2 evaluate --save climbs        names are not paths; some are refused   test_hostile_names_stay_where_they_belong
- 3 .[app] lacks a kernel         a server of our own, no kernel          test_browser.py, workflow Versions
+ 3 .[app] lacks a kernel         a server of our own, no kernel          test_exit_codes.py: test_the_app_ends_with_0,
+                                                                         in bare environments by the workflow Versions
  4 a branch name runs in a page  refused as damaged; the rest is text    test_browser.py: test_names_are_text
  5 two cases with one file       file_names: no two the same             test_hostile_names_stay_where_they_belong
- 6 an edited run is taken        the changed file is named, --force      test_an_edited_run_says_so
+ 6 an edited run is taken        the changed file is named, --force      test_an_edited_run_says_so,
+                                                                         test_another_sam_than_in_training
  7 tracebacks on malformed JSON  file, place and what was expected       test_json_of_a_run, test_json_for_others
  8 a full disk, images           as 1                                    test_no_room
  9 the inspector is open to all  token, Host, Origin, 8 visitors         test_browser.py: test_the_app_is_private
@@ -29,13 +31,14 @@ another file is named; a notebook's assertions are tests, too):
 18 tables: |, HTML, formulas     escaped                                 05_records.ipynb, test_tables_are_text
 19 long fields, NUL, odd classes said                                    test_tables_of_a_folder
 20 a flipped corrected mask      compared with the hash in its name      test_damaged_correction
-21 a crash's code is 1           70, with a line on how to report        50_cli.ipynb
+21 a crash's code is 1           70, with a line on how to report        test_exit_codes.py
 22 the error page loads a font   no page asks for anything elsewhere     test_browser.py (`elsewhere`)
-23 a DICOM folder leads out      no such warning                         02e_check.ipynb
+23 a DICOM folder leads out      no such warning                         test_a_dicom_folder_leads_nowhere
 24 moved data                    the message names --data                test_moved_data_names_the_option
-25 no upper bounds               settings.ini, constraints.txt           workflow Versions
+25 no upper bounds               settings.ini, constraints.txt           test_project.py: test_versions_agree
 26 a flipped --weights FILE      a .pth's own checksums are compared; a .safetensors file has none, and of a file that
-                                 only its owner knows nothing else is known: its hash is in the record of the run
+                                 only its owner knows nothing else is known. Its hash is kept with the run, and another
+                                 file is refused from then on: test_damaged_sam, test_another_sam_than_in_training
 """
 import contextlib
 import csv
@@ -59,9 +62,11 @@ import pytest
 import torch
 from PIL import Image
 
+from scsam.check import check
+from scsam.checkpoint import load_tensors, save_tensors
 from scsam.cli import main
 from scsam.config import Recipe, ScsamError
-from scsam.data import file_sha256
+from scsam.data import file_sha256, manifest_sha256
 from scsam.datasets import load_dataset
 from scsam.decisions import Decisions
 from scsam.experiment import run_data, run_queue
@@ -375,6 +380,8 @@ def test_tables_of_a_folder(world, tmp_path, name):
     def read():
         data = load_dataset(tmp_path / "data")
         data.manifest()
+        if name == "all.csv":
+            check(tmp_path / "data")
         return [c.read_mask().max() for c in data if c.has_mask][:1]
 
     if name == "classes.txt":  # whose masks hold the numbers of its lines
@@ -460,6 +467,29 @@ def test_a_header_names_no_other_file(world, tmp_path, name):
         code, said = call("predict", world.run, folder / file, "--out", tmp_path / "out", "--quiet")
         assert code == 2 and file in said and "Traceback" not in said, (code, said)
         (folder / file).unlink()
+
+
+def test_a_dicom_folder_leads_nowhere(tmp_path):
+    sitk = pytest.importorskip("SimpleITK")
+    folder = tmp_path / "dcm"
+    folder.mkdir()
+    for z in range(3):
+        im = sitk.GetImageFromArray(np.full((40, 44), 10 * z, np.int16) + np.arange(44, dtype=np.int16))
+        for tag, value in (("0020|000e", "1.2.3"), ("0020|000d", "1.2"), ("0020|0013", str(z)), ("0008|0060", "MR"),
+                           ("0020|0032", f"0\\0\\{3 * z}"), ("0020|0037", "1\\0\\0\\0\\1\\0")):
+            im.SetMetaData(tag, value)
+        writer = sitk.ImageFileWriter()
+        writer.KeepOriginalImageUIDOn()
+        writer.SetFileName(str(folder / f"{z}.dcm"))
+        writer.Execute(im)
+    code, text = call("data", "check", folder, "--quiet")
+    assert code in (0, 1) and "3 cases" in text and "leads to" not in text and "lead out" not in text, text
+    away = tmp_path / "away"  # and one that does
+    away.mkdir()
+    (folder / "2.dcm").rename(away / "2.dcm")
+    (folder / "2.dcm").symlink_to(away / "2.dcm")
+    code, text = call("data", "check", folder, "--quiet")
+    assert code == 1 and "leads to" in text, text
 
 
 def test_damaged_snapshots(world, tmp_path):
@@ -619,21 +649,22 @@ def leftovers(*folders):
         if p.name.endswith(".tmp") or p.name.startswith((".writing", ".lock"))]
 
 
-def kills(name, root, work, state, quick, prepare=lambda d: None, signum=signal.SIGKILL):
+def kills(name, root, work, state, quick, prepare=lambda d: None, signals=(signal.SIGKILL, )):
     """`work` killed before each change to a file and repeated must end as if it had never been killed; where it was
-    asked to stop instead, nothing half-written may stay even then."""
+    asked to stop instead (in its first half: who is nearly done may end), nothing half-written stays even then."""
     home = root / "whole"
     prepare(home)
     total, _ = killed_at(None, home, lambda: work(home))
     expected, codes = state(home), Counter()
     assert total > 3 and not leftovers(home), (total, leftovers(home))
-    for n in sample(range(1, total + 1), quick):
-        d = root / f"k{n}"
+    points = sample(range(1, total + 1), quick) if signals[0] == signal.SIGKILL else [
+        1, *sample(range(2, total // 2 + 1), quick)]
+    for i, n in enumerate(points):
+        d, signum = root / f"k{n}", signals[i % len(signals)]
         prepare(d)
         codes[killed_at(n, d, lambda: work(d), signum)[1]] += 1
-        if signum != signal.SIGKILL and d.exists():
-            for _ in leftovers(d):
-                note(name, LEFT)
+        for _ in leftovers(d) if signum != signal.SIGKILL else ():
+            note(name, LEFT)
         killed_at(None, d, lambda: work(d))
         note(name, SAME if state(d) == expected else OTHER)
         for _ in leftovers(d):
@@ -874,11 +905,22 @@ def test_an_edited_run_says_so(world, tmp_path):
         for c in m["cases"]:
             c["role"] = "test:test"
 
-    for name, change in (("recipe.json", lambda r: r.update(image_size=64)), ("recipe.json",
-                                                                              lambda r: r.update(seed=5)),
-                         ("manifest.json", to_test), ("training.json", lambda t: t["selected"].update(branch="unet2")),
-                         ("training.json", lambda t: t["budget"].update(labeled=1))):
-        d = edit(name, change)
+    def to_test_with_its_hash(m):
+        to_test(m)
+        m["sha256"] = manifest_sha256(m["cases"])
+
+    edits = [
+        ("recipe.json", lambda r: r.update(image_size=64)), ("recipe.json", lambda r: r.update(seed=5)),
+        ("recipe.json", lambda r: r.update(steps=5)), ("manifest.json", to_test),
+        ("manifest.json", to_test_with_its_hash), ("training.json", lambda t: t["selected"].update(branch="unet2")),
+        ("training.json", lambda t: t["budget"].update(labeled=1)), ("model.safetensors", None)]
+    for name, change in edits:
+        if change:
+            d = edit(name, change)
+        else:  # the whole model of another training
+            d = world.copy(tmp_path / "other")
+            tensors, meta = load_tensors(d / name)
+            save_tensors(d / name, {k: 1.5 * v if v.is_floating_point() else v for k, v in tensors.items()}, meta)
         for argv in (["evaluate", d], ["predict", d, world.data / "test" / "images", "--out", tmp_path / "out"]):
             code, text = call(*argv, "--quiet")
             assert code == 2 and name in text and "--force" in text, (name, text)
@@ -924,7 +966,7 @@ def test_a_large_image_needs_little_memory(world, tmp_path):
     image = tmp_path / "in" / "large.png"
     image.parent.mkdir()
     Image.fromarray(np.zeros((n, n, 3), np.uint8)).save(image, compress_level=1)
-    for argv in (["predict", world.run, image.parent, "--out", tmp_path/"out",
+    for argv in (["predict", world.run, image.parent, "--out", tmp_path/"out", "--maps",
                   "--quiet"], ["data", "check", image.parent, "--quiet"]):
         p = subprocess.run([sys.executable, "-c", LARGE, *map(str, argv)], capture_output=True, text=True, timeout=900)
         assert p.returncode in (0, 1, 2) and "Traceback" not in p.stderr, p.stderr
