@@ -143,6 +143,35 @@ def test_tables_are_made_of_all_records():
     assert records and not late, f"run nbs/experiments/tables.ipynb again: {late[:5]} of {len(late)} are not in it"
 
 
+def test_versions_agree():
+    "What was tested lies within what `settings.ini` allows, the oldest set is its lower bounds, both are tried weekly."
+    from configparser import ConfigParser
+
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    settings = ConfigParser(delimiters=["="], interpolation=None)
+    settings.read(ROOT / "settings.ini", encoding="utf-8")
+    cfg = settings["DEFAULT"]
+    pins = {}
+    for name in ("constraints.txt", ".ci/oldest.txt"):
+        lines = [line for line in (ROOT / name).read_text().splitlines() if line and line[0] != "#"]
+        pins[name] = {canonicalize_name(k): v for k, _, v in (line.partition("==") for line in lines)}
+    extras = "medical", "litemedsam", "imagenet", "app", "tensorboard", "export"
+    first = [*map(Requirement, cfg["requirements"].split()), Requirement(cfg["medical_requirements"])]
+    every = first + [Requirement(x) for e in extras[1:] for x in cfg[f"{e}_requirements"].split()]
+    tested = pins["constraints.txt"]
+    assert {canonicalize_name(r.name) for r in every} == tested.keys()
+    wrong = [str(r) for r in every if not r.specifier.contains(tested[canonicalize_name(r.name)])]
+    wrong += [str(r) for r in first if not any(s.operator in ("<", "<=") for s in r.specifier)]
+    lowest = {canonicalize_name(r.name): s.version for r in first for s in r.specifier if s.operator == ">="}
+    oldest = {k: v.removesuffix(".0").removesuffix(".0") for k, v in pins[".ci/oldest.txt"].items()}
+    assert not wrong and oldest == {k: v.removesuffix(".0").removesuffix(".0") for k, v in lowest.items()}, wrong
+    weekly = (ROOT / ".github" / "workflows" / "versions.yml").read_text()
+    assert "cron:" in weekly and "-c .ci/oldest.txt" in weekly and "-c constraints.txt" in weekly
+    assert f'"{cfg["min_python"]}"' in weekly and "--upgrade" in weekly
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: str(p.relative_to(ROOT / "nbs")))
 def test_notebook_was_run_and_is_small(path):
     assert path.stat().st_size < 400_000, "a notebook stays under 400 KB: make its figures smaller"
