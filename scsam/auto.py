@@ -133,6 +133,7 @@ def seconds_of(recipe: Recipe, data: Dataset, steps: tuple = (2, 5)) -> tuple: #
         for n in steps:
             start = time.monotonic()
             fit(method, small, recipe.replace(steps=n, val_every=0), Path(d)/str(n), progress=False)
+            if not finished(Path(d)/str(n)): raise KeyboardInterrupt    # somebody has stopped it
             took.append(time.monotonic() - start)
         start = time.monotonic()
         list(signals(load_run(Path(d)/str(n)), some[:2]))

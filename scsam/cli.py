@@ -9,7 +9,7 @@ __all__ = ['LONG', 'FEW', 'FORMATS', 'DEMO_ROWS', 'OPTIONS', 'COMMANDS', 'EXIT',
            'make_parser', 'process_name', 'main']
 
 # %% ../nbs/50_cli.ipynb #65d1ca23
-import argparse, errno, json, os, sys, textwrap, time, traceback
+import argparse, contextlib, errno, json, os, signal, sys, textwrap, threading, time, traceback
 from dataclasses import fields
 from importlib import resources
 from pathlib import Path
@@ -409,8 +409,12 @@ def experiment(args: argparse.Namespace):
         if args.mode != 'full': raise ScsamError(f"--plan is for --mode full; the queue of '{args.mode}': --list")
         return print(plan(args.name, only, args.data, args.results, args.runs))
     if args.list: return print(show_queue(args.name, args.mode, args.results))
+    failed = []
     done = run_experiment(args.name, args.mode, only=only, data=args.data, max_minutes=args.max_minutes, runs=args.runs,
-                          results=args.results, changes=_changes(args.set))
+                          results=args.results, changes=_changes(args.set), failed=failed)
+    if failed:
+        raise ScsamError(f'{", ".join(failed)}: ended with an error, see above; when it is fixed, the same command '
+                         'runs what is missing')
     return 0 if len(done) == len(only or experiment_queue(args.name, args.mode)) else 3
 
 # %% ../nbs/50_cli.ipynb #87bc94b9
@@ -421,6 +425,7 @@ def demo(args: argparse.Namespace):
     from scsam.experiment import make_record, remember_data
     from scsam.learner import fit, load_run, make_method
     from scsam.records import read_record, write_record
+    from scsam.rundir import finished
     out, start = Path(args.out), time.monotonic()
     options = dict(n=100, test=30, source='colour')
     data = load_dataset('phantom', **options)
@@ -436,6 +441,7 @@ def demo(args: argparse.Namespace):
     records = {}
     for name, recipe in runs.items():
         fit(make_method(recipe), data, recipe, out/name, progress=not args.quiet)
+        if not finished(out/name): return 3
         remember_data(out/name, 'phantom', **options)
         run = load_run(out/name)
         record = make_record(run, data.apply(run.manifest)[0], 'demo')
@@ -689,7 +695,7 @@ COMMANDS = dict(demo=demo, data=data, train=train, evaluate=evaluate, predict=pr
                 auto=auto, inspect=inspect, annotate=annotate, experiment=experiment, table=table, weights=weights)
 EXIT = {0: 'done', 1: 'warnings only (data check), or different (data compare, data import)',
         2: 'an error that you can fix: the message says how', 3: 'stopped before the end: the same command resumes',
-        70: "a fault of scsam's own", 130: 'interrupted'}
+        70: "a fault of scsam's own"}
 
 # %% ../nbs/50_cli.ipynb #d11f3f9a
 def make_parser() -> argparse.ArgumentParser:
@@ -728,14 +734,15 @@ def main(argv=None) -> int: # a key of `EXIT`
         sys.stdout.reconfigure(errors='backslashreplace')  # any name can be shown
     try:
         args = make_parser().parse_args(argv)
-        if getattr(args, 'plugin', None):
-            from scsam.method import load_plugin
-            load_plugin(args.plugin)
-        return COMMANDS[args.command](args) or 0
+        with _stoppable():
+            if getattr(args, 'plugin', None):
+                from scsam.method import load_plugin
+                load_plugin(args.plugin)
+            return COMMANDS[args.command](args) or 0
     except ScsamError as e:
         return said(e, 2)
     except KeyboardInterrupt:
-        return said('interrupted', 130)
+        return said('stopped before the end; give the same command again', 3)
     except BrokenPipeError:
         return 0
     except Exception as e:
@@ -744,6 +751,21 @@ def main(argv=None) -> int: # a key of `EXIT`
         return said(f'this is a fault of scsam itself, and nothing that you did. Please report it at {ISSUES} with the '
                     f'lines above, the command, and: scsam {__version__}, Python {sys.version.split()[0]}, '
                     f'{sys.platform}', 70)
+
+# %% ../nbs/50_cli.ipynb #b1c07e44
+@contextlib.contextmanager
+def _stoppable():
+    "Let SIGTERM end the block as Ctrl-C does."
+    def stop(signum, frame): raise KeyboardInterrupt
+    if threading.current_thread() is not threading.main_thread():
+        yield                                           # only the main thread gets signals
+        return
+    old = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, old or signal.SIG_DFL)
+
 
 # %% ../nbs/50_cli.ipynb #affddcf5
 def _outside(e: Exception) -> str: # '' where it is not
