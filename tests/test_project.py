@@ -67,7 +67,8 @@ def test_the_help_knows_what_each_method_reads():
 
 
 def test_help_needs_no_torch():
-    code = "import sys; from scsam.cli import main\ntry: main(['train', '--help'])\nexcept SystemExit: print(*sys.modules)"
+    code = ("import sys; from scsam.cli import main\ntry: main(['train', '--help'])\n"
+            "except SystemExit: print(*sys.modules)")
     said, loaded = python(code, ROOT).rsplit("\n", 2)[:2]
     assert "scsam-adaptive" in said and not {"torch", "timm", "numpy"} & set(loaded.split())
 
