@@ -95,8 +95,9 @@ def test_no_module_imports_one_with_a_higher_number():
 
 
 def test_code_is_at_most_120_columns_wide():
+    static = ROOT / "scsam" / "static"
     sources = {str(p.relative_to(ROOT)): p.read_text(encoding="utf-8").splitlines()
-               for p in [*(ROOT / "tests").glob("*.py"), *(ROOT / "scsam" / "static").glob("*.[cj]s*")]}
+               for p in [*(ROOT / "tests").glob("*.py"), *static.glob("*.js"), *static.glob("*.css")]}
     for path in NOTEBOOKS:
         code = [c for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
         sources[path.name] = [line for c in code for line in "".join(c["source"]).split("\n")]
