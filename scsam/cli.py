@@ -131,7 +131,7 @@ def _told(recipe: Recipe, done: dict, out: Path):
     print(f"{recipe.method}: {n['labeled']} labelled, {n['unlabeled']} unlabelled{decided}, {n['validation']} "
           f"validation images; {s(done['steps'])} in {done['seconds']:.0f} s on {done['device']}")
     dice = f", validation Dice {best['dice']:.3f}" if best['dice'] is not None else ''
-    print(f"kept: step {best['step']} by {best['by']}, branch {best['branch']}{dice}")
+    print(f"selected: step {best['step']} ({best['by']}), branch {best['branch']}{dice}")
     if best['by'] == 'validation' and n['validation'] < FEW:
         images = f"{n['validation']} validation image{'s' * (n['validation'] != 1)}"
         print(f'note: {images} chose step and branch, which is little better than chance; '
