@@ -210,7 +210,7 @@ PLAN = {'format': {1}, 'recipes': {...: {...: (str, float, bool, [str])}}, 'fold
         'seconds': {...: float}, 'predicting': float, 'hours': (float, None), 'asked': {...: object}}
 
 def keep_plan(plan: Plan, out: str|Path):
-    "Leave the plan in `out`: the same command goes on with it, however fast the machine is then."
+    "Leave the plan in `out`: the same command resumes it, however fast the machine is then."
     recipes = {m: r.to_dict() for m, r in plan.recipes.items()}
     Path(out).mkdir(parents=True, exist_ok=True)
     write_json(Path(out)/'plan.json', {'format': 1, **vars(plan), 'recipes': recipes})

@@ -9,8 +9,9 @@ __all__ = ['LONG', 'FEW', 'FORMATS', 'DEMO_ROWS', 'OPTIONS', 'COMMANDS', 'EXIT',
            'make_parser', 'process_name', 'main']
 
 # %% ../nbs/50_cli.ipynb #65d1ca23
-import argparse, contextlib, errno, os, signal, sys, textwrap, threading, time, traceback
+import argparse, contextlib, errno, json, os, signal, sys, textwrap, threading, time, traceback
 from dataclasses import fields
+from importlib import resources
 from pathlib import Path
 from . import __version__
 from .config import PRESETS, Recipe, ScsamError, cache_dir, nearest
@@ -130,7 +131,7 @@ def _told(recipe: Recipe, done: dict, out: Path):
     print(f"{recipe.method}: {n['labeled']} labelled, {n['unlabeled']} unlabelled{decided}, {n['validation']} "
           f"validation images; {s(done['steps'])} in {done['seconds']:.0f} s on {done['device']}")
     dice = f", validation Dice {best['dice']:.3f}" if best['dice'] is not None else ''
-    print(f"kept: step {best['step']} by {best['by']}, branch {best['branch']}{dice}")
+    print(f"selected: step {best['step']} ({best['by']}), branch {best['branch']}{dice}")
     if best['by'] == 'validation' and n['validation'] < FEW:
         images = f"{n['validation']} validation image{'s' * (n['validation'] != 1)}"
         print(f'note: {images} chose step and branch, which is little better than chance; '
@@ -488,7 +489,7 @@ def demo_figure(runs: dict, cases, path: Path, n: int = 4) -> Path:
 # %% ../nbs/50_cli.ipynb #eb96e699
 class _Parser(argparse.ArgumentParser):
     "argparse whose errors are `ScsamError`s."
-    late = None # gives the end of the help, once somebody asks for it: what it lists takes seconds to import
+    late = None # gives the end of the help, once somebody asks for it
 
     def format_help(self):
         if self.late:
@@ -513,11 +514,17 @@ class _Parser(argparse.ArgumentParser):
         raise ScsamError(f'{message}; see {self.prog} --help')
 
 # %% ../nbs/50_cli.ipynb #1f6ee6d1
-def _field_help(f) -> str: # of a field of the recipe
-    "What the field means, its choices, and its default."
+def _uses() -> dict: # method -> fields of the recipe that it reads
+    return json.loads((resources.files('scsam')/'static'/'methods.json').read_text('utf-8'))
+
+
+def _field_help(f, uses: dict) -> str: # of a field of the recipe
+    "What the field means, its choices, its default, and the methods that read it, if they are few."
     choices = f.metadata['choices'] if type(f.default) is str else ()
     said = 'one of ' + ', '.join(choices) if choices else ''
-    parts = [f.metadata['help'].replace('`', ''), said, f'default {_shown(f.default)}']
+    readers = [name for name, read in uses.items() if f.name in read]
+    read_by = 'read by ' + ', '.join(readers) if 0 < len(readers) <= 5 else ''
+    parts = [f.metadata['help'].replace('`', ''), said, f'default {_shown(f.default)}', read_by]
     return '; '.join(p for p in parts if p).replace('%', '%%') # argparse takes % for a placeholder
 
 
@@ -527,21 +534,23 @@ def _shown(value) -> str: # as it is typed
 
 def _recipe_options(parser: argparse.ArgumentParser):
     "An option for every field of the recipe, by section; former names are understood but not listed."
-    groups = {}
+    groups, uses = {}, _uses()
     for f in fields(Recipe):
         name = f.metadata['section']
         if name not in groups:
             groups[name] = parser.add_argument_group(f'recipe: {name}')
         metavar = {tuple: 'A,B'}.get(type(f.default), type(f.default).__name__.upper())
         option = dict(dest=f.name, metavar=metavar)
-        groups[name].add_argument('--' + f.name.replace('_', '-'), **option, help=_field_help(f))
+        groups[name].add_argument('--' + f.name.replace('_', '-'), **option, help=_field_help(f, uses))
         if f.metadata['was']:
             groups[name].add_argument('--' + f.metadata['was'].replace('_', '-'), **option, help=argparse.SUPPRESS)
 
 
 def _methods() -> str:
-    from scsam.method import methods
-    return textwrap.fill(f'methods: {", ".join(methods())}. The names for --sam: scsam weights.', 78,
+    "The end of the help of `train`: scsam's methods, and those of installed packages under the names of their entries."
+    from importlib.metadata import entry_points
+    names = [*_uses(), *(p.name for p in entry_points(group='scsam.methods'))]
+    return textwrap.fill(f'methods: {", ".join(names)}. The names for --sam: scsam weights.', 78,
                          break_on_hyphens=False)
 
 # %% ../nbs/50_cli.ipynb #3a5b9412

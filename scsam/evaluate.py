@@ -57,7 +57,8 @@ def native_strips(probs: torch.Tensor, # (K, S, S)
 def _labels(probs: torch.Tensor, size: tuple, strip: int = STRIP) -> np.ndarray: # (height, width) uint8
     "The most probable class at the image's own size."
     out = np.empty(size, np.uint8)
-    for rows, part in native_strips(probs, size, strip): out[rows] = part.argmax(0)
+    for rows, part in native_strips(probs, size, strip):
+        out[rows] = part.argmax(0)
     return out
 
 # %% ../nbs/31_evaluate.ipynb #7f1b68fa

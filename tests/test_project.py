@@ -59,6 +59,20 @@ def test_readme_is_the_index_notebook():
     )
 
 
+def test_the_help_knows_what_each_method_reads():
+    from scsam.method import all_uses
+
+    written = json.loads((ROOT / "scsam" / "static" / "methods.json").read_text(encoding="utf-8"))
+    assert written == all_uses(), "run: python -c 'from scsam.method import write_uses; write_uses()'"
+
+
+def test_help_needs_no_torch():
+    code = ("import sys; from scsam.cli import main\ntry: main(['train', '--help'])\n"
+            "except SystemExit: print(*sys.modules)")
+    said, loaded = python(code, ROOT).rsplit("\n", 2)[:2]
+    assert "scsam-adaptive" in said and not {"torch", "timm", "numpy"} & set(loaded.split())
+
+
 def test_importing_scsam_is_light():
     modules = ",".join(f"scsam.{p.stem}" for p in (ROOT / "scsam").glob("[a-z]*.py"))
     loaded = python(f"import sys, {modules}; print(*sys.modules)", ROOT).split()
@@ -81,8 +95,9 @@ def test_no_module_imports_one_with_a_higher_number():
 
 
 def test_code_is_at_most_120_columns_wide():
+    static = ROOT / "scsam" / "static"
     sources = {str(p.relative_to(ROOT)): p.read_text(encoding="utf-8").splitlines()
-               for p in [*(ROOT / "tests").glob("*.py"), *(ROOT / "scsam" / "static").glob("*.[cj]s*")]}
+               for p in [*(ROOT / "tests").glob("*.py"), *static.glob("*.js"), *static.glob("*.css")]}
     for path in NOTEBOOKS:
         code = [c for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
         sources[path.name] = [line for c in code for line in "".join(c["source"]).split("\n")]
