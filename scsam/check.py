@@ -409,7 +409,7 @@ def _ordered(a, b): # the training case first, and both in words
     x, y = sorted((a, b), key=lambda c: ('train', 'val').index(c.role) if c.role in ('train', 'val') else 2)
     return x, y, f'{x.id} ({x.role}) and {y.id} ({y.role})'
 
-
+# %% ../nbs/02e_check.ipynb #f0cf0fbe
 def _masks(dataset, cases, looks, add):
     "Masks that are odd, though readable."
     slices, used = defaultdict(list), set()

@@ -373,7 +373,7 @@ def _on_black(im: Image.Image, path='this mask') -> np.ndarray: # (H, W) or (H, 
     if im.mode == '1': return np.asarray(im).astype(np.uint8)
     return np.asarray(im if im.mode in ('L', 'RGB') or im.mode.startswith(('I', 'F')) else im.convert('RGB'))
 
-
+# %% ../nbs/00d_pixels.ipynb #d89155da
 def _two_colours(path, colours: list, where) -> np.ndarray: # uint8: 0 and 1
     "Black and one other colour are background and foreground; anything else is asked."
     bright = [c for c in colours if c != (0, 0, 0)]
