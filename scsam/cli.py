@@ -206,7 +206,7 @@ def _tidied(run, args: argparse.Namespace) -> str: # a key of `scsam.predict.TID
     if args.tidy != 'auto': return args.tidy
     from scsam.experiment import run_data
     from scsam.predict import choose_tidy
-    cases = [c for c in run_data(run).where(role='val') if c.has_mask]
+    cases = [c for c in run_data(run, args.data).where(role='val') if c.has_mask]
     announce(args, f'asking {len(cases)} validation images which tidying helps')
     best, scores = choose_tidy(run, cases, args.branch)
     print(f'--tidy {best}, by {len(cases)} validation images: ' + ', '.join(f'{k} {v:.3f}' for k, v in scores.items()))
@@ -236,7 +236,7 @@ def _write_csv(run, cases: list, args: argparse.Namespace):
     expected, chosen = None, run.training['selected']['branch']
     if args.branch in (None, chosen):
         try:
-            expected = expected_dice(run, None if (run.dir/'expected.json').exists() else run_data(run))
+            expected = expected_dice(run, None if (run.dir/'expected.json').exists() else run_data(run, args.data))
         except ScsamError as e:
             print(f'note: no expected Dice: {e}')
     else:
@@ -615,7 +615,7 @@ OPTIONS['predict'] = [
     _RUN,
     _o('input', help='an image, a volume, or a folder of either'),
     _o('--out', required=True, help='folder for masks and overlays'),
-    _KIND, _FORCE, _PLUGIN,
+    _KIND, _MOVED, _FORCE, _PLUGIN,
     _o('--format', choices=('.nii.gz', '.nii', '.nrrd', '.mha', '.mhd'),
        help='of volumes; by default the one that they came in'),
     _o('--branch', help="unet, sam or mean; by default the run's chosen one"),
@@ -726,7 +726,8 @@ ISSUES = 'https://github.com/scsam/scsam/issues'
 def main(argv=None) -> int: # a key of `EXIT`
     "The command `scsam`."
     def said(text, code):
-        print(f'scsam{process_name()}: {text}', file=sys.stderr)
+        with contextlib.suppress(OSError):                 # the log may be on the disk that is full
+            print(f'scsam{process_name()}: {text}', file=sys.stderr, flush=True)
         return code
     if hasattr(sys.stdout, 'reconfigure'):
         sys.stdout.reconfigure(errors='backslashreplace')  # any name can be shown
@@ -736,7 +737,10 @@ def main(argv=None) -> int: # a key of `EXIT`
             if getattr(args, 'plugin', None):
                 from scsam.method import load_plugin
                 load_plugin(args.plugin)
-            return COMMANDS[args.command](args) or 0
+            code = COMMANDS[args.command](args) or 0
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return code
     except ScsamError as e:
         return said(e, 2)
     except KeyboardInterrupt:
@@ -745,10 +749,14 @@ def main(argv=None) -> int: # a key of `EXIT`
         return 0
     except Exception as e:
         if why := _outside(e): return said(why, 2)
-        traceback.print_exc()
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
         return said(f'this is a fault of scsam itself, and nothing that you did. Please report it at {ISSUES} with the '
                     f'lines above, the command, and: scsam {__version__}, Python {sys.version.split()[0]}, '
                     f'{sys.platform}', 70)
+    finally:
+        _drop_unsaid()
+
 
 # %% ../nbs/50_cli.ipynb #b1c07e44
 @contextlib.contextmanager
@@ -765,6 +773,18 @@ def _stoppable():
         signal.signal(signal.SIGTERM, old or signal.SIG_DFL)
 
 
+# %% ../nbs/50_cli.ipynb #6a1d70c9
+def _drop_unsaid():
+    "What could not be printed is dropped."
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        except (AttributeError, ValueError):
+            pass    # there is none, or it is closed
+
+
 # %% ../nbs/50_cli.ipynb #affddcf5
 def _outside(e: Exception) -> str: # '' where it is not
     "What the machine lacks: memory, room on the disk, permission."
@@ -778,7 +798,7 @@ def _outside(e: Exception) -> str: # '' where it is not
     if isinstance(e, OSError) and e.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR) and e.filename:
         return f'{e.filename}: {e.strerror}; was it moved or removed meanwhile? Put it back, or name another place'
     if isinstance(e, OSError) and e.errno in {*ROOM, errno.EACCES, errno.EPERM}:
-        where = e.filename or 'a file'
+        where = e.filename or 'a file, or what is printed'
         return f'{where}: {e.strerror}; free some room, change the permissions, or choose another place'
     return ''
 
