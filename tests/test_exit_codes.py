@@ -1,8 +1,11 @@
 """The exit code of every command: 0 done, 1 warnings only, 2 an error that the user can fix, 3 stopped before the end,
 70 a fault of scsam's own. `SCSAM_FAULTS=full` stops each command at every one of its changes to a file."""
 import os
+import resource
 import shutil
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -104,6 +107,32 @@ def test_stopped_is_3_and_resumes(world, tmp_path, name):
 
     work = lambda d: main([str(x) for x in words(world, d)])
     kills(f"stop: {name}", tmp_path / "stop", work, state, 1, prepare, (signal.SIGTERM, signal.SIGINT))
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device that is always full is one of Linux")
+@pytest.mark.parametrize("words, out, err, code", [
+    ("weights", "/dev/full", "", 2), ("weights", "", "/dev/full", 0), ("weights", "/dev/full", "/dev/full", 2),
+    ("table none", "", "/dev/full", 2), ("weights", "nobody reads", "", 0)])
+def test_what_is_printed_may_have_no_room(words, out, err, code, tmp_path):
+    "A log on a full disk, or a reader such as `head` who has gone: the exit code is that of what was done."
+    read, write = os.pipe()
+    os.close(read)
+    places = {"/dev/full": os.open("/dev/full", os.O_WRONLY), "nobody reads": write}
+    p = subprocess.run([sys.executable, "-m", "scsam.cli", *words.split()], cwd=tmp_path, text=True,
+                       stdout=places.get(out, subprocess.PIPE), stderr=places.get(err, subprocess.PIPE))
+    for fd in places.values():
+        os.close(fd)
+    assert p.returncode == code and "Traceback" not in (p.stderr or ""), p.stderr
+    assert (out, err) != ("/dev/full", "") or "what is printed: No space left" in p.stderr, p.stderr
+
+
+def test_a_log_that_may_not_grow(tmp_path):
+    "A file, which Python writes in blocks: the fault shows at the very end."
+    with open(tmp_path / "log", "w") as log:
+        limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))
+        p = subprocess.run([sys.executable, "-m", "scsam.cli", "weights"], preexec_fn=limit, text=True, stdout=log,
+                           stderr=subprocess.PIPE)
+    assert p.returncode == 2 and "what is printed: File too large" in p.stderr, (p.returncode, p.stderr)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])

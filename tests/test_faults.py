@@ -944,6 +944,10 @@ def test_moved_data_names_the_option(world, tmp_path):
     code, text = call("evaluate", d, "--quiet")
     assert code == 2 and "--data" in text
     assert call("evaluate", d, "--data", world.data, "--quiet")[0] == 0
+    argv = ["predict", d, world.data / "test" / "images", "--out", tmp_path / "out", "--tidy", "auto", "--quiet"]
+    code, text = call(*argv)
+    assert code == 2 and "--data" in text
+    assert call(*argv, "--data", world.data)[0] == 0  # the remedy that is named is one of this command
 
 
 LARGE = """
@@ -987,4 +991,4 @@ def report():
 if __name__ == "__main__":
     raise SystemExit(
         subprocess.run([sys.executable, "-m", "pytest", "-q", "-s", __file__],
-                       env={**os.environ, "SCSAM_FAULTS": "full"}).returncode)
+                       env={"SCSAM_FAULTS": "full", **os.environ}).returncode)
