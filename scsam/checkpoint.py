@@ -74,6 +74,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
 
 
 META = {'content': str, 'about?': str, 'step?': int, 'best?': (dict, None), 'seconds?': float, 'scaler?': (dict, None),
+        'sam?': (str, None),
         'recipe?': {...: (str, float, bool, [str])}}
 
 def _hashes(tensors: dict[str, Tensor], meta: dict) -> dict: # of the tensors' bytes, and of all else

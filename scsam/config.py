@@ -133,7 +133,7 @@ _adaptive, _other = section('scsam-adaptive'), section('other methods')
 @dataclass(frozen=True)
 class Recipe(Settings):
     "Everything that decides a run's result, flat and JSON-round-trippable."
-    method: str = _run('scsam', 'what is trained: a name of the registry, see below', renamed=[('sam-lora', 'sam')])
+    method: str = _run('scsam', 'what is trained: a name of the registry, listed below', renamed=[('sam-lora', 'sam')])
     image_size: int = _data(256, 'side in pixels of the square that networks see', at_least=1)
     num_classes: int = _data(2, 'classes, background included', at_least=2)
     labeled: str = _data('5%', "label budget: per cent of the training part ('5%') or a count ('72')")
@@ -227,17 +227,15 @@ class Recipe(Settings):
                                  at_least=0, was='agree')
     gate_confidence: float = _adaptive(.95, "smallest probability of a pixel's label that passes (weaker='agreed')",
                                        at_least=0, was='sure')
-    consistency: float = _other(10., 'weight of a mean squared difference of probabilities (mean-teacher, ua-mt, '
-                                'semisam)', at_least=0)
-    temperature: float = _other(10., 'of knowledge distillation (knowsam)', above=0)
-    teacher_noise: float = _other(.1, "standard deviation of the noise on the teacher's images (mean-teacher, ua-mt, "
-                                  'semisam)', at_least=0)
-    teacher_passes: int = _other(8, 'how often the teacher is asked for its uncertainty (ua-mt)', at_least=1)
+    consistency: float = _other(10., 'weight of a mean squared difference of probabilities', at_least=0)
+    temperature: float = _other(10., 'of knowledge distillation', above=0)
+    teacher_noise: float = _other(.1, "standard deviation of the noise on the teacher's images", at_least=0)
+    teacher_passes: int = _other(8, 'how often the teacher is asked for its uncertainty', at_least=1)
     max_uncertainty: float = _other(.75, 'entropy, divided by its largest value, up to which the teacher counts at '
-                                    'step 0 (ua-mt)', above=0, at_most=1)
-    cps_weight: float = _other(1.5, "weight of the other network's label (cps)", at_least=0)
-    bcp_weight: float = _other(.5, "weight of pixels with the teacher's label (bcp)", at_least=0)
-    feature_drop: float = _other(.5, 'part of the channels dropped in the third stream (unimatch)', at_least=0, below=1)
+                                    'step 0', above=0, at_most=1)
+    cps_weight: float = _other(1.5, "weight of the other network's label", at_least=0)
+    bcp_weight: float = _other(.5, "weight of pixels with the teacher's label", at_least=0)
+    feature_drop: float = _other(.5, 'part of the channels dropped in the third stream', at_least=0, below=1)
 
     def __post_init__(self):
         super().__post_init__()
@@ -269,10 +267,10 @@ PRESETS = {
                  unet_optimizer='adamw', unet_lr=9e-4, unet_encoder_lr=.3333, unet_dropout=.2, sam='litemedsam',
                  peft='decoder', cache_embeddings=True, sam_stages=1, sam_flips=True, sam_dropout=.5, prompts=(),
                  branch='mean', pair_wait=.25, rampup=.1, unet_to_sam=0.),
-    'demo': dict(image_size=128, sam='litemedsam', peft='decoder', cache_embeddings=True, steps=150, val_every=50,
-                 batch_labeled=4, batch_unlabeled=4, unet_optimizer='adam', unet_lr=1e-3, unet_dropout=.2),
     'smoke': dict(image_size=64, sam='tiny', weights='random', steps=6, val_every=3, batch_labeled=2,
                   batch_unlabeled=2, labeled='4', val=.2)}
+PRESETS['demo'] = PRESETS['pair'] | dict(image_size=64, batch_labeled=4, batch_unlabeled=4, steps=120, val_every=60,
+                                         precision='fp32', unet_to_sam=1.)
 
 # %% ../nbs/00_config.ipynb #1349a485
 def mix(*keys) -> int:

@@ -496,7 +496,8 @@ def _one(case, size, masks) -> np.ndarray: # uint8 (S, S, 4)
     "Image and mask of one case at working size, the mask as a fourth channel."
     out = np.full((size, size, 4), IGNORE, np.uint8)
     out[..., :3] = read_resized(case, (size, size))[0]
-    if masks and case.has_mask: out[..., 3] = resize_mask(case.read_mask(), (size, size))
+    if masks and case.has_mask:
+        out[..., 3] = resize_mask(case.read_mask(), (size, size))
     return out
 
 # %% ../nbs/01_data.ipynb #c543b892

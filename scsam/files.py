@@ -67,7 +67,8 @@ def _remove_left(tmp: Path, unlocked: float = 86400.):
         if held is None: return
         if held >= 0 or time.time() - tmp.lstat().st_mtime > unlocked:
             shutil.rmtree(tmp, ignore_errors=True) if tmp.is_dir() and not tmp.is_symlink() else tmp.unlink()
-        if held >= 0: os.close(held)
+        if held >= 0:
+            os.close(held)
 
 # %% ../nbs/00a_files.ipynb #5b0c91d3
 _FOUND = {} # (process, folder) -> temporary names that were there when the process first wrote there
@@ -78,9 +79,11 @@ def _temporary(path: Path, folder: bool = False) -> tuple: # (path, descriptor o
     prefix = f".{path.name.encode()[:200].decode(errors='ignore')}."            # with what is added at most 255 bytes
     here = os.getpid(), str(path.parent.absolute())
     if here not in _FOUND:
-        with contextlib.suppress(OSError): _FOUND[here] = [n for n in os.listdir(path.parent) if n.endswith('.tmp')]
+        with contextlib.suppress(OSError):
+            _FOUND[here] = [n for n in os.listdir(path.parent) if n.endswith('.tmp')]
     for left in _FOUND.get(here, ()):
-        if left.startswith(prefix) and len(left) == len(prefix) + 12: _remove_left(path.parent/left)
+        if left.startswith(prefix) and len(left) == len(prefix) + 12:
+            _remove_left(path.parent/left)
     while True:
         if folder:
             tmp = tempfile.mkdtemp(prefix=prefix, suffix='.tmp', dir=path.parent)

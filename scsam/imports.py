@@ -40,7 +40,7 @@ def _bomb(found: list, size: int) -> str: # '' where it is none; `size` is that 
     if sum(i.compress_size for i in found) > size: return 'holds the same bytes several times over'
     return ''
 
-
+# %% ../nbs/02f_imports.ipynb #ba15b9fc
 def members(path: str|Path # a zip
            ) -> list:      # of ZipInfo: its files, without folders and what a Mac adds
     "The files in a zip that is safe to unpack, or an error that says why it is not."
@@ -228,7 +228,7 @@ def import_zips(kind: str,             # a key of `DOWNLOADS`
         differs += compare_protocol(out, protocol, kind)[0]
     return differs
 
-
+# %% ../nbs/02f_imports.ipynb #589f726a
 def _room(plan: Plan, out: Path):
     "Refuse before anything is written where the disk has too little room."
     need, (at, free) = sum(i.file_size for _, i in plan.places.values()), free_space(out.parent)

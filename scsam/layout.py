@@ -663,7 +663,7 @@ def _match_parts(images: list, masks: list, notes: list) -> dict: # id of a `Fou
     no_image([f.path for some in mask_in.values() for f in some], len(masks), {f.key: f.path for f in images})
     return out
 
-
+# %% ../nbs/02a_layout.ipynb #fb012933
 def _flat(images: list, masks: list):
     "Where images lie in folders and masks do not, or the other way round, a name that is there once tells the folder."
     plain = lambda files: not any(f.above + f.below for f in files)

@@ -231,7 +231,11 @@ class _Started:
         "Take up the newest checkpoint; without one, begin."
         meta = load_checkpoint(self.out/'checkpoints', self.method, self.optimizers,
                                print if self.main else lambda _: None, self.slow)
-        self.meta = meta or {'step': 0, 'best': None, 'seconds': 0., 'scaler': None}
+        sam = self.method.sam and self.method.sam.sha256
+        if meta and meta.get('sam', sam) != sam:           # an earlier version did not note it
+            raise ScsamError(f"{self.out}: SAM's weights are another file than when this training began; put that file "
+                             'back, or choose another directory')
+        self.meta = {**(meta or {'step': 0, 'best': None, 'seconds': 0., 'scaler': None}), 'sam': sam}
         self.step, self.before, best = self.meta['step'], self.meta['seconds'], self.meta['best']
         if self.main and best and not _holds(self.out/'model.safetensors', best['step']):
             self.meta['best'] = None           # then the best from here on is kept
@@ -620,4 +624,15 @@ def load_run(run_dir: str|Path, device='cpu',
     method = make_method(recipe.replace(**lighter))
     method.recipe = method.effective(recipe)
     load_trained(method, tensors, str(d/'model.safetensors'))
+    if not force:
+        _same_sam(d, method.sam, training['weights'])
     return Run(d, method.recipe, method.to(device).eval(), manifest, training)
+
+# %% ../nbs/30c_learner.ipynb #5d0c1f2a
+def _same_sam(run_dir: Path, sam: Sam|None, used: dict|None): # None: there is none
+    "An error where SAM's own file is another one than in training; random weights are in the run, all of them."
+    if sam is None or used is None or 'random' in (sam.sha256, used['sha256']) or sam.sha256 == used['sha256']: return
+    raise ScsamError(f"{run_dir}: SAM's weights are another file than in training (sha256 {sam.sha256[:16]}…, then "
+                     f"{used['sha256'][:16]}…), so that a result would not be that of this run; put that file back, "
+                     'train anew, or, if you mean it, give --force')
+

@@ -115,7 +115,7 @@ def add_lora(module: nn.Module,            # changed in place
                          '`attn` and `mlp`, whose layers are named qkv, proj, lin1/fc1 and lin2/fc2')
     return names
 
-
+# %% ../nbs/12_lora.ipynb #bc497d11
 def lora_layers(module: nn.Module): # yields (name, layer)
     "All LoRA layers of a model."
     return ((n, m) for n, m in module.named_modules() if isinstance(m, LoRA))

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['UNLABELED', 'COMMON', 'UNET', 'SAM', 'PROMPTS', 'METHODS', 'ROOMS', 'PLUGINS', 'group', 'make_sam', 'unet_optimizer',
            'sam_optimizer', 'class_logits', 'total', 'Method', 'register', 'methods', 'find_method', 'build',
-           'all_uses', 'refuse_unread', 'load_plugin', 'load_kept', 'average_in', 'EMA', 'evaluating', 'predict_batch',
-           'predict_arrays']
+           'refuse_unread', 'all_uses', 'write_uses', 'load_plugin', 'load_kept', 'average_in', 'EMA', 'evaluating',
+           'predict_batch', 'predict_arrays']
 
 # %% ../nbs/20a_method.ipynb #c2d57952
-import contextlib, copy, hashlib, importlib, importlib.metadata, importlib.util, torch
+import contextlib, copy, importlib, importlib.metadata, importlib.util, json, torch
 from dataclasses import fields
 from pathlib import Path
 from torch import nn, Tensor
@@ -215,11 +215,6 @@ def build(recipe: Recipe) -> Method:
     return method
 
 
-def all_uses() -> dict[str, list]: # method -> names of fields
-    "What each known method reads of the recipe; `scsam.records.table` takes it as `uses`."
-    return {name: sorted(COMMON | cls.uses) for name, cls in methods().items()}
-
-
 def refuse_unread(name: str,  # of a method
                   given: dict # recipe values that a user gave explicitly
                  ):
@@ -232,6 +227,19 @@ def refuse_unread(name: str,  # of a method
         if k in COMMON | cls.uses or value == getattr(default, k): continue
         readers = ', '.join(n for n, c in methods().items() if k in c.uses - c.fixed.keys()) or 'no method'
         raise ScsamError(f'{said}: {name} does not read it; it is read by {readers}')
+
+# %% ../nbs/20a_method.ipynb #1e3b501f
+def all_uses() -> dict[str, list]: # method -> names of fields
+    "What each of scsam's own methods reads of the recipe, beside `COMMON`."
+    own = {n: cls for n, cls in methods().items() if cls.__module__.startswith('scsam.')}
+    return {name: sorted(cls.uses - cls.fixed.keys()) for name, cls in own.items()}
+
+
+def write_uses():
+    "Write `static/methods.json`, a line for each method."
+    lines = ',\n'.join(f'"{name}": {json.dumps(uses)}' for name, uses in all_uses().items())
+    (Path(__file__).parent/'static'/'methods.json').write_text(f'{{\n{lines}\n}}\n', 'utf-8')
+
 
 # %% ../nbs/20a_method.ipynb #b3880f07
 PLUGINS: dict[str, Path] = {} # name of a method -> the file that registered it

@@ -12,7 +12,7 @@ from .config import Recipe
 from .data import Batch
 from .augment import augment, flip, paste, random_box
 from .losses import ce_dice, foreground_dice, pseudo_label, rampup
-from .method import PROMPTS, SAM, UNET, UNLABELED, group, register, total
+from .method import PROMPTS, SAM, UNET, UNLABELED, average_in, group, register, total
 from .cotrain import ScSam
 
 # %% ../nbs/24_pair.ipynb #3fd6a0bf
@@ -47,9 +47,8 @@ class SlowWeights(nn.Module):
     def update(self, step: int):
         "Average in the weights of this step, once."
         if int(self.seen) == step: return
-        new = max(1/(step + 1), 1 - self.decay)
-        for live, slow in self._pairs():
-            slow.lerp_(live, new)
+        live, slow = zip(*self._pairs())
+        average_in(dict(enumerate(slow)), dict(enumerate(live)), step, self.decay)
         self.seen.fill_(step)
 
     @contextlib.contextmanager

@@ -44,11 +44,11 @@ def _outline(r, size, y, x, radius, lobes=0.2, stretch=1.8):
     edge = radius * edge.clip(0.4, 1.5)
     return (ys, xs), edge - d, d / edge, v / radius, u / radius
 
-# %% ../nbs/02_phantom.ipynb #248ad395
-def _colour(r,              # numpy generator
-            size,           # (height, width)
-           ) -> tuple:      # image uint8 (h, w, 3), mask uint8 (h, w) of 0 and 1
-    "An endoscopy-like image with one or two polyps and several things that are none."
+# %% ../nbs/02_phantom.ipynb #3bc5c974
+def _wall(r,        # numpy generator
+          size,     # (height, width)
+         ) -> tuple: # light (h, w), colours (h, w, 3)
+    "The wall under a lamp, with folds and vessels."
     h, w = size
     yy, xx = np.ogrid[:h, :w]
     lamp = (yy - r.uniform(.25, .75)*h)**2 + (xx - r.uniform(.25, .75)*w)**2
@@ -59,6 +59,40 @@ def _colour(r,              # numpy generator
     base = np.array([r.uniform(150, 215), r.uniform(70, 120), r.uniform(50, 95)])
     image = base * (1 + 0.07 * np.stack([_field(r, size, 6) for _ in range(3)], -1))
     image -= np.exp(-(_field(r, size, 14) / .06)**2)[..., None] * (np.array([10, 25, 20]) * r.uniform(0, 1.2)) # vessels
+    return light, image
+
+# %% ../nbs/02_phantom.ipynb #1124d5ff
+def _camera(r,          # numpy generator
+            image,      # float (h, w, 3); changed in place
+            spots: list # (y, x, radius) of what lies on the wall
+           ):           # float (h, w, 3)
+    "What a camera adds: reflections, grain, often a round field of view."
+    h, w = size = image.shape[:2]
+    yy, xx = np.ogrid[:h, :w]
+    for _ in range(r.integers(3, 14)): # reflections, half of them on one of the spots
+        y, x = r.uniform(0, h), r.uniform(0, w)
+        if r.random() < .5:
+            cy, cx, s = spots[r.integers(len(spots))]
+            y, x = r.normal(cy, s/2), r.normal(cx, s/2)
+        a, b = r.uniform(.8, 4, 2)
+        y, x = min(max(y, 0), h - 1), min(max(x, 0), w - 1)
+        win = slice(max(0, int(y) - 9), int(y) + 10), slice(max(0, int(x) - 9), int(x) + 10)
+        image[win] += 190 * np.exp(-((yy[win[0]] - y) / a)**2 - ((xx[:, win[1]] - x) / b)**2)[..., None]
+    grain = r.normal(0, 1, size)
+    grain[1:] += grain[:-1]
+    grain[:, 1:] += grain[:, :-1]
+    speckle = grain[..., None] * r.uniform(1, 4)
+    image = image * (1 + .006 * speckle) + .6 * speckle + r.normal(0, r.uniform(2, 5), (h, w, 3))
+    if r.random() < .5: # a round field of view
+        image *= _sigmoid((r.uniform(1.15, 1.3) - np.hypot(2*yy/h - 1, 2*xx/w - 1)) / .012)[..., None]
+    return image
+
+# %% ../nbs/02_phantom.ipynb #248ad395
+def _colour(r,              # numpy generator
+            size,           # (height, width)
+           ) -> tuple:      # image uint8 (h, w, 3), mask uint8 (h, w) of 0 and 1
+    "An endoscopy-like image with one or two polyps and several things that are none."
+    (h, w), (light, image) = size, _wall(r, size)
     mask, spots = np.zeros(size, np.uint8), []
 
     def draw(kind):
@@ -88,23 +122,7 @@ def _colour(r,              # numpy generator
         draw(kind)
     for _ in range(1 + (r.random() < .12)):
         draw('polyp')
-    image *= light[..., None]
-    for _ in range(r.integers(3, 14)): # reflections, half of them on one of the spots
-        y, x = r.uniform(0, h), r.uniform(0, w)
-        if r.random() < .5:
-            cy, cx, s = spots[r.integers(len(spots))]
-            y, x = r.normal(cy, s/2), r.normal(cx, s/2)
-        a, b = r.uniform(.8, 4, 2)
-        y, x = min(max(y, 0), h - 1), min(max(x, 0), w - 1)
-        win = slice(max(0, int(y) - 9), int(y) + 10), slice(max(0, int(x) - 9), int(x) + 10)
-        image[win] += 190 * np.exp(-((yy[win[0]] - y) / a)**2 - ((xx[:, win[1]] - x) / b)**2)[..., None]
-    grain = r.normal(0, 1, size)
-    grain[1:] += grain[:-1]
-    grain[:, 1:] += grain[:, :-1]
-    speckle = grain[..., None] * r.uniform(1, 4)
-    image = image * (1 + .006 * speckle) + .6 * speckle + r.normal(0, r.uniform(2, 5), (h, w, 3))
-    if r.random() < .5: # a round field of view
-        image *= _sigmoid((r.uniform(1.15, 1.3) - np.hypot(2*yy/h - 1, 2*xx/w - 1)) / .012)[..., None]
+    image = _camera(r, image * light[..., None], spots)
     return np.rint(image.clip(0, 255)).astype(np.uint8), mask
 
 # %% ../nbs/02_phantom.ipynb #ddd2bde7

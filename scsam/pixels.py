@@ -145,7 +145,8 @@ def _dark_is_zero(im: Image.Image, upright: Image.Image) -> Image.Image:
 _shapes = {} # of the images that were opened last: path -> ((size, time of change), shape)
 
 def _remember(path: Path, stamp: tuple, shape: tuple):
-    while len(_shapes) > 64: _shapes.pop(next(iter(_shapes)), None)
+    while len(_shapes) > 64:
+        _shapes.pop(next(iter(_shapes)), None)
     _shapes[str(path)] = stamp, shape
 
 
@@ -164,7 +165,8 @@ def shape_of(path: str|Path) -> tuple: # ((width, height) upright, (width, heigh
         stamp, shape = _shapes.get(str(path), (None, None))
         if stamp == (s.st_size, s.st_mtime_ns): return shape
     try:
-        with _header(Path(path)) as im: return _shape(im)
+        with _header(Path(path)) as im:
+            return _shape(im)
     except Exception: return (size := open_image(path).size), size, 1
 
 # %% ../nbs/00d_pixels.ipynb #cb278870
@@ -235,7 +237,8 @@ def rgb_strips(im: Image.Image,  # as `open_image` gives it
     "Any image as 8-bit RGB, a few rows at a time: all at once would be a second copy of a large image."
     deep = getattr(im, 'deep', None)
     whole = None
-    if deep is not None: whole = stretch(deep[..., :1] if deep.shape[-1] == 2 else deep[..., :3])
+    if deep is not None:
+        whole = stretch(deep[..., :1] if deep.shape[-1] == 2 else deep[..., :3])
     elif im.mode.startswith(('I', 'F')):
         a = np.asarray(im)
         remark_infinite(infinite(a), a.size, path)
@@ -244,7 +247,8 @@ def rgb_strips(im: Image.Image,  # as `open_image` gives it
         if whole is None:
             part = im if im.height <= 256 else im.crop((0, y, im.width, min(y + 256, im.height)))
             yield np.asarray(part if part.mode == 'RGB' else part.convert('RGB'))
-        else: yield np.broadcast_to(whole[y:y + 256], (*whole[y:y + 256].shape[:2], 3))
+        else:
+            yield np.broadcast_to(whole[y:y + 256], (*whole[y:y + 256].shape[:2], 3))
 
 
 def to_rgb(im: Image.Image,  # as `open_image` gives it
@@ -252,7 +256,8 @@ def to_rgb(im: Image.Image,  # as `open_image` gives it
           ) -> np.ndarray:   # uint8 (H, W, 3)
     "Any image as 8-bit RGB."
     out, y = np.empty((im.height, im.width, 3), np.uint8), 0
-    for part in rgb_strips(im, path): out[y:(y := y + len(part))] = part
+    for part in rgb_strips(im, path):
+        out[y:(y := y + len(part))] = part
     return out
 
 
@@ -305,7 +310,8 @@ def _found(a: np.ndarray) -> np.ndarray: # the values that occur, in order; smal
     low, high = int(a.min()), int(a.max())
     if high - low > 100_000 or high > 2**62: return np.unique(a)
     seen = np.zeros(high - low + 1, bool)
-    for part in np.array_split(a.ravel(), max(1, a.size >> 20)): seen[part.astype(np.int64) - low] = True
+    for part in np.array_split(a.ravel(), max(1, a.size >> 20)):
+        seen[part.astype(np.int64) - low] = True
     return np.flatnonzero(seen) + low
 
 # %% ../nbs/00d_pixels.ipynb #567e719b
@@ -383,7 +389,7 @@ def _on_black(im: Image.Image, path='this mask') -> np.ndarray: # (H, W) or (H, 
     if im.mode == '1': return np.asarray(im).astype(np.uint8)
     return np.asarray(im if im.mode in ('L', 'RGB') or im.mode.startswith(('I', 'F')) else im.convert('RGB'))
 
-
+# %% ../nbs/00d_pixels.ipynb #d89155da
 def _two_colours(path, colours: list, where) -> np.ndarray: # uint8: 0 and 1
     "Black and one other colour are background and foreground; anything else is asked."
     bright = [c for c in colours if c != (0, 0, 0)]
@@ -402,9 +408,11 @@ def _numbers(im: Image.Image, path: Path, values: tuple, ignore: int|None) -> np
     if a.ndim == 2: return a
     if (a == a[..., :1]).all(): return a[..., 0]
     found = []
-    for y in range(0, len(a), 256): found = np.union1d(found, a[y:y + 256].astype(np.int64) @ (1 << 32, 1 << 16, 1))
+    for y in range(0, len(a), 256):
+        found = np.union1d(found, a[y:y + 256].astype(np.int64) @ (1 << 32, 1 << 16, 1))
     colours = [(v >> 32, v >> 16 & 65535, v & 65535) for v in map(int, found)]
-    if values: _ask(path, colours, 'and the class table names numbers, not colours')
+    if values:
+        _ask(path, colours, 'and the class table names numbers, not colours')
     return _two_colours(path, colours, a.any(-1).astype(np.uint8))
 
 # %% ../nbs/00d_pixels.ipynb #e1667e6c
@@ -496,14 +504,16 @@ def read_labels(path: str|Path,
 def _labels_of_colours(im: Image.Image, path: Path, values: tuple, ignore) -> np.ndarray: # uint8 (H, W)
     "Labels by a table of colours."
     a = _on_black(im.convert('RGBA') if im.mode == 'P' else im, path)
-    if a.ndim == 2: a = np.repeat(a[..., None], 3, -1)
+    if a.ndim == 2:
+        a = np.repeat(a[..., None], 3, -1)
     table = {tuple(c): i for i, c in enumerate(values)} | ({tuple(ignore): IGNORE} if ignore is not None else {})
     known = {int(np.dot(c, (65536, 256, 1))): i for c, i in table.items()}
     out, wrong = np.zeros(a.shape[:2], np.uint8), []
     for y in range(0, len(a), 256):
         packed = a[y:y + 256].astype(np.int64) @ (65536, 256, 1)
         wrong = np.union1d(wrong, np.setdiff1d(packed, list(known)))
-        for v, i in known.items(): out[y:y + 256][packed == v] = i
+        for v, i in known.items():
+            out[y:y + 256][packed == v] = i
     if len(wrong):
         seen = [(v >> 16, v >> 8 & 255, v & 255) for v in map(int, wrong)]
         raise ScsamError(f'{path} has the colours {_some(seen)}, which are not in the class table '
@@ -517,5 +527,6 @@ def to_values(labels: np.ndarray,     # uint8, any shape: class numbers 0 … K-
     "A label map in the numbers of its data set."
     if not values or not np.isscalar(values[0]): return labels.astype(np.uint8)
     out = np.zeros(labels.shape, np.uint8 if max(values) < 256 else np.uint16)
-    for i, v in enumerate(values): out[labels == i] = v
+    for i, v in enumerate(values):
+        out[labels == i] = v
     return out

@@ -255,7 +255,7 @@ def _found(run: Run, cases: list, branch: str, batch_size: int, kind):
     for _, probs, size in _predict(run.method, cases, run.recipe, batch_size):
         yield _whole(probs[branch], size, kind)
 
-
+# %% ../nbs/31a_predict.ipynb #c30e3b8a
 def _whole(probs, # (K, S, S)
            size: tuple,
            kind       # of the maps: bytes, numbers of 0 to 1, or None for no maps

@@ -16,7 +16,7 @@ from . import __version__
 from .files import atomic, read_json
 from .rundir import HISTORY
 from .records import read_record
-from .viz import curves, errors, overlay
+from .viz import BLUE, curves, errors, overlay
 from .evaluate import predict_cases, show_scores
 from .learner import Run, load_run
 from .trust import Expected, signal, signals, true_dice
@@ -201,7 +201,7 @@ def part_trust(run: Run, sets: dict, most: int = 60) -> str: # most: images of a
         rows.append((name, len(some), f'{abs(y - truth).mean():.3f}', f'{y.mean():.3f}', f'{truth.mean():.3f}',
                      f'{100*((low <= truth) & (truth <= high)).mean():.0f} %'))
         ax.plot([0, 1], [0, 1], c='#999999', lw=.8)
-        ax.plot(y, truth, '.', c='#0072B2', ms=4)
+        ax.plot(y, truth, '.', c=BLUE, ms=4)
         ax.set(xlabel='expected Dice', title=_title(name), xlim=(-.02, 1.02), ylim=(-.02, 1.02))
     axs[0, 0].set_ylabel('true Dice')
     plt.close(fig)

@@ -22,7 +22,7 @@ TRAINING = {'selected': {'step': int, 'by': str, 'branch': str, 'dice': (float, 
             'weights': (None, {'name': str, 'sha256': str, 'saw_similar_data': {'likely', 'no', 'unknown'}}),
             'files?': {...: str}, 'sha256?': str}
 
-
+# %% ../nbs/08_rundir.ipynb #da203ab5
 def read_recipe(run_dir: str|Path) -> Recipe:
     "The recipe of a run, finished or not."
     path = Path(run_dir)/'recipe.json'

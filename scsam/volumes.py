@@ -349,7 +349,7 @@ def _check_transforms(path: Path):
             raise ScsamError(f'{path} has a {name} that cannot be ({np.round(a, 3).tolist()}); set its code to 0 if '
                              f'the header has another one that is right, or {_AGAIN}')
 
-
+# %% ../nbs/02b_volumes.ipynb #1ede4201
 def _check_space(path: Path, v: Volume):
     "Refuse a volume that cannot lie in space as it was read."
     if not 1e-9 < min(v.spacing):
@@ -447,7 +447,7 @@ def write_volume(path: str|Path,   # ends in one of `WRITTEN`
         raise ScsamError(f'cannot write {path} ({why}); the disk may be full: choose another place or free '
                          f'some room') from None
 
-
+# %% ../nbs/02b_volumes.ipynb #4b5b93b2
 def _write_into(path: Path, suffix: str, array: np.ndarray, like: Volume):
     sitk = _sitk()
     im = sitk.GetImageFromArray(array)

@@ -1,18 +1,21 @@
 """What the world does to files: processes killed at every write, full disks, damaged bytes, edited and malformed JSON.
 
 Under pytest a sample is tried (about a minute); `SCSAM_FAULTS=full pytest tests/test_faults.py` or
-`python tests/test_faults.py` tries everything (many minutes) and prints how much was tried, refused in words, accepted
-with the same content, accepted with other content, ended in a traceback, and left behind half-written files.
+`python tests/test_faults.py` tries everything (hours) and prints how much was tried, refused in words, accepted with
+the same content, accepted with other content, ended in a traceback, and left behind half-written files. With a number
+in place of `full`, so many of each class are tried, evenly spread.
 
 The review that this house was tested by had 26 findings. What happens now, and the test that shows it (here, unless
 another file is named; a notebook's assertions are tests, too):
 
  1 a full disk cuts a volume     one message, code 2, no file            test_no_room, test_a_full_file_system
  2 evaluate --save climbs        names are not paths; some are refused   test_hostile_names_stay_where_they_belong
- 3 .[app] lacks a kernel         a server of our own, no kernel          test_browser.py, workflow Versions
+ 3 .[app] lacks a kernel         a server of our own, no kernel          test_exit_codes.py: test_the_app_ends_with_0,
+                                                                         in bare environments by the workflow Versions
  4 a branch name runs in a page  refused as damaged; the rest is text    test_browser.py: test_names_are_text
  5 two cases with one file       file_names: no two the same             test_hostile_names_stay_where_they_belong
- 6 an edited run is taken        the changed file is named, --force      test_an_edited_run_says_so
+ 6 an edited run is taken        the changed file is named, --force      test_an_edited_run_says_so,
+                                                                         test_another_sam_than_in_training
  7 tracebacks on malformed JSON  file, place and what was expected       test_json_of_a_run, test_json_for_others
  8 a full disk, images           as 1                                    test_no_room
  9 the inspector is open to all  token, Host, Origin, 8 visitors         test_browser.py: test_the_app_is_private
@@ -28,13 +31,14 @@ another file is named; a notebook's assertions are tests, too):
 18 tables: |, HTML, formulas     escaped                                 05_records.ipynb, test_tables_are_text
 19 long fields, NUL, odd classes said                                    test_tables_of_a_folder
 20 a flipped corrected mask      compared with the hash in its name      test_damaged_correction
-21 a crash's code is 1           70, with a line on how to report        50_cli.ipynb
+21 a crash's code is 1           70, with a line on how to report        test_exit_codes.py
 22 the error page loads a font   no page asks for anything elsewhere     test_browser.py (`elsewhere`)
-23 a DICOM folder leads out      no such warning                         02e_check.ipynb
+23 a DICOM folder leads out      no such warning                         test_a_dicom_folder_leads_nowhere
 24 moved data                    the message names --data                test_moved_data_names_the_option
-25 no upper bounds               settings.ini, constraints.txt           workflow Versions
+25 no upper bounds               settings.ini, constraints.txt           test_project.py: test_versions_agree
 26 a flipped --weights FILE      a .pth's own checksums are compared; a .safetensors file has none, and of a file that
-                                 only its owner knows nothing else is known: its hash is in the record of the run
+                                 only its owner knows nothing else is known. Its hash is kept with the run, and another
+                                 file is refused from then on: test_damaged_sam, test_another_sam_than_in_training
 """
 import contextlib
 import csv
@@ -58,9 +62,11 @@ import pytest
 import torch
 from PIL import Image
 
+from scsam.check import check
+from scsam.checkpoint import load_tensors, save_tensors
 from scsam.cli import main
 from scsam.config import Recipe, ScsamError
-from scsam.data import file_sha256
+from scsam.data import file_sha256, manifest_sha256
 from scsam.datasets import load_dataset
 from scsam.decisions import Decisions
 from scsam.experiment import run_data, run_queue
@@ -70,7 +76,8 @@ from scsam.learner import fit, load_run, make_method
 from scsam.predict import predict_files
 from scsam.records import find_records, read_record, table
 
-FULL = os.environ.get("SCSAM_FAULTS") == "full"
+FAULTS = os.environ.get("SCSAM_FAULTS", "")
+FULL, MOST = FAULTS != "", int(FAULTS) if FAULTS.isdigit() else sys.maxsize
 RECIPE = Recipe.preset("smoke", labeled="4", val="0.2", steps=4, val_every=2, image_size=32)
 SAID, SAME, OTHER = "refused in words", "accepted, same", "accepted, other content"
 CRASH, LEFT = "traceback", "leftover"
@@ -93,9 +100,11 @@ def row(name):
 
 
 def sample(items, n, seed=0):
-    "All of them in a full run, else `n`, always the same."
+    "All of them in a full run, or as many as were asked for, else `n`, always the same."
     items = list(items)
-    return items if FULL or len(items) <= n else random.Random(seed).sample(items, n)
+    if FULL:
+        return [items[int(i)] for i in np.linspace(0, len(items) - 1, min(MOST, len(items)))]
+    return items if len(items) <= n else random.Random(seed).sample(items, n)
 
 
 def clean(name, *allowed):
@@ -337,13 +346,32 @@ TABLES = {
     "classes.txt": b"background\npolyp\n", "all.csv": b"image,mask,role,id\ntrain/images/%s,train/masks/%s,train,a\n"}
 
 
+CELLS = [
+    b"", b" ", b".", b"..", b"../../x.png", b"/dev/zero", b"x" * 300, b"x" * 140_000, b'"', b'""', b"a,b", b"\0",
+    b"\xff", b"\r", b"=1+1", b"nan", b"-1", b"1e999", b"9" * 5000, b"test", b"test:", b"val", b"image"]
+
+
+def cells(table):
+    "A CSV with each of its cells replaced, each of its columns gone, and each there twice."
+    rows = [line.split(b",") for line in table.strip().split(b"\n")]
+    for y, row in enumerate(rows):
+        for x in range(len(row)):
+            for new in CELLS:
+                yield b"\n".join(b",".join(new if (i, j) == (y, x) else c for j, c in enumerate(r))
+                                 for i, r in enumerate(rows))
+    for x in range(len(rows[0])):
+        for n in (0, 2):
+            yield b"\n".join(b",".join(c for j, c in enumerate(r) for _ in range(n if j == x else 1)) for r in rows)
+
+
 @pytest.mark.parametrize("name", TABLES)
 def test_tables_of_a_folder(world, tmp_path, name):
     shutil.copytree(world.data, tmp_path / "data")
     first = next((world.data / "train" / "images").iterdir()).name.encode()
     raw, path = TABLES[name].replace(b"%s", first), tmp_path / "data" / name
     path.write_bytes(raw)
-    texts = list(mutants(path)) if name.endswith(".json") else [*TEXTS]
+    texts = list(mutants(path)) if name.endswith(".json") else [*TEXTS, *(cells(raw) if name.endswith(".csv") else [])]
+    texts += [] if name.endswith(".json") else [*damaged(raw, 8, 24)]
     texts += [
         b'{"threshold": "x"}', b'{"threshold": null}', b'{"labels": {"\xc2\xb2": 0, "\xc2\xb3": 1}}', b"a"*200_000,
         raw + b"\0.png,,,\n", raw + b'"' + b"x"*140_000 + b"\n",
@@ -352,8 +380,14 @@ def test_tables_of_a_folder(world, tmp_path, name):
     def read():
         data = load_dataset(tmp_path / "data")
         data.manifest()
+        if name == "all.csv":
+            check(tmp_path / "data")
         return [c.read_mask().max() for c in data if c.has_mask][:1]
 
+    if name == "classes.txt":  # whose masks hold the numbers of its lines
+        for p in tmp_path.rglob("masks/*.png"):
+            Image.fromarray((np.asarray(Image.open(p)) > 0).astype(np.uint8)).save(p)
+    assert len(read()) == 1
     for text in sample(texts, 40):
         path.write_bytes(text)
         got = outcome(read, None)
@@ -435,6 +469,29 @@ def test_a_header_names_no_other_file(world, tmp_path, name):
         (folder / file).unlink()
 
 
+def test_a_dicom_folder_leads_nowhere(tmp_path):
+    sitk = pytest.importorskip("SimpleITK")
+    folder = tmp_path / "dcm"
+    folder.mkdir()
+    for z in range(3):
+        im = sitk.GetImageFromArray(np.full((40, 44), 10 * z, np.int16) + np.arange(44, dtype=np.int16))
+        for tag, value in (("0020|000e", "1.2.3"), ("0020|000d", "1.2"), ("0020|0013", str(z)), ("0008|0060", "MR"),
+                           ("0020|0032", f"0\\0\\{3 * z}"), ("0020|0037", "1\\0\\0\\0\\1\\0")):
+            im.SetMetaData(tag, value)
+        writer = sitk.ImageFileWriter()
+        writer.KeepOriginalImageUIDOn()
+        writer.SetFileName(str(folder / f"{z}.dcm"))
+        writer.Execute(im)
+    code, text = call("data", "check", folder, "--quiet")
+    assert code in (0, 1) and "3 cases" in text and "leads to" not in text and "lead out" not in text, text
+    away = tmp_path / "away"  # and one that does
+    away.mkdir()
+    (folder / "2.dcm").rename(away / "2.dcm")
+    (folder / "2.dcm").symlink_to(away / "2.dcm")
+    code, text = call("data", "check", folder, "--quiet")
+    assert code == 1 and "leads to" in text, text
+
+
 def test_damaged_snapshots(world, tmp_path):
     from scsam.snapshots import PseudoLabels
 
@@ -472,6 +529,67 @@ def test_damaged_weights(world, tmp_path):
     clean("model.safetensors")
 
 
+def test_damaged_checkpoint(world, tmp_path):
+    "The newest checkpoint of a stopped training: the damage is said, the one before serves, and the end is the same."
+    d, whole = tmp_path / "run", tmp_path / "whole"
+    argv = [*world.train, whole, "--steps=5", "--val-every=1", "--snapshots=0"]
+    assert killed_at(None, whole, lambda: main(list(map(str, argv))))[1] == 0
+    expected, argv[argv.index(whole)] = trained(whole), d
+    n = next(n for n in range(20, 999) if killed_at(n, d, lambda: main(list(map(str, argv))))[1] and len(
+        list(d.glob("checkpoints/*.safetensors"))) == 2)
+    begun = shutil.move(d, tmp_path / f"killed-at-{n}")
+    newest = sorted(begun.glob("checkpoints/*.safetensors"))[-1].relative_to(begun)
+    for text in sample(damaged((begun / newest).read_bytes(), 2, 8), 2):
+        shutil.copytree(begun, d)
+        (d / newest).write_bytes(text)
+        code, said = call(*argv)
+        told = "damaged" in said and "trying the one before it" in said
+        note("newest checkpoint", CRASH if code or not told else SAID if trained(d) == expected else OTHER)
+        shutil.rmtree(d)
+    clean("newest checkpoint")
+
+
+def test_damaged_sam(world, tmp_path):
+    "`--weights FILE`: a .pth has checksums; a .safetensors has none, so that other weights are loaded, see 26 above."
+    from safetensors.torch import save_file
+
+    state = {k: v.contiguous() for k, v in make_method(RECIPE).sam.state_dict().items()}
+    for end, save, may in ((".pth", torch.save, []), (".safetensors", save_file, [OTHER])):
+        path = tmp_path / f"sam{end}"
+        save(state, path)
+
+        def read():
+            found = make_method(RECIPE.replace(weights=str(path))).sam.state_dict()
+            return all(torch.equal(v, state[k]) for k, v in found.items())
+
+        assert read()
+        for text in sample(damaged(path.read_bytes(), 3, 10), 9):
+            path.write_bytes(text)
+            note(f"SAM checkpoint: {end}", outcome(read, True))
+        clean(f"SAM checkpoint: {end}", *may)
+
+
+def test_another_sam_than_in_training(world, tmp_path):
+    "The run notes the hash of the file that SAM came from: another file is an error, in resuming and in every use."
+    from safetensors.torch import save_file
+
+    path, d = tmp_path / "sam.safetensors", tmp_path / "run"
+    state = {k: v.contiguous() for k, v in make_method(RECIPE).sam.state_dict().items()}
+    save_file(state, path)
+    whole = path.read_bytes()
+    other = whole[:-1] + bytes([whole[-1] ^ 1])
+    argv = [*world.train, d, "--weights", path]
+    assert call(*argv, "--max-minutes", 0)[0] == 3
+    for text, code in ((other, 2), (whole, 0)):
+        path.write_bytes(text)
+        got, said = call(*argv)
+        assert got == code and (not code or "SAM's weights are another file" in said), said
+    path.write_bytes(other)
+    code, said = call("evaluate", d, "--quiet")
+    assert code == 2 and "SAM's weights are another file" in said and "--force" in said, said
+    assert call("evaluate", d, "--quiet", "--force")[0] == 0
+
+
 def test_damaged_correction(world, tmp_path):
     d = world.copy(tmp_path / "run")
     path = next((d / "decisions" / "masks").iterdir())
@@ -485,9 +603,9 @@ def test_damaged_correction(world, tmp_path):
 # ---------------------------------------------------------------- kills at every file event
 
 
-def killed_at(n, root, work):
-    """Run `work` in a child that is killed before its n-th change to a file below `root`; None lets it end and gives
-    their number."""
+def killed_at(n, root, work, signum=signal.SIGKILL):
+    """Run `work` in a child that gets a signal before its n-th change to a file below `root`; None lets it end.
+    Returns (their number, exit code)."""
     here, there = fork.Pipe(duplex=False)
 
     def child():
@@ -504,7 +622,7 @@ def killed_at(n, root, work):
             if write and isinstance(path, (str, bytes, os.PathLike)) and os.fsdecode(path).startswith(str(root)):
                 count += 1
                 if count == n:
-                    os.kill(os.getpid(), signal.SIGKILL)
+                    os.kill(os.getpid(), signum)
 
         sys.stdout = sys.stderr = open(os.devnull, "w")
         sys.addaudithook(hook)
@@ -520,8 +638,9 @@ def killed_at(n, root, work):
     if alive:
         p.kill()
     count = here.recv() if p.exitcode == 0 else 0
-    assert not alive and p.exitcode in ((0,) if n is None else (0, -signal.SIGKILL)), (n, p.exitcode)
-    return count
+    stopped = -signal.SIGKILL if signum == signal.SIGKILL else 3
+    assert not alive and p.exitcode in ((0,) if n is None else (0, stopped)), (n, p.exitcode)
+    return count, p.exitcode
 
 
 def leftovers(*folders):
@@ -530,22 +649,28 @@ def leftovers(*folders):
         if p.name.endswith(".tmp") or p.name.startswith((".writing", ".lock"))]
 
 
-def kills(name, root, work, state, quick, prepare=lambda d: None):
-    "`work` killed before each change to a file and repeated must end as if it had never been killed."
+def kills(name, root, work, state, quick, prepare=lambda d: None, signals=(signal.SIGKILL, )):
+    """`work` killed before each change to a file and repeated must end as if it had never been killed; where it was
+    asked to stop instead (in its first half: who is nearly done may end), nothing half-written stays even then."""
     home = root / "whole"
     prepare(home)
-    total = killed_at(None, home, lambda: work(home))
-    expected = state(home)
+    total, _ = killed_at(None, home, lambda: work(home))
+    expected, codes = state(home), Counter()
     assert total > 3 and not leftovers(home), (total, leftovers(home))
-    for n in sample(range(1, total + 1), quick):
-        d = root / f"k{n}"
+    points = sample(range(1, total + 1), quick) if signals[0] == signal.SIGKILL else [
+        1, *sample(range(2, total // 2 + 1), quick)]
+    for i, n in enumerate(points):
+        d, signum = root / f"k{n}", signals[i % len(signals)]
         prepare(d)
-        killed_at(n, d, lambda: work(d))
+        codes[killed_at(n, d, lambda: work(d), signum)[1]] += 1
+        for _ in leftovers(d) if signum != signal.SIGKILL else ():
+            note(name, LEFT)
         killed_at(None, d, lambda: work(d))
         note(name, SAME if state(d) == expected else OTHER)
         for _ in leftovers(d):
             note(name, LEFT)
         shutil.rmtree(d)
+    assert codes.total() > codes[0], codes
     clean(name)
 
 
@@ -780,11 +905,22 @@ def test_an_edited_run_says_so(world, tmp_path):
         for c in m["cases"]:
             c["role"] = "test:test"
 
-    for name, change in (("recipe.json", lambda r: r.update(image_size=64)), ("recipe.json",
-                                                                              lambda r: r.update(seed=5)),
-                         ("manifest.json", to_test), ("training.json", lambda t: t["selected"].update(branch="unet2")),
-                         ("training.json", lambda t: t["budget"].update(labeled=1))):
-        d = edit(name, change)
+    def to_test_with_its_hash(m):
+        to_test(m)
+        m["sha256"] = manifest_sha256(m["cases"])
+
+    edits = [
+        ("recipe.json", lambda r: r.update(image_size=64)), ("recipe.json", lambda r: r.update(seed=5)),
+        ("recipe.json", lambda r: r.update(steps=5)), ("manifest.json", to_test),
+        ("manifest.json", to_test_with_its_hash), ("training.json", lambda t: t["selected"].update(branch="unet2")),
+        ("training.json", lambda t: t["budget"].update(labeled=1)), ("model.safetensors", None)]
+    for name, change in edits:
+        if change:
+            d = edit(name, change)
+        else:  # the whole model of another training
+            d = world.copy(tmp_path / "other")
+            tensors, meta = load_tensors(d / name)
+            save_tensors(d / name, {k: 1.5 * v if v.is_floating_point() else v for k, v in tensors.items()}, meta)
         for argv in (["evaluate", d], ["predict", d, world.data / "test" / "images", "--out", tmp_path / "out"]):
             code, text = call(*argv, "--quiet")
             assert code == 2 and name in text and "--force" in text, (name, text)
@@ -808,6 +944,10 @@ def test_moved_data_names_the_option(world, tmp_path):
     code, text = call("evaluate", d, "--quiet")
     assert code == 2 and "--data" in text
     assert call("evaluate", d, "--data", world.data, "--quiet")[0] == 0
+    argv = ["predict", d, world.data / "test" / "images", "--out", tmp_path / "out", "--tidy", "auto", "--quiet"]
+    code, text = call(*argv)
+    assert code == 2 and "--data" in text
+    assert call(*argv, "--data", world.data)[0] == 0  # the remedy that is named is one of this command
 
 
 LARGE = """
@@ -830,7 +970,7 @@ def test_a_large_image_needs_little_memory(world, tmp_path):
     image = tmp_path / "in" / "large.png"
     image.parent.mkdir()
     Image.fromarray(np.zeros((n, n, 3), np.uint8)).save(image, compress_level=1)
-    for argv in (["predict", world.run, image.parent, "--out", tmp_path/"out",
+    for argv in (["predict", world.run, image.parent, "--out", tmp_path/"out", "--maps",
                   "--quiet"], ["data", "check", image.parent, "--quiet"]):
         p = subprocess.run([sys.executable, "-c", LARGE, *map(str, argv)], capture_output=True, text=True, timeout=900)
         assert p.returncode in (0, 1, 2) and "Traceback" not in p.stderr, p.stderr
@@ -851,4 +991,4 @@ def report():
 if __name__ == "__main__":
     raise SystemExit(
         subprocess.run([sys.executable, "-m", "pytest", "-q", "-s", __file__],
-                       env={**os.environ, "SCSAM_FAULTS": "full"}).returncode)
+                       env={"SCSAM_FAULTS": "full", **os.environ}).returncode)

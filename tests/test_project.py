@@ -59,6 +59,20 @@ def test_readme_is_the_index_notebook():
     )
 
 
+def test_the_help_knows_what_each_method_reads():
+    from scsam.method import all_uses
+
+    written = json.loads((ROOT / "scsam" / "static" / "methods.json").read_text(encoding="utf-8"))
+    assert written == all_uses(), "run: python -c 'from scsam.method import write_uses; write_uses()'"
+
+
+def test_help_needs_no_torch():
+    code = ("import sys; from scsam.cli import main\ntry: main(['train', '--help'])\n"
+            "except SystemExit: print(*sys.modules)")
+    said, loaded = python(code, ROOT).rsplit("\n", 2)[:2]
+    assert "scsam-adaptive" in said and not {"torch", "timm", "numpy"} & set(loaded.split())
+
+
 def test_importing_scsam_is_light():
     modules = ",".join(f"scsam.{p.stem}" for p in (ROOT / "scsam").glob("[a-z]*.py"))
     loaded = python(f"import sys, {modules}; print(*sys.modules)", ROOT).split()
@@ -76,13 +90,14 @@ def test_no_module_imports_one_with_a_higher_number():
         if not path.exists():
             continue
         text = path.read_text(encoding="utf-8")
-        for other in set(re.findall(r"^from (?:scsam)?\.(\w+) import", text, flags=re.M)):
+        for other in set(re.findall(r"^ *from (?:scsam)?\.(\w+) import", text, flags=re.M)):     # inside functions, too
             assert number[other] < n, f"scsam.{name} ({n}) imports scsam.{other} ({number[other]})"
 
 
 def test_code_is_at_most_120_columns_wide():
+    static = ROOT / "scsam" / "static"
     sources = {str(p.relative_to(ROOT)): p.read_text(encoding="utf-8").splitlines()
-               for p in [*(ROOT / "tests").glob("*.py"), *(ROOT / "scsam" / "static").glob("*.[cj]s*")]}
+               for p in [*(ROOT / "tests").glob("*.py"), *static.glob("*.js"), *static.glob("*.css")]}
     for path in NOTEBOOKS:
         code = [c for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
         sources[path.name] = [line for c in code for line in "".join(c["source"]).split("\n")]
@@ -128,6 +143,35 @@ def test_tables_are_made_of_all_records():
     records = [p for p in (ROOT / "results").glob("*/*.json") if "scores" in json.loads(p.read_text(encoding="utf-8"))]
     late = [str(p.relative_to(ROOT)) for p in records if f"{p.parent.name}/{p.name}" not in page]
     assert records and not late, f"run nbs/experiments/tables.ipynb again: {late[:5]} of {len(late)} are not in it"
+
+
+def test_versions_agree():
+    "What was tested lies within what `settings.ini` allows, the oldest set is its lower bounds, both are tried weekly."
+    from configparser import ConfigParser
+
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    settings = ConfigParser(delimiters=["="], interpolation=None)
+    settings.read(ROOT / "settings.ini", encoding="utf-8")
+    cfg = settings["DEFAULT"]
+    pins = {}
+    for name in ("constraints.txt", ".ci/oldest.txt"):
+        lines = [line for line in (ROOT / name).read_text().splitlines() if line and line[0] != "#"]
+        pins[name] = {canonicalize_name(k): v for k, _, v in (line.partition("==") for line in lines)}
+    extras = "medical", "litemedsam", "imagenet", "app", "tensorboard", "export"
+    first = [*map(Requirement, cfg["requirements"].split()), Requirement(cfg["medical_requirements"])]
+    every = first + [Requirement(x) for e in extras[1:] for x in cfg[f"{e}_requirements"].split()]
+    tested = pins["constraints.txt"]
+    assert {canonicalize_name(r.name) for r in every} == tested.keys()
+    wrong = [str(r) for r in every if not r.specifier.contains(tested[canonicalize_name(r.name)])]
+    wrong += [str(r) for r in first if not any(s.operator in ("<", "<=") for s in r.specifier)]
+    lowest = {canonicalize_name(r.name): s.version for r in first for s in r.specifier if s.operator == ">="}
+    oldest = {k: v.removesuffix(".0").removesuffix(".0") for k, v in pins[".ci/oldest.txt"].items()}
+    assert not wrong and oldest == {k: v.removesuffix(".0").removesuffix(".0") for k, v in lowest.items()}, wrong
+    weekly = (ROOT / ".github" / "workflows" / "versions.yml").read_text()
+    assert "cron:" in weekly and "-c .ci/oldest.txt" in weekly and "-c constraints.txt" in weekly
+    assert f'"{cfg["min_python"]}"' in weekly and "--upgrade" in weekly
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: str(p.relative_to(ROOT / "nbs")))
