@@ -123,10 +123,11 @@ def _read(case: Case, fingerprints: bool) -> _Look:
 
 def _drawn(levels: np.ndarray) -> bool: # how often each grey occurs in an image
     "Does it look like a mask: a few greys, or black and white as JPEG leaves them?"
-    dark, bright = levels[:16].sum(), levels[240:].sum()
-    return 1 < np.count_nonzero(levels) <= 8 or dark + bright > .97 * levels.sum() and min(dark, bright) > .002 * levels.sum()
+    dark, middle, bright = levels[:16].sum(), levels[16:240].sum(), levels[240:].sum()
+    if 1 < np.count_nonzero(levels) <= 8: return True
+    return bool(2 * middle < min(dark, bright) and middle < .03 * levels.sum())
 
-
+# %% ../nbs/02e_check.ipynb #dc234dcf
 def _read_mask(case: Case, out: _Look):
     try:
         mask = case.read_mask()
@@ -173,8 +174,8 @@ FINDINGS = { # kind: (level, what it means and what to do)
     'unmasked': ('warning', 'parts without any mask: there is nothing to learn from, or nothing to score'),
     'inverted': ('warning', 'the background seems to be labelled as foreground, and nothing is exchanged by itself: if '
                             'it is so, name the value of the background first in classes.json, or invert the masks'),
-    'border': ('warning', 'masks with foreground along their borders, unlike most others: inverted, or of an object that '
-                          'is larger than the image; look at them'),
+    'border': ('warning', 'masks with foreground along their borders, unlike most others: inverted, or of an object '
+                          'that is larger than the image; look at them'),
     'empty': ('warning', 'masks without any foreground: right if there is nothing to see, else a mask is lost'),
     'tiny': ('warning', 'very small foregrounds (under 20 pixels at 256 x 256): often a slip of the brush'),
     'full': ('warning', 'masks that cover nearly all of the image: foreground and background may be exchanged'),
@@ -302,16 +303,20 @@ def _inverted(dataset, cases, looks, add):
     elif not any(0 in l.classes for _, l in seen):
         add('inverted', f'no mask shows class 0 ({names[0]}), which stands for the background', seen[0][0].id)
 
-
+# %% ../nbs/02e_check.ipynb #1f1cf99a
 def _mask_images(cases, looks, add):
     "Are masks among the images, in a folder of an unknown name?"
-    alone = [(c, l) for c, l in zip(cases, looks) if not c.has_mask and l.pixels]
-    like, places = [c for c, l in alone if l.drawn], defaultdict(list)
-    if len(like) <= max(2, .05 * len(alone)): return
-    for c in like:
-        places[c.image.parent if c.index is None else c.image].append(c)
-    for place, some in places.items():
-        add('mask', f'{len(some)} of the images without a mask, such as {some[0].id}, in {place}', *[c.id for c in some[:2]])
+    places = defaultdict(list)
+    for c, l in zip(cases, looks):
+        if not c.has_mask and c.image is not None and l.spread > 0:
+            places[c.image.parent if c.index is None else c.image].append((c, l.drawn))
+    # slices at the ends of a volume hold little, so that it counts as a whole
+    share = lambda some: .9 if some[0][0].index is not None else .25
+    like = {p: [c.id for c, drawn in some if drawn] for p, some in places.items()}
+    like = {p: ids for p, ids in like.items() if ids and len(ids) >= share(places[p]) * len(places[p])}
+    if sum(map(len, like.values())) <= max(2, .05 * sum(map(len, places.values()))): return
+    for p, ids in like.items():
+        add('mask', f'{len(ids)} of the images without a mask, such as {ids[0]}, in {p}', *ids[:2])
 
 
 def _highest(case: Case) -> int: # number in the file of its mask

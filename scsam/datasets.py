@@ -301,18 +301,20 @@ _COLUMNS = {'mask': ('masks', 'label', 'labels', 'mask_path', 'segmentation', 's
 def _other_columns(rows: list, path: Path):
     "Refuse columns under other names than those that are read: a split that nobody reads is trained on."
     for ours, names in _COLUMNS.items():
+        if ours in rows[0]: continue
         plain = {re.sub('[ _-]', '', k): k for k in rows[0]}
-        k = next((plain[re.sub('_', '', k)] for k in names if re.sub('_', '', k) in plain and ours not in rows[0]), None)
-        if ours == 'role' and not k and ours not in rows[0]:
-            k = next((k for k in rows[0] if _tells_split(rows, k)), None)
+        k = next((plain[bare] for bare in (k.replace('_', '') for k in names) if bare in plain), None)
+        if ours == 'role':
+            k = k or next((k for k in rows[0] if _tells_split(rows, k)), None)
         if k is None: continue
         if ours == 'mask': # words such as benign are no files
             if not any(_file(path.parent, r[k], f'{path}: the {k}').is_file() for r in rows[:100] if r[k]): continue
         raise ScsamError(f'{path}: a column "{k}" is not read; if it tells the {ours}, call it "{ours}", if it means '
                          f'something else, give it another name')
 
-
-def _tells_split(rows: list, k: str) -> bool: # are the cells of a column words such as train and test, or is_test 0 and 1?
+# %% ../nbs/02c_datasets.ipynb #e655cd76
+def _tells_split(rows: list, k: str) -> bool: # of a column
+    "Are its cells words such as train and test, or is it called is_test and holds 0 and 1?"
     cells = {(r.get(k) or '').lower() for r in rows}
     if len(cells) > 6 or k in ('image', 'mask', 'patient', 'source', 'id'): return False
     if cells <= {'0', '1', 'true', 'false', 'yes', 'no', '0.0', '1.0'}:
@@ -330,10 +332,10 @@ def _split_tables(data: Dataset):
             if k := next((k for k in (rows or [{}])[0] if _tells_split(rows, k)), None):
                 break
     else: return
-    fault(f'{p} tells a split in its column "{k}", and no column "image" says of which files; call these columns "role" '
-          f'and "image" (and "mask", where there is one), or move the table away')
+    fault(f'{p} tells a split in its column "{k}", and no column "image" says of which files; call these columns '
+          f'"role" and "image" (and "mask", where there is one), or move the table away')
 
-
+# %% ../nbs/02c_datasets.ipynb #9e24710b
 def _role(said: str) -> str: # as cases have it
     m = folder_means(said)
     if said in ('train', 'val') or said.startswith('test:') or m.rest or m.thing: return said
@@ -370,14 +372,14 @@ def from_csv(path: str|Path,
         files = {k: _file(path.parent, row[k], f'{path}, line {n}: the {k}') for k in ('image', 'mask') if row.get(k)}
         for k, f in files.items():
             if not f.exists():
-                coded = re.fullmatch(r'[\d\s.,\[\]]+', row[k])
-                fault(f'{path}, line {n}: the {k} is numbers, such as a run-length code or an outline; draw it as a PNG and '
-                      f'name that' if coded else f'{path}, line {n}: the {k} {f} does not exist; correct the path, which '
-                      f'is relative to the CSV{hint}')
+                why = f'{f} does not exist; correct the path, which is relative to the CSV{hint}'
+                if re.fullmatch(r'[\d\s.,\[\]]+', row[k]):
+                    why = 'is numbers, such as a run-length code or an outline; draw it as a PNG and name that'
+                fault(f'{path}, line {n}: the {k} {why}')
         id = _case_id(row, row['image'], path, n)
         if id in seen:
-            fault(f'{path}, line {n}: {files["image"]} is in line {seen[id]}, too; remove one of the lines, or, where both '
-                  f'are meant, give each an id of its own (column id)')
+            fault(f'{path}, line {n}: {files["image"]} is in line {seen[id]}, too; remove one of the lines, or, where '
+                  f'both are meant, give each an id of its own (column id)')
             continue
         seen[id] = n
         said = {k: row[k] for k in ('patient', 'role', 'source') if row.get(k)}

@@ -221,7 +221,7 @@ ROLE_WORDS = {'train': 'train training trn labeled labelled', 'val': 'val valid 
 THING_WORDS = {
     'image': 'image images img imgs picture pictures photo photos input inputs original originals rawdata',
     'mask': 'mask masks label labels labelmap labelmaps seg segs segm segmentation segmentations annotation '
-            'annotations annot anno annos ann anns gt gts ground groundtruth groundtruths truth truths manual target '
+            'annotations annot anno annos gt gts ground groundtruth groundtruths truth truths manual target '
             'targets roi rois lab labs labelcol derivatives',
     'other': 'overlay overlays prediction predictions pred preds result results output outputs preview previews '
              'thumbnail thumbnails thumbs visualization visualizations visualisation visualisations edge edges '
@@ -262,6 +262,7 @@ def _words(name: str) -> list: # of (word, known?)
     out, name = [], re.sub(r'(hold|held)[ _-]out', 'holdout', unicodedata.normalize('NFC', name), flags=re.I)
     name = re.sub('^([xy])(?=train|test|val)|((?:train|val|test)(?:ing|id|idation|set)?)(?=[xy]$)', r'\1\2_', name,
                   flags=re.I) # xtrain, TestY
+    name = re.sub('ann_dir', 'annotations', name, flags=re.I) # Ann may be a patient
     runs = re.findall(r'[^\W\d_]+|\d+', re.sub(r'un[ _-](?=label|annot)', 'un', name, flags=re.I))
     letters = [r for r in runs if not r.isdigit()]
     short = len(runs) == 1 or len(letters) > 1 and all(_spell(_no_accents(r)) for r in letters)
@@ -592,7 +593,7 @@ def _two_trees(images: list, masks: list, root: Path, out: Sorted):
         out.left[f.path] = f'outside the training part in {train[0].path.parent}'
     images[:] = [f for f in images if f.role]
 
-
+# %% ../nbs/02a_layout.ipynb #c73c2541
 _FORMS = ('png', 'tif', 'tiff', 'jpg', 'jpeg', 'bmp', 'nii', 'nifti', 'nrrd', 'mha')
 
 def _two_forms(images: list):
@@ -944,7 +945,8 @@ def no_image_file(path: Path) -> str:
         return ('a table without a column "image", so it is not taken for the list of cases (masks in it as run-length '
                 'codes are not read: draw them as PNG)')
     if path.name.lower().endswith(MOVIES): return 'a film: save its frames as PNG'
-    if path.suffix.lower() in ('.json', '.xml', '.geojson'): return 'outlines in it, if any, are not read: draw them as PNG'
+    if path.suffix.lower() in ('.json', '.xml', '.geojson'):
+        return 'outlines in it, if any, are not read: draw them as PNG'
     if path.suffix.lower() == '.dcm': return 'a DICOM file among images: save it as a 16-bit PNG'
     if path.name.lower().endswith(UNREAD): return 'no form of image that scsam reads: save it as PNG'
     return 'no image that scsam reads'

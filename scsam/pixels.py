@@ -104,7 +104,8 @@ def _other_form(path: Path) -> str: # what to do about a file in which no image 
 
 def _lossy(im: Image.Image, path: Path) -> str: # the form in words; '' = every pixel is as it was saved
     if im.format in ('JPEG', 'MPO'): return 'JPEG'
-    if im.format == 'TIFF' and im.info.get('compression') in ('jpeg', 'tiff_jpeg', 'webp'): return 'TIFF with JPEG inside'
+    if im.format == 'TIFF':
+        return 'TIFF with JPEG inside' if im.info.get('compression') in ('jpeg', 'tiff_jpeg', 'webp') else ''
     if im.format != 'WEBP': return ''
     with open(path, 'rb') as f:
         return 'lossy WebP' if b'VP8 ' in f.read(1 << 16) else ''
@@ -321,8 +322,8 @@ def _whole(a: np.ndarray, path, top: float = 1):
         raise ScsamError(f'{path} holds {infinite(a):,} numbers that are NaN or infinite; write 0 there, or the number '
                          f'that the class table calls "ignore"')
     if a.dtype.kind == 'f' and a.size and a.max() <= top and (broken := a[a != np.rint(a)]).size:
-        raise ScsamError(f'{path} holds fractions such as {float(broken[0]):.3g}, as probabilities and labels that were '
-                         f'interpolated do; decide from where on they are foreground, and save 0 and 1 (or resample the '
+        raise ScsamError(f'{path} holds fractions such as {float(broken[0]):.3g}, as probabilities and interpolated '
+                         f'labels do; decide from where on they are foreground, and save 0 and 1 (or resample the '
                          f'label by its nearest voxels)')
 
 
@@ -337,8 +338,8 @@ def labels_of(a: np.ndarray,          # numbers of any type, of a mask or a whol
     if not values:
         top = next((t for t in (1, 255, 65535) if {*found.tolist()} <= {0, t}), None)
         if found.size and found[0] < 0:
-            raise ScsamError(f'{path} has the values {_some(found.tolist())}, and labels count from 0; save it again with '
-                             f'unsigned numbers (255 in a signed byte is -1)')
+            raise ScsamError(f'{path} has the values {_some(found.tolist())}, and labels count from 0; save it again '
+                             f'with unsigned numbers (255 in a signed byte is -1)')
         if top is None:
             _ask(path, found.tolist(), 'which are not labels of a binary mask (0 and 1, or 0 and 255)')
         return (a == top).astype(np.uint8)
@@ -481,8 +482,8 @@ def _black_and_white(colours: np.ndarray, grey: np.ndarray, said: str):
     if colours.ndim == 3: # a bright pixel by which of red, green and blue are bright
         kinds = np.bincount(((colours > 127) @ (4, 2, 1)).ravel(), minlength=8)[1:]
         if np.sort(kinds)[-2] > max(50, .1 * kinds.sum()):
-            raise ScsamError(f'{said} with several bright colours, which it blurs into each other; save it as PNG, with '
-                             'the colours named in classes.json')
+            raise ScsamError(f'{said} with several bright colours, which it blurs into each other; save it as PNG, '
+                             'with the colours named in classes.json')
 
 # %% ../nbs/00d_pixels.ipynb #9ff52e72
 def read_labels(path: str|Path,

@@ -53,7 +53,8 @@ def is_dicom(path: Path) -> bool: # by the mark at byte 128, or the first tag: m
     except OSError:
         return False
     first = head[:2] in (b'\2\0', b'\x08\0') and head[4:6] in (b'UL', b'OB', b'UI', b'CS', b'DA')
-    plain = head[:2] == b'\x08\0' and head[3:4] == b'\0' and 0 < int.from_bytes(head[4:8], 'little') <= 64 # implicit form
+    # without the types of elements
+    plain = head[:2] == b'\x08\0' and head[3:4] == b'\0' and 0 < int.from_bytes(head[4:8], 'little') <= 64
     return head[128:] == b'DICM' or first or plain
 
 
@@ -655,8 +656,9 @@ def _frame_places_at(file: str, size: int, changed: int) -> tuple:
         return np.array(out).reshape(-1, many)
     scales = [values(tag, 1, begin) for tag in (b'\x28\0\x53\x10', b'\x28\0\x52\x10')] # slope, intercept
     if any(np.ptp(v) > 0 for v in scales if len(v)):
-        raise ScsamError(f'{file} holds frames with numbers on {max(len(np.unique(v)) for v in scales)} scales (rescale '
-                         'slopes or intercepts), which ITK does not follow; save it as .nii.gz, as dcm2niix does')
+        many = max(len(np.unique(v)) for v in scales)
+        raise ScsamError(f'{file} holds frames with numbers on {many} scales (rescale slopes or intercepts), which ITK '
+                         'does not follow; save it as .nii.gz, as dcm2niix does')
     return values(b'\x20\0\x32\0', 3, begin), values(b'\x20\0\x37\0', 6, 0)
 
 # %% ../nbs/02b_volumes.ipynb #9cf0d98c
@@ -690,8 +692,8 @@ def remark_frames(path: Path, v: Volume):
     files = _series_of(path, _listing(path)) if path.is_dir() else [path]
     known = '0020|0032' in _tags(files[0]) if len(files) > 1 else len(_frame_places(files[0])[0])
     if not known:
-        remark('frames', f'{path} holds {len(v.array)} {"slices" if len(files) > 1 else "frames"} that do not say where '
-                         f'they are')
+        what = 'slices' if len(files) > 1 else 'frames'
+        remark('frames', f'{path} holds {len(v.array)} {what} that do not say where they are')
 
 # %% ../nbs/02b_volumes.ipynb #5bc09c08
 _lock = threading.Lock() # one thread reads a volume, the others wait
