@@ -827,6 +827,30 @@ def test_a_full_file_system(world, tmp_path):
         subprocess.run(["umount", str(small)])
 
 
+@pytest.mark.skipif(not FULL, reason="a file system of its own is mounted only in a full run (SCSAM_FAULTS=full)")
+@pytest.mark.parametrize("graph, file", [("torchscript", "unet.pt"), ("onnx", "unet.onnx")])
+def test_a_full_file_system_in_export(world, tmp_path, graph, file):
+    "PyTorch writes these files itself; the room ends before, within and at the end of them."
+    pytest.importorskip("onnxruntime")
+    small, whole = tmp_path / "small", tmp_path / "whole"
+    assert call("export", world.run, "--out", whole, "--graphs", graph)[0] == 0
+    own = (whole / file).stat().st_size
+    rest = sum(p.stat().st_size for p in whole.iterdir()) - own
+    small.mkdir()
+    for part in (0, 0.3, 0.7, 0.98):
+        size = f"size={(rest + int(own * part)) // 1024 + 24}k"
+        if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(small)]).returncode:
+            pytest.skip("a file system can be mounted by root only")
+        try:
+            code, text = call("export", world.run, "--out", small / "out", "--graphs", graph)
+            note(f"full file system: {file}", SAID if code == 2 and "cannot write" in text else CRASH)
+            for _ in small.iterdir():
+                note(f"full file system: {file}", LEFT)
+        finally:
+            subprocess.run(["umount", str(small)])
+    clean(f"full file system: {file}")
+
+
 # ---------------------------------------------------------------- names are not paths
 
 
