@@ -267,10 +267,10 @@ PRESETS = {
                  unet_optimizer='adamw', unet_lr=9e-4, unet_encoder_lr=.3333, unet_dropout=.2, sam='litemedsam',
                  peft='decoder', cache_embeddings=True, sam_stages=1, sam_flips=True, sam_dropout=.5, prompts=(),
                  branch='mean', pair_wait=.25, rampup=.1, unet_to_sam=0.),
-    'demo': dict(image_size=128, sam='litemedsam', peft='decoder', cache_embeddings=True, steps=150, val_every=50,
-                 batch_labeled=4, batch_unlabeled=4, unet_optimizer='adam', unet_lr=1e-3, unet_dropout=.2),
     'smoke': dict(image_size=64, sam='tiny', weights='random', steps=6, val_every=3, batch_labeled=2,
                   batch_unlabeled=2, labeled='4', val=.2)}
+PRESETS['demo'] = PRESETS['pair'] | dict(image_size=64, batch_labeled=4, batch_unlabeled=4, steps=120, val_every=60,
+                                         precision='fp32', unet_to_sam=1.)
 
 # %% ../nbs/00_config.ipynb #1349a485
 def mix(*keys) -> int:
