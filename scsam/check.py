@@ -24,15 +24,15 @@ from .pixels import _on_black, open_image, remarks, rgb_strips
 from .volumes import read_volume
 
 # %% ../nbs/02e_check.ipynb #a03877ab
-def fingerprint(image: np.ndarray,  # uint8 (H, W, 3) or grey (H, W)
+def fingerprint(image,              # uint8 (H, W, 3) or grey (H, W); or a Pillow image
                 size: int = 32,     # side of the small image
                ) -> np.ndarray:     # float32 (size * size,), of length 1 (0 for a blank image)
     """A vector that re-saving, resizing and brightening hardly change.
 
-    `image`: uint8 (H, W, 3) or grey (H, W). `size`: side of the small image, in pixels.
+    `image`: uint8 (H, W, 3) or grey (H, W), or a Pillow image. `size`: side of the small image, in pixels.
     Returns float32 (size * size,), of length 1 (0 for a blank image).
     """
-    grey = Image.fromarray(image)
+    grey = image if isinstance(image, Image.Image) else Image.fromarray(image)
     grey = grey if grey.mode == 'L' else grey.convert('L')
     small = np.asarray(grey.resize((size, size), Image.Resampling.BILINEAR), dtype=np.float32)
     smooth = _smoother(size)
@@ -76,7 +76,8 @@ class _Look:
     pixels: str = ''         # hash of the decoded image
     labels: str = ''         # hash of the decoded mask
     coarse: np.ndarray|None = None
-    fine: np.ndarray|None = None
+    small: Image.Image|None = None # 64 x 64, of which the fine fingerprint is made where it is needed
+    drawn: bool = False      # an image without a mask that looks like one
     mean: float = 0.         # of the grey levels, 0 … 255
     spread: float = 0.       # their standard deviation
     area: float|None = None  # foreground, as a fraction of the labelled pixels; None = no mask, or nothing labelled
@@ -93,7 +94,8 @@ def _look(case: Case, fingerprints: bool = True) -> _Look:
 
 # %% ../nbs/02e_check.ipynb #78c5e200
 def _counts(a: np.ndarray) -> np.ndarray: # uint8 -> (256,): how often each value occurs
-    return sum(np.bincount(row, minlength=256) for row in np.array_split(a.ravel(), max(1, a.size >> 20)))
+    if a.size <= 1 << 20: return np.bincount(a.ravel(), minlength=256)
+    return sum(np.bincount(row, minlength=256) for row in np.array_split(a.ravel(), a.size >> 20))
 
 
 def _read(case: Case, fingerprints: bool) -> _Look:
@@ -102,13 +104,16 @@ def _read(case: Case, fingerprints: bool) -> _Look:
         image, content = case.opened(), hashlib.blake2b(digest_size=16)
         for part in rgb_strips(image):
             content.update(np.ascontiguousarray(part))
-        grey = np.asarray(image.convert('L'))
+        plain = image.convert('L')
+        grey = np.asarray(plain)
         content.update(str((*grey.shape, 3)).encode())
         out.pixels, levels = content.hexdigest(), _counts(grey)
         out.mean = float(levels @ np.arange(256) / grey.size)
         out.spread = float(np.sqrt(levels @ (np.arange(256) - out.mean)**2 / grey.size))
         if fingerprints:
-            out.coarse, out.fine = fingerprint(grey), fingerprint(grey, 64)
+            out.coarse, out.small = fingerprint(plain), plain.resize((64, 64), Image.Resampling.BILINEAR)
+        if not case.has_mask:
+            out.drawn = _drawn(levels)
     except ScsamError as e:
         out.faults.append(str(e))
     if case.has_mask:
@@ -116,6 +121,13 @@ def _read(case: Case, fingerprints: bool) -> _Look:
     return out
 
 
+def _drawn(levels: np.ndarray) -> bool: # how often each grey occurs in an image
+    "Does it look like a mask: a few greys, or black and white as JPEG leaves them?"
+    dark, middle, bright = levels[:16].sum(), levels[16:240].sum(), levels[240:].sum()
+    if 1 < np.count_nonzero(levels) <= 8: return True
+    return bool(2 * middle < min(dark, bright) and middle < .03 * levels.sum())
+
+# %% ../nbs/02e_check.ipynb #dc234dcf
 def _read_mask(case: Case, out: _Look):
     try:
         mask = case.read_mask()
@@ -146,6 +158,8 @@ FINDINGS = { # kind: (level, what it means and what to do)
     'copy': ('error', 'the same image on both sides of a split: take it out of the training part'),
     'colours': ('error', 'one label, different colours: they are different classes, or each file has a palette of its '
                          'own; name the colours in classes.json, or save masks without a palette'),
+    'mask': ('error', 'images that look like masks and would be trained on as images: name their folder masks, or end '
+                      'their names in _mask, or tell by a CSV; if they are images, move them away'),
     'black': ('error', 'no mask of the training part shows any foreground, so there is nothing to learn from; export '
                        'them again'),
     'twin': ('warning', 'images on both sides of a split that look the same: if they are copies, take them out of '
@@ -160,6 +174,8 @@ FINDINGS = { # kind: (level, what it means and what to do)
     'unmasked': ('warning', 'parts without any mask: there is nothing to learn from, or nothing to score'),
     'inverted': ('warning', 'the background seems to be labelled as foreground, and nothing is exchanged by itself: if '
                             'it is so, name the value of the background first in classes.json, or invert the masks'),
+    'border': ('warning', 'masks with foreground along their borders, unlike most others: inverted, or of an object '
+                          'that is larger than the image; look at them'),
     'empty': ('warning', 'masks without any foreground: right if there is nothing to see, else a mask is lost'),
     'tiny': ('warning', 'very small foregrounds (under 20 pixels at 256 x 256): often a slip of the brush'),
     'full': ('warning', 'masks that cover nearly all of the image: foreground and background may be exchanged'),
@@ -209,7 +225,7 @@ class Report:
     def of(self, kind: str) -> list: return [f for f in self.findings if f.kind == kind]
     def raise_errors(self):
         "A `ScsamError` with all errors, if there are any; what training calls before it starts. Says loud warnings."
-        for line in _loud(self.findings):
+        for line in _loud([f for f in self.findings if f.level == 'warning']):
             print(line)
         bad = [f for f in self.findings if f.level == 'error']
         if bad:
@@ -263,7 +279,7 @@ def _colours(cases, looks, add):
             add('colours', f'label {label} is {said}', *[c.id for _, c in shown[:3]])
 
 # %% ../nbs/02e_check.ipynb #f8eb9eb3
-LOUD = ('inverted',) # kinds of warnings that training and `scsam data` say, too
+LOUD = ('inverted', 'mask') # kinds of warnings that training and `scsam data` say, too
 INSIDE, BORDER = .5, .9 # share of foreground in a mask and along its border from which it is called inverted
 
 def _loud(findings: list) -> list: # of sentences
@@ -282,8 +298,25 @@ def _inverted(dataset, cases, looks, add):
         add('inverted', f'{len(turned)} of {len(seen)} masks, such as {turned[0].mask or turned[0].id}, are foreground '
                         f'along their borders; on average it covers {area:.0%} (the line would be {line})',
             *[c.id for c in turned[:2]])
+    elif len(names) == 2 and (odd := [c for c, l in seen if c in turned and l.area <= .95]):
+        add('border', f'{len(odd)} of {len(seen)} masks: {", ".join(c.id for c in odd[:5])}', *[c.id for c in odd[:2]])
     elif not any(0 in l.classes for _, l in seen):
         add('inverted', f'no mask shows class 0 ({names[0]}), which stands for the background', seen[0][0].id)
+
+# %% ../nbs/02e_check.ipynb #1f1cf99a
+def _mask_images(cases, looks, add):
+    "Are masks among the images, in a folder of an unknown name?"
+    places = defaultdict(list)
+    for c, l in zip(cases, looks):
+        if not c.has_mask and c.image is not None and l.spread > 0:
+            places[c.image.parent if c.index is None else c.image].append((c, l.drawn))
+    # slices at the ends of a volume hold little, so that it counts as a whole
+    share = lambda some: .9 if some[0][0].index is not None else .25
+    like = {p: [c.id for c, drawn in some if drawn] for p, some in places.items()}
+    like = {p: ids for p, ids in like.items() if ids and len(ids) >= share(places[p]) * len(places[p])}
+    if sum(map(len, like.values())) <= max(2, .05 * sum(map(len, places.values()))): return
+    for p, ids in like.items():
+        add('mask', f'{len(ids)} of the images without a mask, such as {ids[0]}, in {p}', *ids[:2])
 
 
 def _highest(case: Case) -> int: # number in the file of its mask
@@ -293,12 +326,13 @@ def _highest(case: Case) -> int: # number in the file of its mask
 
 def look_at_some(dataset: Dataset, most: int = 24) -> list: # of sentences
     "Loud warnings from some masks of a dataset, quickly."
-    masked = [c for c in dataset if c.has_mask]
-    if masked and masked[0].index is not None:
+    masked, alone = [c for c in dataset if c.has_mask], [c for c in dataset if not c.has_mask and c.image is not None]
+    if any(c.index is not None for c in dataset):
         most = 6  # whole volumes are read
-    found, some = [], masked[::max(1, len(masked) // most)]
-    looks = [_look_at_mask(c) for c in some]
-    _inverted(dataset, some, looks, lambda kind, message, *ids: found.append(Finding(kind, message, ids)))
+    found, (some, others) = [], [cases[::max(1, len(cases) // most)] for cases in (masked, alone)]
+    add = lambda kind, message, *ids: found.append(Finding(kind, message, ids))
+    _inverted(dataset, some, [_look_at_mask(c) for c in some], add)
+    _mask_images(others, [_look(c, False) for c in others], add)
     return _loud(found)
 
 # %% ../nbs/02e_check.ipynb #d15dd699
@@ -341,6 +375,7 @@ def check(dataset: Dataset|str|Path,   # or a path to open
         if len(r) > 1:
             add('patient', f'{p} is in {" and ".join(sorted(r))}', *[c.id for c in cases if c.patient == p][:2])
     _inverted(dataset, cases, looks, add)
+    _mask_images(cases, looks, add)
     _pairs(cases, looks, add)
     if not errors_only:
         for look in (_masks, _intensities, _links, _files):
@@ -396,7 +431,7 @@ def _pairs(cases, looks, add):
         i, j = seen[i], seen[j]
         if looks[i].pixels == looks[j].pixels: continue
         x, y, frames = _ordered(cases[i], cases[j])
-        twin = v > ALIKE and float(looks[i].fine @ looks[j].fine) > ALIKE_FINE
+        twin = v > ALIKE and float(fingerprint(looks[i].small, 64) @ fingerprint(looks[j].small, 64)) > ALIKE_FINE
         if x.role.startswith('test:'):
             kind = 'overlap' if twin else ''
         else:

@@ -64,6 +64,9 @@ class FileReader:
             _same_size(case.image, case.mask, mask.shape[::-1])
         return mask
 
+    def top(self, case) -> int: # of the numbers in the file of a mask; a colour counts by its brightest part
+        return 255 if self.threshold is not None else int(np.asarray(open_image(case.mask)).max())
+
     def sha256(self, case) -> dict:
         return {k: file_sha256(p) for k, p in (('image', case.image), ('mask', case.mask)) if p is not None}
 
@@ -296,8 +299,18 @@ def class_values(of
     if isinstance(of, dict):
         found = of.get('values') or ()
     else:
-        found = next((v for c in of if (v := getattr(c.reader, 'values', ()))), ())
+        found = next((v for c in of if (v := getattr(c.reader, 'values', ()))), ()) or _black_and_white(of)
     return tuple(tuple(v) if isinstance(v, (list, tuple)) else v for v in found)
+
+
+def _black_and_white(cases) -> tuple: # (0, 255) if that is how masks without a table are stored
+    for c in [c for c in cases if c.mask is not None and hasattr(c.reader, 'top')][:24]:
+        try:
+            top = c.reader.top(c)
+        except ScsamError: # said when it is read
+            continue
+        if top: return (0, 255) if top > 1 else () # an empty mask says nothing
+    return ()
 
 
 def _manifest(self: Dataset, labeled=()) -> dict: # plain data, ready for JSON

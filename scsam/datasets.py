@@ -7,7 +7,7 @@ __all__ = ['CLINIC_VIDEOS', 'KINDS', 'polyp', 'clinic_video', 'polyp_video', 'vo
            'promise12_slices', 'from_csv', 'own_folder', 'guess_kind', 'load_dataset', 'Inputs', 'inputs']
 
 # %% ../nbs/02c_datasets.ipynb #b8c3d7a3
-import codecs, csv, io, os, re
+import codecs, contextlib, csv, io, os, re
 from inspect import signature
 from bisect import bisect
 from collections import Counter
@@ -52,14 +52,19 @@ def polyp(root: str|Path) -> Dataset: # the folder that holds TrainDataset and T
         return [Case(prefix + k, p, mask_of.get(k), source=source(k), role=role, reader=reader)
                 for k, p in images.items()]
 
-    train, tests = root/'TrainDataset', root/'TestDataset'
+    train, val, tests = root/'TrainDataset', root/'ValDataset', root/'TestDataset'
     cases = part(train, 'train', '', _polyp_source) if train.is_dir() else []
+    cases += part(val, 'val', 'val/', _polyp_source) if val.is_dir() else []
     for at in sorted(tests.iterdir()) if tests.is_dir() else []:
         if at.is_dir() and not at.name.startswith('.'):
             cases += part(at, f'test:{at.name}', f'{at.name}/', lambda _: at.name)
     if not cases:
         raise ScsamError(f'{root} has no TrainDataset or TestDataset with images; name the folder that holds them')
-    return Dataset('polyp', cases, ('background', 'polyp'), root)
+    used = {p for c in cases for p in (c.image, c.mask)}
+    rest = [p for p in sorted(root.rglob('*')) if p.name.lower().endswith(SUFFIXES) and p not in used
+            and not any(f.startswith('.') or f == '__MACOSX' for f in p.relative_to(root).parts)]
+    left = {p: 'in no folder that the layout of polyps has' for p in rest}
+    return Dataset('polyp', cases, ('background', 'polyp'), root, left=left)
 
 # %% ../nbs/02c_datasets.ipynb #d6ed0131
 # the first frame of each video of CVC-ClinicDB; the last frame of all is 612
@@ -91,7 +96,7 @@ def polyp_video(root: str|Path) -> Dataset: # see `polyp`
         held = name(video[c.id]) in test
         return replace(c, patient=name(video[c.id]), role='test:CVC-ClinicDB' if held else 'train',
                        source='CVC-ClinicDB' if held else 'clinicdb')
-    return Dataset('polyp-video', map(moved, data), data.class_names, data.root)
+    return Dataset('polyp-video', map(moved, data), data.class_names, data.root, left=data.left)
 
 # %% ../nbs/02c_datasets.ipynb #5b5f0b8b
 def volumes_in(folder: Path,
@@ -118,7 +123,7 @@ def volumes_in(folder: Path,
         if others is not None:
             stems = {p.stem for p in found}
             used = {*slices, *(p.name for p in found),
-                    *(f for f in files if f.lower().endswith(('.raw', '.zraw', '.img')) and Path(f).stem in stems)}
+                    *(f for f in files if re.sub(r'\.(raw|zraw|img)(\.gz)?$', '', f, flags=re.I) in stems)}
             others += [Path(at)/f for f in files if f not in used]
     return out
 
@@ -169,7 +174,7 @@ def _leave_others(others: list, found: Sorted, root: Path):
         if p.parent == root and p.name in TABLES: continue
         stem = name_key(p.name[:len(p.name) - len(suffix_of(p))])
         if lacking and place(p.relative_to(root).as_posix(), p).thing == 'mask' and (
-            is_dicom(p) or any(b in lacking for b in _bare(stem))):
+            is_dicom(p) or p.name.lower().endswith(SUFFIXES) or any(b in lacking for b in _bare(stem))):
             strange.append(p)
         else:
             found.left[p] = _no_volume(p)
@@ -187,7 +192,7 @@ def _leave_others(others: list, found: Sorted, root: Path):
 def _no_volume(path: Path) -> str:
     "Why a file among volumes is left."
     if path.name in TABLES: return 'a class table is read from the folder itself only'
-    if path.name.lower().endswith(SUFFIXES): return 'an image among volumes'
+    if path.name.lower().endswith(SUFFIXES): return 'an image among volumes, which has no place in space'
     if is_dicom(path): return f'a DICOM file that holds {without_voxels(path) or "an index"} and no image'
     return no_image_file(path).replace('no image', 'no volume')
 
@@ -238,6 +243,8 @@ def _text(path: Path) -> str:
     try:
         raw = path.read_bytes()
         coded = 'utf-16' if raw[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else 'utf-8-sig'
+        if raw[1:2] == b'\0':
+            coded = 'utf-16-le'  # without its mark
         text = raw.decode(coded)
     except (OSError, UnicodeDecodeError) as e:
         raise ScsamError(f'{path} cannot be read as UTF-8 text: {e}; save it again as CSV (UTF-8)') from None
@@ -251,9 +258,12 @@ def _rows(path: Path) -> list: # of dicts
     text = _text(path).lstrip('\r\n')
     comma = max(_COMMAS, key=text.split('\n', 1)[0].count)
     try:
-        rows = list(csv.DictReader(io.StringIO(text, newline=''), delimiter=comma))
+        reader = csv.DictReader(io.StringIO(text, newline=''), delimiter=comma)
+        rows, columns = list(reader), [(k or '').strip().lower() for k in reader.fieldnames or ()]
     except csv.Error as e:
         raise ScsamError(f'{path} is not a readable CSV: {e}; is a quotation mark left open?') from None
+    twice = [k for k, many in Counter(columns).items() if k and many > 1]
+    if twice: raise ScsamError(f'{path} has two columns "{twice[0]}"; remove one, or give it another name')
     if '\0' in text:
         raise ScsamError(f'{path} holds a NUL character, which no file name has; save it again as CSV in UTF-8')
     return [{(k or '').strip().lower(): (v or '').strip() for k, v in r.items() if not isinstance(v, list)}
@@ -285,18 +295,51 @@ def _file(at: Path, name: str, where: str) -> Path: # relative to `at`
 
 # %% ../nbs/02c_datasets.ipynb #2950d00b
 _COLUMNS = {'mask': ('masks', 'label', 'labels', 'mask_path', 'segmentation', 'seg', 'gt', 'annotation'),
-            'patient': ('patient_id', 'patientid', 'subject', 'subject_id', 'subjectid'),
-            'role': ('split', 'set', 'subset', 'partition')}
+            'patient': ('patientid', 'patientname', 'patients', 'pid', 'subject', 'subjectid', 'subjects'),
+            'role': ('split', 'set', 'subset', 'partition', 'roles', 'phase', 'datasplit')}
 
 def _other_columns(rows: list, path: Path):
     "Refuse columns under other names than those that are read: a split that nobody reads is trained on."
     for ours, names in _COLUMNS.items():
-        k = next((k for k in names if k in rows[0] and ours not in rows[0]), None)
+        if ours in rows[0]: continue
+        plain = {re.sub('[ _-]', '', k): k for k in rows[0]}
+        k = next((plain[bare] for bare in (k.replace('_', '') for k in names) if bare in plain), None)
+        if ours == 'role':
+            k = k or next((k for k in rows[0] if _tells_split(rows, k)), None)
         if k is None: continue
         if ours == 'mask': # words such as benign are no files
             if not any(_file(path.parent, r[k], f'{path}: the {k}').is_file() for r in rows[:100] if r[k]): continue
         raise ScsamError(f'{path}: a column "{k}" is not read; if it tells the {ours}, call it "{ours}", if it means '
                          f'something else, give it another name')
+
+# %% ../nbs/02c_datasets.ipynb #e655cd76
+def _tells_split(rows: list, k: str) -> bool: # of a column
+    "Are its cells words such as train and test, or is it called is_test and holds 0 and 1?"
+    cells = {(r.get(k) or '').lower() for r in rows}
+    if len(cells) > 6 or k in ('image', 'mask', 'patient', 'source', 'id'): return False
+    if cells <= {'0', '1', 'true', 'false', 'yes', 'no', '0.0', '1.0'}:
+        return len(cells) > 1 and re.fullmatch('(is|in|for|use)?[ _-]?(train|test|val|validation)(ing)?', k) is not None
+    means = [folder_means(c) for c in cells]
+    return len({m.role for m in means}) > 1 and all(m.role and not m.rest and not m.thing for m in means)
+
+
+def _split_tables(data: Dataset):
+    "A table that tells a split and that nobody reads: test images would be trained on."
+    if any(c.role != 'train' for c in data): return
+    for p in [p for p, why in data.left.items() if why.startswith('a table without')]:
+        with contextlib.suppress(ScsamError):
+            rows = _rows(p)
+            if k := next((k for k in (rows or [{}])[0] if _tells_split(rows, k)), None):
+                break
+    else: return
+    fault(f'{p} tells a split in its column "{k}", and no column "image" says of which files; call these columns '
+          f'"role" and "image" (and "mask", where there is one), or move the table away')
+
+# %% ../nbs/02c_datasets.ipynb #9e24710b
+def _role(said: str) -> str: # as cases have it
+    m = folder_means(said)
+    if said in ('train', 'val') or said.startswith('test:') or m.rest or m.thing: return said
+    return {'test': 'test:test', 'unlabeled': 'train'}.get(m.role, m.role or said)
 
 
 def _case_id(row: dict, image: str, path: Path, line: int) -> str:
@@ -322,17 +365,26 @@ def from_csv(path: str|Path,
                          f'image,mask,patient,role,source')
     _other_columns(rows, path)
     hint = f' (it was taken for the list of cases; if it is none, move it out of {path.parent})' if guessed else ''
-    cases = []
+    cases, seen = [], {}
     for n, row in enumerate(rows, 2):
         if not row['image']:
             raise ScsamError(f'{path}, line {n}: the column "image" is empty; name a file or remove the line{hint}')
         files = {k: _file(path.parent, row[k], f'{path}, line {n}: the {k}') for k in ('image', 'mask') if row.get(k)}
         for k, f in files.items():
             if not f.exists():
-                fault(f'{path}, line {n}: the {k} {f} does not exist; correct the path, which is relative to the '
-                      f'CSV{hint}')
+                why = f'{f} does not exist; correct the path, which is relative to the CSV{hint}'
+                if re.fullmatch(r'[\d\s.,\[\]]+', row[k]):
+                    why = 'is numbers, such as a run-length code or an outline; draw it as a PNG and name that'
+                fault(f'{path}, line {n}: the {k} {why}')
         id = _case_id(row, row['image'], path, n)
+        if id in seen:
+            fault(f'{path}, line {n}: {files["image"]} is in line {seen[id]}, too; remove one of the lines, or, where '
+                  f'both are meant, give each an id of its own (column id)')
+            continue
+        seen[id] = n
         said = {k: row[k] for k in ('patient', 'role', 'source') if row.get(k)}
+        if 'role' in said:
+            said['role'] = _role(said['role'])
         try:
             if files['image'].name.lower().endswith(VOLUMES) or files['image'].is_dir():
                 one = volume_cases(files['image'], files.get('mask'), id,
@@ -411,16 +463,20 @@ def _split_folders(path: Path) -> list: # of folders such as TrainingData_Part1
 
 
 def _count(path: Path) -> tuple: # (images, volumes)
-    "How many images and volumes lie below a folder, without those in folders of overlays and the like."
-    images = volumes = 0
+    "How many images and volumes lie below a folder, without those in folders of overlays and of masks."
+    images = volumes = masks = 0
     for at, folders, files in os.walk(path):
         folders[:] = [f for f in folders if not f.startswith('.') and f != '__MACOSX'
                       and folder_means(f).thing != 'other']
         files = [f for f in files if not f.startswith('.')]
-        images += sum(f.lower().endswith(SUFFIXES) for f in files)
+        n = sum(f.lower().endswith(SUFFIXES) for f in files)
+        if any(folder_means(f).thing == 'mask' for f in Path(at).relative_to(path).parts):
+            masks += n
+        else:
+            images += n
         volumes += sum(f.lower().endswith(VOLUMES) for f in files)
         volumes += _may_be_dicom(files) and bool(dicom_files(Path(at)))
-    return images, volumes
+    return images or (0 if volumes else masks), volumes # images as masks of volumes are no images
 
 # %% ../nbs/02c_datasets.ipynb #8be4d95a
 KINDS = {'phantom': phantom, 'folder': own_folder, 'polyp': polyp, 'polyp-video': polyp_video, 'promise12': promise12,
@@ -455,6 +511,7 @@ def load_dataset(path: str|Path,      # a folder, a CSV, an image, a volume, or 
     if kind.startswith('polyp') and not path.is_dir():
         raise ScsamError(f'{path} is not a folder; the polyp layout is one that holds TrainDataset and TestDataset')
     data = KINDS[kind](path, **options)
+    _split_tables(data)
     if labels == 'same': return data
     told = lambda c: replace(c, reader=replace(c.reader, labels=labels)) if isinstance(c.reader, SliceReader) else c
     return data._like(map(told, data), data.base)

@@ -23,7 +23,7 @@ from .metrics import HIGHER_IS_BETTER, METRICS, score
 from .method import evaluating, predict_batch
 from .methods import oracle_boxes
 from .records import summarise, summarise_scores
-from .viz import BRANCHES, CLASSES, errors, overlay, rgb, show_grid
+from .viz import BRANCHES, CLASSES, errors, overlay, show_grid
 
 # %% ../nbs/25_evaluate.ipynb #bf1cd0a5
 def _native(probs: torch.Tensor, # (K, S, S)
@@ -298,9 +298,6 @@ def _mask_files(cases) -> dict: # id of each case of a set -> name of its file
     return {i: f'{stem}.png' for i, stem in file_names([c.id for c in cases], ('.png',)).items()}
 
 # %% ../nbs/25_evaluate.ipynb #5dcc7fa5
-_PALETTE = [0, 0, 0] + [int(v) for i in range(255) for v in rgb(CLASSES[i % len(CLASSES)])]
-
-
 def save_labels(labels: np.ndarray, # (H, W) uint8
                 path: str|Path,     # .png
                 values: tuple = ()  # of the classes in the data set's own masks; () = the class numbers
@@ -310,12 +307,9 @@ def save_labels(labels: np.ndarray, # (H, W) uint8
     `labels`: uint8 (H, W). `path`: .png. `values`: of the classes in the data set's own masks, numbers or (r, g, b);
     () = the class numbers.
     """
-    numbers, palette = to_values(labels, values), np.reshape(_PALETTE, (256, 3)).copy()
-    for k, v in enumerate(values):
-        palette[v if np.isscalar(v) and v < 256 else k] = _PALETTE[3*k:3*k + 3] if np.isscalar(v) else v
-    image = Image.fromarray(numbers)
-    if numbers.dtype == np.uint8:
-        image.putpalette(palette.astype(np.uint8).ravel().tolist())
+    image = Image.fromarray(to_values(labels, values))
+    if values and not np.isscalar(values[0]):
+        image.putpalette([part for colour in values for part in colour])
     with atomic(path) as tmp:
         image.save(tmp, format='PNG')
     return Path(path)
@@ -352,7 +346,8 @@ def load_predictions(folder: str|Path, # as written by `save_predictions`
 
 
 def _labels_back(a: np.ndarray, path: Path, values: tuple) -> np.ndarray: # class numbers again
-    return labels_of(a, path, values, -1) if values and np.isscalar(values[0]) else a
+    numbers = not values or not np.isscalar(values[0]) or values[0] == 0 and a.max(initial=0) <= 1 == len(values) - 1
+    return a if numbers else labels_of(a, path, values, -1)
 
 
 def recompute(folder: str|Path, # the `save` of `evaluate`

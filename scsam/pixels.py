@@ -44,7 +44,7 @@ def remark(kind: str, message: str, value: tuple = ()):
 IGNORE = 255             # in a label map: no label at this pixel, leave it out of every loss and score
 MAX_PIXELS = 100_000_000 # the largest image that is read, in pixels
 
-def open_image(path: str|Path) -> Image.Image: # decoded and upright; 16-bit colours are in its attribute `deep`
+def open_image(path: str|Path) -> Image.Image: # decoded and upright; its attributes: `lossy` ('' = no), `deep`
     "Read an image; whatever is wrong with the file becomes a `ScsamError` that names it."
     path = Path(path)
     try:
@@ -56,10 +56,10 @@ def open_image(path: str|Path) -> Image.Image: # decoded and upright; 16-bit col
             if getattr(im, 'n_frames', 1) > 1 and im.format != 'MPO':
                 raise ScsamError(f'{path} holds {im.n_frames} images; save each as a file of its own, or all as one '
                                  f'volume (.nii.gz)')
-            form, raw, shape = im.format, _raw_mode(im), _shape(im)
+            form, raw, shape, lossy = im.format, _raw_mode(im), _shape(im), _lossy(im, path)
             upright = _dark_is_zero(im, _upright(im))
             _remember(path, stamp, shape)
-        upright.format = form
+        upright.format, upright.lossy = form, lossy
         if raw:
             upright.deep = _deep(path, *raw)
         return upright
@@ -102,6 +102,15 @@ def _other_form(path: Path) -> str: # what to do about a file in which no image 
             'from there as an 8- or 16-bit PNG; else copy it again')
 
 
+def _lossy(im: Image.Image, path: Path) -> str: # the form in words; '' = every pixel is as it was saved
+    if im.format in ('JPEG', 'MPO'): return 'JPEG'
+    if im.format == 'TIFF':
+        return 'TIFF with JPEG inside' if im.info.get('compression') in ('jpeg', 'tiff_jpeg', 'webp') else ''
+    if im.format != 'WEBP': return ''
+    with open(path, 'rb') as f:
+        return 'lossy WebP' if b'VP8 ' in f.read(1 << 16) else ''
+
+
 @contextlib.contextmanager
 def _header(path: Path):
     "An image whose pixels are not decoded yet."
@@ -121,6 +130,8 @@ def turns(orientation: int) -> str: # in words
 
 def _upright(im: Image.Image) -> Image.Image:
     "Decode, and turn as the camera says (EXIF); a TIFF is turned by its decoder."
+    if im.format == 'TIFF' and im.getexif().get(0x0112, 1) != 1:
+        im.filename = ''  # else Pillow maps the file in its turned size, and mixes the rows
     im.load()
     return ImageOps.exif_transpose(im) if im.getexif().get(0x0112, 1) != 1 else im.copy() if im.format == 'MPO' else im
 
@@ -235,7 +246,8 @@ def rgb_strips(im: Image.Image,  # as `open_image` gives it
         whole = stretch(a)[..., None]
     for y in range(0, im.height, 256):
         if whole is None:
-            yield np.asarray(im.crop((0, y, im.width, min(y + 256, im.height))).convert('RGB'))
+            part = im if im.height <= 256 else im.crop((0, y, im.width, min(y + 256, im.height)))
+            yield np.asarray(part if part.mode == 'RGB' else part.convert('RGB'))
         else:
             yield np.broadcast_to(whole[y:y + 256], (*whole[y:y + 256].shape[:2], 3))
 
@@ -274,8 +286,9 @@ def _table_line(values: list) -> str: # the first is taken for the background
 
 def _ask(path, values: list, why: str):
     "Refuse a mask whose meaning is unknown, with the line that would tell it."
-    values = sorted(values, key=lambda v: v > ((0, 0, 0) if isinstance(v, tuple) else 0)) # what may be background first
     colours = isinstance(values[0], tuple)
+    if colours: # what may be background first
+        values = sorted(values, key=lambda v: (v != (0, 0, 0), v != (255, 255, 255)))
     said = f'{path} has the {"colours" if colours else "values"} {_some(values)}, {why}'
     whole = all(isinstance(v, tuple) or float(v).is_integer() and 0 <= v < 65536 for v in values)
     near = not colours and max(values) <= 255 and any(239 <= v <= 254 for v in values)
@@ -303,14 +316,15 @@ def _found(a: np.ndarray) -> np.ndarray: # the values that occur, in order; smal
     return np.flatnonzero(seen) + low
 
 # %% ../nbs/00d_pixels.ipynb #567e719b
-def _whole(a: np.ndarray, path):
-    "Refuse numbers that no label map and no grey mask holds."
+def _whole(a: np.ndarray, path, top: float = 1):
+    "Refuse numbers that no label map and no grey mask holds; `top`: of fractions that are refused."
     if infinite(a):
         raise ScsamError(f'{path} holds {infinite(a):,} numbers that are NaN or infinite; write 0 there, or the number '
                          f'that the class table calls "ignore"')
-    if a.dtype.kind == 'f' and a.size and a.min() >= 0 and a.max() <= 1 and (a != np.rint(a)).any():
-        raise ScsamError(f'{path} holds fractions such as {float(a[a != np.rint(a)][0]):.3g}, as probabilities do; '
-                         f'decide from where on they are foreground, and save 0 and 1')
+    if a.dtype.kind == 'f' and a.size and a.max() <= top and (broken := a[a != np.rint(a)]).size:
+        raise ScsamError(f'{path} holds fractions such as {float(broken[0]):.3g}, as probabilities and interpolated '
+                         f'labels do; decide from where on they are foreground, and save 0 and 1 (or resample the '
+                         f'label by its nearest voxels)')
 
 
 def labels_of(a: np.ndarray,          # numbers of any type, of a mask or a whole volume
@@ -319,10 +333,13 @@ def labels_of(a: np.ndarray,          # numbers of any type, of a mask or a whol
               ignore: int|None = None, # number that stands for 'no label'; None = 255, unless `values` has it
              ) -> np.ndarray:         # uint8, same shape: 0 … K-1 and IGNORE
     "Numbers as labels: by the class table, or as 0 and 1, or 0 and 255."
-    _whole(a, path)
+    _whole(a, path, np.inf)
     found = _found(a)
     if not values:
         top = next((t for t in (1, 255, 65535) if {*found.tolist()} <= {0, t}), None)
+        if found.size and found[0] < 0:
+            raise ScsamError(f'{path} has the values {_some(found.tolist())}, and labels count from 0; save it again '
+                             f'with unsigned numbers (255 in a signed byte is -1)')
         if top is None:
             _ask(path, found.tolist(), 'which are not labels of a binary mask (0 and 1, or 0 and 255)')
         return (a == top).astype(np.uint8)
@@ -435,26 +452,38 @@ def _palette_numbers(im: Image.Image, path: Path, values: tuple, ignore: int|Non
     return indices
 
 # %% ../nbs/00d_pixels.ipynb #2ad52b7e
-def _bright(im: Image.Image, path: Path, threshold: int, jpeg: bool, told: bool) -> np.ndarray: # uint8 (H, W)
+def _bright(im: Image.Image, path: Path, threshold: int, told: bool) -> np.ndarray: # uint8 (H, W)
     "Foreground is what is brighter than a threshold, if anything in the mask can be called bright."
-    grey = _on_black(im, path)
-    _whole(grey, path)
-    if grey.ndim == 3:
-        grey = grey.max(-1)  # a pure red is as bright as white
+    colours, lossy = _on_black(im, path), im.lossy
+    _whole(colours, path)
+    grey = colours.max(-1) if colours.ndim == 3 else colours # a pure red is as bright as white
     top = int(grey.max())
-    if top <= 1 and not (jpeg and top): return (grey > 0).astype(np.uint8) # 1-bit masks, and masks of 0 and 1
-    if top <= threshold and top < 32:
-        why = 'labels of 0 and 1 do not survive a JPEG; save masks as PNG' if jpeg else \
+    if top <= 1 and not (lossy and top): return (grey > 0).astype(np.uint8) # 1-bit masks, and masks of 0 and 1
+    if top <= threshold and (top < 32 or lossy and not told):
+        why = f'labels of 0 and 1 do not survive a {lossy}; save masks as PNG' if lossy and top < 32 else \
+              f'if it is not empty, write {{"threshold": {top // 2}}} into a classes.json' if lossy and not told else \
               f'a threshold of {threshold} would empty it; correct the mask, or name its values in classes.json'
         raise ScsamError(f'{path} has only the values {_some(np.unique(grey))}, none brighter than {threshold}: {why}')
-    if jpeg and not told:
-        middle = np.bincount(grey.ravel(), minlength=256)[48:208]
-        level = int(np.convolve(middle, np.ones(5, int), 'same').argmax()) + 48
-        many = middle[max(level - 50, 0):level - 45].sum()
-        if many > max(50, .3 * (grey > 24).sum()):
-            raise ScsamError(f'{path} is a JPEG with a third grey (about {level}) besides black and white, which '
-                             'blurs its classes into each other; save label maps of several classes as PNG')
+    if lossy and not told:
+        _black_and_white(colours, grey, f'{path} is a {lossy}')
     return (grey > threshold).astype(np.uint8)
+
+
+def _black_and_white(colours: np.ndarray, grey: np.ndarray, said: str):
+    "Refuse a lossy file with more in it than one bright colour on black: several classes, or no mask at all."
+    middle, lit = np.bincount(grey.ravel(), minlength=256)[48:208], int((grey > 24).sum())
+    around = np.convolve(middle, np.ones(13, int), 'same')
+    if middle.sum() > max(50, .5 * lit, .1 * grey.size) and around.max() < .5 * middle.sum():
+        raise ScsamError(f'{said} of many greys, as an image or an overlay is; put the mask itself there, as PNG, or '
+                         'write {"threshold": 127} into a classes.json if it is a mask')
+    if around.max() > max(50, .3 * lit):
+        raise ScsamError(f'{said} with a third grey (about {int(around.argmax()) + 48}) besides black and white, which '
+                         'blurs its classes into each other; save label maps of several classes as PNG')
+    if colours.ndim == 3: # a bright pixel by which of red, green and blue are bright
+        kinds = np.bincount(((colours > 127) @ (4, 2, 1)).ravel(), minlength=8)[1:]
+        if np.sort(kinds)[-2] > max(50, .1 * kinds.sum()):
+            raise ScsamError(f'{said} with several bright colours, which it blurs into each other; save it as PNG, '
+                             'with the colours named in classes.json')
 
 # %% ../nbs/00d_pixels.ipynb #9ff52e72
 def read_labels(path: str|Path,
@@ -464,12 +493,11 @@ def read_labels(path: str|Path,
                ) -> np.ndarray:             # uint8 (H, W): 0 … K-1 and IGNORE
     "Read a mask file as a label map by the rules above."
     path, im = Path(path), open_image(path)
-    jpeg = im.format in ('JPEG', 'MPO')
-    if threshold is not None or jpeg and not values:
-        return _bright(im, path, 127 if threshold is None else threshold, jpeg, threshold is not None)
-    if jpeg:
-        raise ScsamError(f'{path} is a JPEG, which blurs labels into each other; save label maps of several classes '
-                         f'as PNG')
+    if threshold is not None or im.lossy and not values:
+        return _bright(im, path, 127 if threshold is None else threshold, threshold is not None)
+    if im.lossy:
+        raise ScsamError(f'{path} is a {im.lossy}, which blurs labels into each other; save label maps of several '
+                         f'classes as PNG')
     if not values or np.isscalar(values[0]): return labels_of(_numbers(im, path, values, ignore), path, values, ignore)
     return _labels_of_colours(im, path, values, ignore)
 

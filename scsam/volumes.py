@@ -53,7 +53,9 @@ def is_dicom(path: Path) -> bool: # by the mark at byte 128, or the first tag: m
     except OSError:
         return False
     first = head[:2] in (b'\2\0', b'\x08\0') and head[4:6] in (b'UL', b'OB', b'UI', b'CS', b'DA')
-    return head[128:] == b'DICM' or first
+    # without the types of elements
+    plain = head[:2] == b'\x08\0' and head[3:4] == b'\0' and 0 < int.from_bytes(head[4:8], 'little') <= 64
+    return head[128:] == b'DICM' or first or plain
 
 
 _CLASSES = {'1.3.10': 'an index of files (DICOMDIR)', '5.1.4.1.1.481.3': 'a structure set (RTSTRUCT)',
@@ -467,7 +469,7 @@ def _write_into(path: Path, suffix: str, array: np.ndarray, like: Volume):
 
 # %% ../nbs/02b_volumes.ipynb #61201871
 _TAGS = {'0020|000e': 'series', '0028|0010': 'rows', '0028|0011': 'columns', '0028|0004': 'photometric interpretation',
-         '0020|0032': 'position',
+         '0028|0030': 'pixel spacing', '0020|0032': 'position',
          '0020|0037': 'orientation', '0020|0013': 'instance number', '0020|0012': 'acquisition number',
          '0020|0100': 'time point',
          '0018|0086': 'echo number', '0018|0081': 'echo time', '0018|1060': 'trigger time', '0018|9087': 'b-value',
@@ -484,8 +486,10 @@ def _tags_at(file: str, size: int, changed: int) -> dict:
     reader.ReadImageInformation()
     there, size = set(reader.GetMetaDataKeys()), reader.GetSize()
     frames = f' x {size[2]} frames' if len(size) > 2 and size[2] > 1 else ''
-    return {k: reader.GetMetaData(k).strip('\0 ') for k in _TAGS
-            if k in there} | {'size': f'{size[0]} x {size[1]}{frames}'}
+    out = {k: reader.GetMetaData(k).strip('\0 ') for k in _TAGS if k in there}
+    if '0028|0030' in out: # 0.50 is 0.5
+        out['0028|0030'] = ' x '.join(f'{v:.4g}' for v in _numbers(out['0028|0030']))
+    return out | {'size': f'{size[0]} x {size[1]}{frames}'}
 
 
 def _numbers(text: str) -> np.ndarray: return np.array(text.split('\\'), float)
@@ -516,7 +520,7 @@ def _series_of(folder: Path, listing: tuple) -> tuple:
     if lost:
         raise ScsamError(f'{_names(lost)} cannot be read as part of the series in {folder}; copy it again, or move it '
                          f'away')
-    for key in ('0020|000e', 'size', '0028|0004'):
+    for key in ('0020|000e', 'size', '0028|0004', '0028|0030'):
         parts = _by(files, lambda f: tags[f].get(key, 'none'))
         what = {'0020|000e': 'DICOM series', 'size': 'sizes of slices'}.get(key, f'kinds of {_TAGS.get(key)}')
         if len(parts) > 1:
@@ -621,6 +625,8 @@ def _twice(folder: Path, files: list, same: list, tags: dict, at: dict) -> str:
             values = '; '.join(f'{v}: {_names(fs)}' for v, fs in list(parts.items())[:3])
             return (f'{said}; the series holds {len(parts)} volumes that differ in {_TAGS[key]} ({values}): put each '
                     f'into a folder of its own')
+    if 4 * len(same) < len(files):
+        return f'{said}; if these were taken again, remove one of each; if not, put each stack into a folder of its own'
     half = sorted(files, key=lambda f: int(t) if (t := tags[f].get('0020|0013', '')).isdigit() else 0)
     return (f'{said}; the series holds several volumes, such as time points (instance numbers begin with '
             f'{_names(half[:2])}): put each into a folder of its own')
@@ -648,6 +654,11 @@ def _frame_places_at(file: str, size: int, changed: int) -> tuple:
             if len(numbers) == many:
                 out.append(numbers)
         return np.array(out).reshape(-1, many)
+    scales = [values(tag, 1, begin) for tag in (b'\x28\0\x53\x10', b'\x28\0\x52\x10')] # slope, intercept
+    if any(np.ptp(v) > 0 for v in scales if len(v)):
+        many = max(len(np.unique(v)) for v in scales)
+        raise ScsamError(f'{file} holds frames with numbers on {many} scales (rescale slopes or intercepts), which ITK '
+                         'does not follow; save it as .nii.gz, as dcm2niix does')
     return values(b'\x20\0\x32\0', 3, begin), values(b'\x20\0\x37\0', 6, 0)
 
 # %% ../nbs/02b_volumes.ipynb #9cf0d98c
@@ -679,8 +690,10 @@ def remark_frames(path: Path, v: Volume):
     "If the slices of a volume are frames without a place, say so."
     if len(v.array) < 2 or volume_suffix(path): return
     files = _series_of(path, _listing(path)) if path.is_dir() else [path]
-    if len(files) > 1 or len(_frame_places(files[0])[0]): return
-    remark('frames', f'{path} holds {len(v.array)} frames that do not say where they are')
+    known = '0020|0032' in _tags(files[0]) if len(files) > 1 else len(_frame_places(files[0])[0])
+    if not known:
+        what = 'slices' if len(files) > 1 else 'frames'
+        remark('frames', f'{path} holds {len(v.array)} {what} that do not say where they are')
 
 # %% ../nbs/02b_volumes.ipynb #5bc09c08
 _lock = threading.Lock() # one thread reads a volume, the others wait
@@ -708,11 +721,12 @@ def _labels(mask: Path, changed: int, image: Path, of: int, reader) -> tuple: # 
             a = resample_label(label, like, mask)
         else:
             raise ScsamError(_misplaced(mask, image, different, label, like))
+        remark_transforms(mask, label)
         return labels_of(a, mask, reader.values, reader.ignore), said
 
 
 def _misplaced(mask, image, different: str, label: Volume, like: Volume) -> str:
-    plain = np.allclose(label.affine(), np.eye(3, 4)) and label.array.shape == like.array.shape
+    plain = np.allclose(np.abs(label.affine()), np.eye(3, 4)) and label.array.shape == like.array.shape # nibabel's, too
     remedy = ("save the label on its image's grid, or have it resampled (--resample-labels, or labels='resample' in "
               "Python)")
     if plain:
@@ -755,6 +769,9 @@ class SliceReader:
         for r in said:
             remark(r.kind, r.message, r.value)
         return labels[case.index]
+
+    def top(self, case) -> int: # see `FileReader`
+        with _lock: return int(np.nanmax(_volume(case.mask, _stamp(case.mask))[0].array, initial=0))
 
     def sha256(self, case) -> dict:
         return {k: _volume_sha256(p) for k, p in (('image', case.image), ('mask', case.mask)) if p is not None}

@@ -406,6 +406,10 @@ def read_checkpoint(path: str|Path) -> dict: # name → tensor, on the CPU
     if not found:
         raise ScsamError(f'{path} does not hold a dictionary of tensors, so it is not a checkpoint of a SAM; it holds '
                          f'{_contents(state)}')
+    kin = next((name for part, name in _KIN if any(part in k for keys in found.values() for k in keys)), None)
+    if kin:
+        raise ScsamError(f'{path} is a checkpoint of {kin}, another network than SAM, which scsam does not have; take '
+                         f'one of {", ".join(SAMS)} (scsam weights)')
     if sam := _only_sam(found, path): return _official(_sound(sam, path))
     at = next((k for k in _NAMED if k in found), '' if '' in found else next(iter(found)))
     state = found[at]
@@ -414,6 +418,10 @@ def read_checkpoint(path: str|Path) -> dict: # name → tensor, on the CPU
             state = {k[len(prefix):]: v for k, v in state.items()}
     return _sound(state, path)
 
+# %% ../nbs/09_weights.ipynb #00970829
+# tensors that only these have
+_KIN = (('memory_attention.', 'SAM 2'), ('sam_mask_decoder.', 'SAM 2'), ('mask_decoder.hf_token.', 'HQ-SAM'),
+        ('tracker.maskmem', 'SAM 3'))
 
 def _sound(state: dict, path: Path) -> dict: # as it is
     "Refuse weights with which nothing can be computed."

@@ -140,7 +140,7 @@ def _(data, run):
 def _(data, run):
     code, said = scsam("predict", run, data / "images", "--out", data.parent / "out", "--quiet")
     assert code == 0, said
-    masks = [p for p in (data.parent / "out").glob("*.png") if Image.open(p).mode == "P"]
+    masks = [p for p in (data.parent / "out").glob("*.png") if Image.open(p).mode == "L"]
     assert len(masks) == 4 and sorted(Image.open(p).size for p in masks) == [(40, 30), (40, 30), (64, 48), (64, 48)]
 
 
@@ -309,3 +309,55 @@ def test_columns_under_other_names(column, cell, ours, tmp_path):
     (tmp_path / "cases.csv").write_text(f"image,{column}\nimages/c0.png,{cell}\n")
     with pytest.raises(ScsamError, match=f'call it "{ours}"'):
         load_dataset(tmp_path)
+
+
+def test_white_backgrounds_are_said(tmp_path):
+    "On the command line, by everything that reads masks; the line that it gives corrects them."
+    root = tmp_path / "white"
+    pairs(root, *[f"{{}}/c{i}.png" for i in range(6)])
+    for p in (root / "masks").iterdir():
+        Image.fromarray(255 - np.asarray(Image.open(p))).save(p)
+    auto = ["auto", root, "--preset", "smoke", "--methods", "unet", "--dry-run", "--out", tmp_path / "auto", "--quiet"]
+    run = ["train", "--data", root, "--preset", "smoke", "--method", "unet", "--steps", "1", "--out", tmp_path / "run",
+           "--quiet"]
+    line = '{"background": 255, "foreground": 0}'
+    for words, wanted in ((["data", root], 0), (["data", "check", root, "--quiet"], 1), (auto, 0), (run, 0)):
+        code, said = scsam(*words)
+        assert code == wanted and line in said and "background seems to be labelled as foreground" in said, said
+    (root / "classes.json").write_text(line)
+    for words in (["data", root], ["data", "check", root, "--quiet"]):
+        code, said = scsam(*words)
+        assert code == 0 and "seems" not in said, said
+
+
+@pytest.mark.parametrize("images, masks", [("{}/scan", "{}/wall"), ("before", "delineated"), ("A", "B")])
+def test_masks_under_unknown_names(images, masks, tmp_path):
+    "They would be trained on as images: said by data, an error of the check, and no hindrance to predict."
+    root = tmp_path / "unknown"
+    pairs(root, *[f"{{}}/c{i}.png" for i in range(4)])
+    for i in range(4):
+        for was, now in (("images", images), ("masks", masks)):
+            path = root / f"{now.format(f'P{i}')}/c{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            (root / f"{was}/c{i}.png").rename(path)
+    for p in ("images", "masks"):
+        (root / p).rmdir()
+    code, said = scsam("data", root)
+    assert code == 0 and "look like masks" in said, said
+    assert "look like masks" in scsam("data", "check", root, "--quiet")[1] and "in /" in error_of(root)
+    assert len(inputs(root).cases) == 8
+
+
+@pytest.mark.parametrize("top, wanted", [(255, {0, 255}), (1, {0, 1})])
+def test_predictions_are_grey(top, wanted, tmp_path):
+    "Every program reads the numbers of the data set's own masks: no palette comes between."
+    root = tmp_path / "set"
+    pairs(root, *[f"{{}}/c{i}.png" for i in range(6)])
+    for p in (root / "masks").iterdir():
+        Image.fromarray(np.asarray(Image.open(p)) // 255 * np.uint8(top)).save(p)
+    run = train(root)
+    code, said = scsam("predict", run, root / "images", "--out", tmp_path / "out", "--quiet")
+    assert code == 0 and (f"values 0, {top}, as in" in said or top == 1), said
+    for p in (tmp_path / "out").glob("c?.png"):
+        stored = Image.open(p)
+        assert stored.mode == "L" and {*np.unique(stored).tolist()} <= wanted
