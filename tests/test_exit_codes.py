@@ -70,6 +70,13 @@ def test_done_is_0_and_warnings_are_1(world, tmp_path):
         "data", "train", "evaluate", "predict", "report", "export", "table", "experiment", "weights", "auto"}
 
 
+def test_a_run_of_a_queue_that_fails_is_2(tmp_path):
+    "It is named; that others were done does not make it done."
+    words = "polyp --only unet-s0 --set image-size=32 --set steps=4 --set val-every=2 --set unet-lr=1e30".split()
+    code, text = call("experiment", *words, "--runs", tmp_path / "runs", "--results", tmp_path / "results")
+    assert code == 2 and "not finite" in text and "unet-s0: ended with an error" in text, text
+
+
 def folder(*endings):
     return lambda d: hashes(d, *endings)
 
@@ -142,6 +149,7 @@ def test_the_app_ends_with_0(world, signum, tmp_path):
 
     def child():
         os.dup2(write, 1)
+        sys.stdout = os.fdopen(1, "w")
         os.environ["SCSAM_CACHE"] = str(tmp_path)
         os._exit(main(["inspect", str(world.run), "--no-browser", "--port", "0"]))
 
