@@ -275,6 +275,7 @@ PAIR_VARIANTS = {  # the first four are the question, the rest says why
     'unet': dict(method='unet', branch='validation'),
     'sam': dict(method='sam', branch='validation'),
     'pair': {},
+    'alone': dict(unlabeled_weight=0.),             # the same without an exchange
     'unet-all': dict(method='unet', branch='validation', labeled='100%'),
     'sam-all': dict(method='sam', branch='validation', labeled='100%'),
     'pair-early': dict(pair_wait=0., rampup=.25, unet_to_sam=1.),  # from the first step, and both directions
@@ -299,9 +300,10 @@ PAIR_VARIANTS = {  # the first four are the question, the rest says why
 def pair_queue(mode: str) -> dict[str, Recipe]:
     "Polyps, 72 or 15 labels: strong networks alone and together; five seeds of the question, three of the rest."
     def run(variant, seed):
-        slow = {} if variant.startswith('pair') else dict(weight_ema=.99)
-        return Recipe.preset('pair', labeled='72', seed=seed, data_seed=seed, **slow).replace(**PAIR_VARIANTS[variant])
-    first = ('unet', 'sam', 'pair', 'alone-15', 'pair-15-both')
+        what = PAIR_VARIANTS[variant]
+        slow = dict(weight_ema=.99) if 'method' in what else {}     # `scsam-pair` has slow averages of its own
+        return Recipe.preset('pair', labeled='72', seed=seed, data_seed=seed, **slow).replace(**what)
+    first = ('unet', 'sam', 'pair', 'alone', 'alone-15', 'pair-15-both')
     rest = [v for v in PAIR_VARIANTS if v not in first]
     order = [(v, s) for s in range(5) for v in first] + [(v, s) for s in range(3) for v in rest]
     return {f'{v}-s{s}': run(v, s) for v, s in order}
