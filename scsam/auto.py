@@ -180,7 +180,7 @@ def _both_ways(plan: Plan, masks: int) -> list: # of (what, choice, reason)
     pair = plan.recipes.get('scsam-pair')
     if masks >= FEW_MASKS or not pair or pair.unet_to_sam: return []
     plan.recipes['scsam-pair'] = pair.replace(unet_to_sam=1.)
-    return [('exchange', 'both networks learn from images without masks', 'with few masks that was better on validation')]
+    return [('exchange', 'both networks learn from images without masks', 'better with few masks, on validation')]
 
 
 def _cut(plan: Plan, about: str, spare: tuple):
