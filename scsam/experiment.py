@@ -294,7 +294,8 @@ PAIR_VARIANTS = {  # the first four are the question, the rest says why
     'pair-all': dict(pair_trust='all'),
     'pair-shuffled': dict(pair_label='shuffled'),  # a control that has to fail
     **OTHERS_OF_PAIR,
-    **{f'{m}-15': v | FEW for m, v in OTHERS_OF_PAIR.items()}}
+    **{f'{m}-15': v | FEW for m, v in OTHERS_OF_PAIR.items()},
+    'scsam-15-alone': OTHERS_OF_PAIR['scsam'] | FEW | dict(sam_to_unet=0., unet_to_sam=0.)}  # prompts, but no labels
 
 
 def pair_queue(mode: str) -> dict[str, Recipe]:
