@@ -14,6 +14,7 @@ from scsam import __version__
 from scsam.cli import COMMANDS, ISSUES, main
 from test_faults import World, call, fork, hashes, kills, trained, world  # noqa: F401, the last is a fixture
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that runs tests in the background has it ignored
 SMALL = "--preset smoke --steps 4 --image-size 32 --quiet".split()
 UNET_ONLY = "--methods unet --folds 2".split() + SMALL
 LEAST = {  # what the parser asks for; none of it exists
