@@ -126,7 +126,7 @@ def test_what_is_printed_may_have_no_room(words, out, err, code, tmp_path):
     read, write = os.pipe()
     os.close(read)
     places = {"/dev/full": os.open("/dev/full", os.O_WRONLY), "nobody reads": write}
-    p = subprocess.run([sys.executable, "-m", "scsam.cli", *words.split()], cwd=tmp_path, text=True,
+    p = subprocess.run([sys.executable, "-m", "scsam.cli", *words.split()], cwd=tmp_path, encoding="utf-8",
                        stdout=places.get(out, subprocess.PIPE), stderr=places.get(err, subprocess.PIPE))
     for fd in places.values():
         os.close(fd)
@@ -138,7 +138,7 @@ def test_a_log_that_may_not_grow(tmp_path):
     "A file, which Python writes in blocks: the fault shows at the very end."
     with open(tmp_path / "log", "w") as log:
         limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))
-        p = subprocess.run([sys.executable, "-m", "scsam.cli", "weights"], preexec_fn=limit, text=True, stdout=log,
+        p = subprocess.run([sys.executable, "-m", "scsam.cli", "weights"], preexec_fn=limit, encoding="utf-8", stdout=log,
                            stderr=subprocess.PIPE)
     assert p.returncode == 2 and "what is printed: File too large" in p.stderr, (p.returncode, p.stderr)
 

@@ -24,7 +24,7 @@ def copy(tmp_path_factory):
 
 
 def python(code, cwd):
-    done = subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, timeout=600)
+    done = subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, encoding="utf-8", timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
