@@ -138,8 +138,8 @@ def test_a_log_that_may_not_grow(tmp_path):
     "A file, which Python writes in blocks: the fault shows at the very end."
     with open(tmp_path / "log", "w") as log:
         limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))
-        p = subprocess.run([sys.executable, "-m", "scsam.cli", "weights"], preexec_fn=limit, encoding="utf-8", stdout=log,
-                           stderr=subprocess.PIPE)
+        p = subprocess.run([sys.executable, "-m", "scsam.cli", "weights"], preexec_fn=limit, encoding="utf-8",
+                           stdout=log, stderr=subprocess.PIPE)
     assert p.returncode == 2 and "what is printed: File too large" in p.stderr, (p.returncode, p.stderr)
 
 
