@@ -331,7 +331,8 @@ def _split_tables(data: Dataset):
             rows = _rows(p)
             if k := next((k for k in (rows or [{}])[0] if _tells_split(rows, k)), None):
                 break
-    else: return
+    else:
+        return
     fault(f'{p} tells a split in its column "{k}", and no column "image" says of which files; call these columns '
           f'"role" and "image" (and "mask", where there is one), or move the table away')
 

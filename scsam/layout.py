@@ -507,7 +507,8 @@ def _splits_in_names(found: list, notes: list):
     roles = {m.role for m in means}
     if any(f.role for f in found) or '' in roles or not {'train'} < roles: return
     if any(f.name[:2].lower() in _SHORT and not f.name[2:3].isalpha() for f in found): return # TS_001 may be initials
-    for f, m in zip(found, means): f.role, f.words = m.role, m.rest
+    for f, m in zip(found, means):
+        f.role, f.words = m.role, m.rest
     notes.append('splits are told by the first words of the names of files')
 
 

@@ -168,7 +168,8 @@ def shape_of(path: str|Path) -> tuple: # ((width, height) upright, (width, heigh
     try:
         with _header(Path(path)) as im:
             return _shape(im)
-    except Exception: return (size := open_image(path).size), size, 1
+    except Exception:
+        return (size := open_image(path).size), size, 1
 
 # %% ../nbs/00d_pixels.ipynb #cb278870
 def _raw_mode(im: Image.Image) -> tuple|None: # (channels, form of the whole) of an image with 16 bits a colour

@@ -771,7 +771,8 @@ class SliceReader:
         return labels[case.index]
 
     def top(self, case) -> int: # see `FileReader`
-        with _lock: return int(np.nanmax(_volume(case.mask, _stamp(case.mask))[0].array, initial=0))
+        with _lock:
+            return int(np.nanmax(_volume(case.mask, _stamp(case.mask))[0].array, initial=0))
 
     def sha256(self, case) -> dict:
         return {k: _volume_sha256(p) for k, p in (('image', case.image), ('mask', case.mask)) if p is not None}
