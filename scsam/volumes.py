@@ -724,7 +724,7 @@ def _labels(mask: Path, changed: int, image: Path, of: int, reader) -> tuple: # 
         remark_transforms(mask, label)
         return labels_of(a, mask, reader.values, reader.ignore), said
 
-
+# %% ../nbs/02b_volumes.ipynb #43523197
 def _misplaced(mask, image, different: str, label: Volume, like: Volume) -> str:
     plain = np.allclose(np.abs(label.affine()), np.eye(3, 4)) and label.array.shape == like.array.shape # nibabel's, too
     remedy = ("save the label on its image's grid, or have it resampled (--resample-labels, or labels='resample' in "
