@@ -569,6 +569,18 @@ class Drafts(_DraftFiles):
         except OSError as e:
             raise ScsamError(f'{self.path(id)} cannot be removed: {e.strerror}') from None
 
+# %% ../nbs/40_review.ipynb #e3ad1668
+def _painted(mask: np.ndarray, xy: list, radius: float, c: int) -> np.ndarray:
+    "The mask with a stroke of class `c`."
+    h, w = mask.shape
+    canvas, r = Image.fromarray(mask), max(.5, radius * w)
+    draw, dots = ImageDraw.Draw(canvas), [(x * w - .5, y * h - .5) for x, y in xy]
+    if len(dots) > 1:
+        draw.line(dots, fill=c, width=round(2 * r + 1))
+    for x, y in dots:
+        draw.ellipse((x - r, y - r, x + r, y + r), fill=c)
+    return np.array(canvas)
+
 # %% ../nbs/40_review.ipynb #1ba7ca16
 class Unusual(ScsamError):
     "A mask that becomes a label only when a person says so once more."
@@ -635,18 +647,6 @@ class _Listed(Gallery):
             done = [n for n, i in enumerate(self.ids) if self.status(i) != 'undecided']
             self._diverse = [self.ids[n] for n in diverse_order(np.stack(looks) / 255, done)]
         return self._diverse
-
-# %% ../nbs/40_review.ipynb #e3ad1668
-def _painted(mask: np.ndarray, xy: list, radius: float, c: int) -> np.ndarray:
-    "The mask with a stroke of class `c`."
-    h, w = mask.shape
-    canvas, r = Image.fromarray(mask), max(.5, radius * w)
-    draw, dots = ImageDraw.Draw(canvas), [(x * w - .5, y * h - .5) for x, y in xy]
-    if len(dots) > 1:
-        draw.line(dots, fill=c, width=round(2 * r + 1))
-    for x, y in dots:
-        draw.ellipse((x - r, y - r, x + r, y + r), fill=c)
-    return np.array(canvas)
 
 # %% ../nbs/40_review.ipynb #fe81c257
 class _Drawing(_Listed):
