@@ -157,7 +157,7 @@ class _Pool:
                        geometric=self.embeddings is None, draws=draws)
 
 # %% ../nbs/30_feed.ipynb #e7995f1c
-class Feed:
+class Feed(_Pool):
     """Training batches, a pure function of (seed, step).
 
     `sam`: whose embeddings to cache; None = no cache. `needs_unlabeled`: False = labelled images only.
