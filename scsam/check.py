@@ -344,7 +344,7 @@ def look_at_some(dataset: Dataset, most: int = 24) -> list: # of sentences
     _mask_images(others, [_look(c, False) for c in others], add)
     return _loud(found)
 
-# %% ../nbs/02e_check.ipynb #d15dd699
+# %% ../nbs/02e_check.ipynb #4cc500db
 def _threads(cases: list) -> int:
     "Several, but one for small images: there, threads wait for each other more than they decode."
     pixels = []
@@ -365,7 +365,7 @@ def _look_at_all(cases: list, fingerprints: bool, progress: bool) -> list: # of 
             looks = tqdm(looks, total=len(cases), desc='checking', leave=False)
         return list(looks)
 
-
+# %% ../nbs/02e_check.ipynb #d15dd699
 def check(dataset: Dataset|str|Path,   # or a path to open
           kind: str|None = None,       # of dataset, when a path is given; None = guessed
           errors_only: bool = False,   # skip what can only warn: quicker, for the start of a training
