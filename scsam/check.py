@@ -325,7 +325,14 @@ def _mask_images(cases, looks, add):
     like = {p: ids for p, ids in like.items() if ids and len(ids) >= share(places[p]) * len(places[p])}
     if sum(map(len, like.values())) <= max(2, .05 * sum(map(len, places.values()))): return
     for p, ids in like.items():
-        add('mask', f'{len(ids)} of the images without a mask, such as {ids[0]}, in {p}', *ids[:2])
+        add('mask', f'{len(ids)} of the images without a mask, such as {ids[0]}, in {p}{_renamed(p)}', *ids[:2])
+
+
+def _renamed(folder: Path) -> str: # what would do, in words
+    if not folder.is_dir(): return ''
+    means = folder_means(folder.name)
+    old, new = (folder.parent, 'masks') if means.role and not means.rest else (folder, f'{means.role}_masks'.lstrip('_'))
+    return f' (if they are masks, rename {old.name} to {new})'
 
 
 def _highest(case: Case) -> int: # number in the file of its mask

@@ -17,7 +17,7 @@ import numpy as np
 from .config import ScsamError, nearest
 from .data import Case, Dataset, FileReader, left_out, stratified_order
 from .layout import (LISTS, IMAGE_DIRS, MASK_DIRS, SUFFIXES, TABLES, VOLUMES, Sorted, fault, folder, folder_means,
-                          leave_unmasked, listed, name_key, no_image_file, one_channel,
+                          is_junk, leave_unmasked, listed, name_key, no_image_file, one_channel,
                           place, suffix_of, _bare, pair, pictures, read_classes, sort_files,
                           subfolder, tolerate, same_name, listed_splits)
 from .phantom import phantom
@@ -62,7 +62,7 @@ def polyp(root: str|Path) -> Dataset: # the folder that holds TrainDataset and T
         raise ScsamError(f'{root} has no TrainDataset or TestDataset with images; name the folder that holds them')
     used = {p for c in cases for p in (c.image, c.mask)}
     rest = [p for p in sorted(root.rglob('*')) if p.name.lower().endswith(SUFFIXES) and p not in used
-            and not any(f.startswith('.') or f == '__MACOSX' for f in p.relative_to(root).parts)]
+            and not any(is_junk(f) for f in p.relative_to(root).parts)]
     left = {p: 'in no folder that the layout of polyps has' for p in rest}
     return Dataset('polyp', cases, ('background', 'polyp'), root, left=left)
 
@@ -105,7 +105,7 @@ def volumes_in(folder: Path,
     "The volumes below a folder: files, and folders of DICOM files."
     out, folder = {}, Path(folder)
     for at, folders, files in os.walk(folder):
-        folders[:] = sorted(f for f in folders if not f.startswith('.') and f != '__MACOSX')
+        folders[:] = sorted(f for f in folders if not is_junk(f))
         for f in folders:
             if (Path(at)/f).is_symlink():
                 fault(f'{Path(at)/f} is a link to a folder, which is not followed; copy the folder here or remove the '
@@ -467,8 +467,7 @@ def _count(path: Path) -> tuple: # (images, volumes)
     "How many images and volumes lie below a folder, without those in folders of overlays and of masks."
     images = volumes = masks = 0
     for at, folders, files in os.walk(path):
-        folders[:] = [f for f in folders if not f.startswith('.') and f != '__MACOSX'
-                      and folder_means(f).thing != 'other']
+        folders[:] = [f for f in folders if not is_junk(f) and folder_means(f).thing != 'other']
         files = [f for f in files if not f.startswith('.')]
         n = sum(f.lower().endswith(SUFFIXES) for f in files)
         if any(folder_means(f).thing == 'mask' for f in Path(at).relative_to(path).parts):
