@@ -177,7 +177,7 @@ def fit(method: nn.Module,
     manifest = roles.manifest()
     _check_dir(out, method, recipe, manifest, roles.decided, resume)
     if finished(out):
-        sweep(out)
+        _tidy_end(out)
         return _curves(out/'history.json', recipe.steps)
     _check_recipe(method, recipe)
     run = _Training(method, roles, recipe, out, began, snapshots, progress, cache)
@@ -548,6 +548,13 @@ def _claimed(out: Path, recipe: Recipe, manifest: dict, decided: dict, main: boo
     except OSError as e:
         raise ScsamError(f'{e.filename or out}: {e.strerror or e}. When that is fixed (room on the disk, a file put '
                          'back), the same command resumes from the last checkpoint') from e
+
+
+def _tidy_end(out: Path):
+    "Remove what a process that was killed at the very end of a run had no time to remove."
+    with contextlib.suppress(OSError), locked(out/'.lock'):  # a run that nobody may write to stays as it is
+        sweep(out)
+        shutil.rmtree(out/'checkpoints', ignore_errors=True)
 
 
 def _keep_plugin(path: Path, kept: Path):
