@@ -116,7 +116,7 @@ def _bare(name: str) -> list: # of names
         out += [base, *([f'{base}{sep}{m[4]}' for sep in '_- .'] if m[4] else [])] # x_mask_1 is of x, or of x_1
     out += [_FIRST.sub(r'\1', n) for n in list(out) if _FIRST.search(n)]
     # x.jpg.png and x.jpg_mask.png are of x.jpg
-    out += [n[:-len(s)] for n in list(out) for s in (*SUFFIXES, *VOLUMES) if n.lower().endswith(s)]
+    out += [n[:-len(s)] for n in list(out) if '.' in n for s in (*SUFFIXES, *VOLUMES) if n.lower().endswith(s)]
     return list(dict.fromkeys(out + _bids(name)))
 
 
@@ -229,6 +229,8 @@ THING_WORDS = {
 PLAIN_WORDS = 'data dataset datasets set sets folder split splits all and part parts jpeg jpg png nii nifti tif tiff ' \
               'dir dirs ' \
               'frame frames scan scans volume volumes slice slices'
+
+# %% ../nbs/02a_layout.ipynb #88981b2b
 # German, French, Spanish, Italian, Portuguese, Polish, Turkish, Russian, Chinese, Japanese, Korean
 OTHER_WORDS = {
     'train': 'trainings entrainement apprentissage entrenamiento addestramento allenamento treino treinamento '
@@ -507,7 +509,8 @@ def _splits_in_names(found: list, notes: list):
     roles = {m.role for m in means}
     if any(f.role for f in found) or '' in roles or not {'train'} < roles: return
     if any(f.name[:2].lower() in _SHORT and not f.name[2:3].isalpha() for f in found): return # TS_001 may be initials
-    for f, m in zip(found, means): f.role, f.words = m.role, m.rest
+    for f, m in zip(found, means):
+        f.role, f.words = m.role, m.rest
     notes.append('splits are told by the first words of the names of files')
 
 
@@ -824,7 +827,7 @@ def one_channel(units: dict) -> dict: # name -> Path
             folders[p.parent][k] = p
         else:
             out[k] = p
-    labels = {name_key(volume_stem(p)) for p in out.values()}
+    labels = {name_key(volume_stem(p)) for p in out.values()} if folders else ()
     for images in folders.values():
         more = [p for k, p in images.items() if re.search(r'_\d{4}$', k) and f'{k[:-5]}_0000' in images
                 and not k.endswith('_0000') and k.rsplit('/', 1)[-1] not in labels] # amos_0001 is a case
@@ -934,7 +937,7 @@ def _unread(others: list, found: Sorted, root: Path):
         fault(f'{len(strange)} files are named like masks, but are no images: {listed(strange)}; {remedy}',
               [f'{p} is no image; {remedy}' for p in strange])
 
-
+# %% ../nbs/02a_layout.ipynb #38622d31
 def no_image_file(path: Path) -> str:
     "Why a file is left."
     if path.name.lower().endswith(VOLUMES): return 'a volume among images'
@@ -988,7 +991,7 @@ def listed_splits(others: list, found: Sorted):
     found.items = [i for i in found.items if i.path not in found.left]
     found.notes.append(f'splits are told by {listed(sorted({p.name for _, p in says.values()}))}')
 
-
+# %% ../nbs/02a_layout.ipynb #71d7893f
 def _cells(path: Path, line: str) -> list: # of a line
     if path.suffix.lower() in LISTS: return [c.strip().strip('"') for c in re.split('[,;\t]', line)]
     return re.split(r'[\s,;]', line.strip())[:1]
