@@ -221,8 +221,8 @@ class Finding:
 
 # %% ../nbs/02e_check.ipynb #c6be3bbc
 @dataclass
-class Report:
-    "What a check found."
+class _Found:
+    "Findings, and what follows from them."
     name: str
     findings: list = field(default_factory=list)
     dataset: Dataset|None = None
@@ -244,6 +244,9 @@ class Report:
             if len(bad) == 1: raise ScsamError(said[0])
             raise ScsamError('\n'.join([f'{self.name} has {len(bad)} errors:', *(f'  {s}' for s in said), *more]))
 
+# %% ../nbs/02e_check.ipynb #92bbaf66
+class Report(_Found):
+    "What a check found."
     def text(self, most: int = 5) -> str: # findings shown of each kind
         "The report in words."
         out = [repr(self.dataset), self.files()] if self.dataset is not None else [self.name]
