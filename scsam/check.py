@@ -162,6 +162,10 @@ FINDINGS = { # kind: (level, what it means and what to do)
                       'their names in _mask, or tell by a CSV; if they are images, move them away'),
     'black': ('error', 'no mask of the training part shows any foreground, so there is nothing to learn from; export '
                        'them again'),
+}
+
+# %% ../nbs/02e_check.ipynb #5be69e3d
+FINDINGS |= {
     'twin': ('warning', 'images on both sides of a split that look the same: if they are copies, take them out of '
                         'the training part'),
     'video': ('warning', 'neighbours of one video on both sides of a split: scores on such a set are too good; split '
@@ -180,6 +184,10 @@ FINDINGS = { # kind: (level, what it means and what to do)
     'tiny': ('warning', 'very small foregrounds (under 20 pixels at 256 x 256): often a slip of the brush'),
     'full': ('warning', 'masks that cover nearly all of the image: foreground and background may be exchanged'),
     'nothing': ('warning', 'masks in which every pixel is marked as unlabelled (255): remove them'),
+}
+
+# %% ../nbs/02e_check.ipynb #1641dfeb
+FINDINGS |= {
     'resampled': ('warning', "label volumes that were brought to their images' grids"),
     'jpeg': ('warning', 'masks stored as JPEG, which blurs their borders: what is brighter than 127 is read as '
                         'foreground; save masks as PNG where you can'),

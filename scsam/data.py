@@ -42,7 +42,7 @@ def file_sha256(path: str|Path) -> str: # 64 hex digits
     except OSError as e:
         raise ScsamError(f'{path} cannot be read: {e.strerror}; was it moved since the dataset was opened?') from None
 
-
+# %% ../nbs/01_data.ipynb #ae6b6f30
 @dataclass(frozen=True)
 class FileReader:
     "Reads a case that is one image file and perhaps one mask file."
@@ -198,8 +198,8 @@ class _Cases(Sequence):
         return {r[5:]: self.where(role=r) for r in dict.fromkeys(c.role for c in self) if r.startswith('test:')}
 
 # %% ../nbs/01_data.ipynb #5d1b4eb9
-class Dataset(_Cases):
-    "A named, immutable sequence of cases with roles, which makes splits and budgets."
+class _Splitting(_Cases):
+    "Cases that can be split."
     def split(self, val: float = 0.1,  # share of the labelled training patients that becomes the validation part
               test: float = 0.,        # the same for a test set named 'held-out'
               seed: int = 0) -> 'Dataset':
@@ -225,6 +225,9 @@ class Dataset(_Cases):
         role = lambda c: new.get(c.patient, 'train') if c.role == 'train' else c.role
         return self._like([replace(c, role=role(c)) for c in self], base)
 
+# %% ../nbs/01_data.ipynb #297f50cc
+class Dataset(_Splitting):
+    "A named, immutable sequence of cases with roles, which makes splits and budgets."
     def budget(self, amount,           # '5%', 0.05, '72' or 72; patients where `by_patient`, else cases
                seed: int = 0) -> list: # the labelled cases
         """Cases of role 'train' that a run may learn from with their masks: stratified by source, nested, by patient.
@@ -312,7 +315,7 @@ def _black_and_white(cases) -> tuple: # (0, 255) if that is how masks without a 
         if top: return (0, 255) if top > 1 else () # an empty mask says nothing
     return ()
 
-
+# %% ../nbs/01_data.ipynb #15a9d43b
 def _manifest(self: Dataset, labeled=()) -> dict: # plain data, ready for JSON
     "Every case with its role, use and content; and one hash over all of it."
     used = {c.id for c in labeled}

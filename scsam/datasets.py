@@ -331,7 +331,8 @@ def _split_tables(data: Dataset):
             rows = _rows(p)
             if k := next((k for k in (rows or [{}])[0] if _tells_split(rows, k)), None):
                 break
-    else: return
+    else:
+        return
     fault(f'{p} tells a split in its column "{k}", and no column "image" says of which files; call these columns '
           f'"role" and "image" (and "mask", where there is one), or move the table away')
 
@@ -457,7 +458,7 @@ def guess_kind(path: str|Path) -> str: # a key of `KINDS`
     dicom = not images and any(f.suffix.lower() == '.dcm' for f in path.rglob('*'))
     return 'volumes' if volumes > images or dicom else 'folder'
 
-
+# %% ../nbs/02c_datasets.ipynb #dc8a08d9
 def _split_folders(path: Path) -> list: # of folders such as TrainingData_Part1
     return [d for d in path.iterdir() if d.is_dir() and not d.is_symlink() and folder_means(d.name).role]
 

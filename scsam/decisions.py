@@ -88,7 +88,7 @@ def _read(path: Path) -> dict: # id -> case
     return cases
 
 # %% ../nbs/07_decisions.ipynb #ca42a47a
-class ReadDecisions:
+class _Decided:
     "Decisions about cases in a folder, which may be empty or not exist yet."
     def __init__(self, folder: str|Path):
         self.folder, self.cases, self._seen = Path(folder), {}, None
@@ -114,6 +114,9 @@ class ReadDecisions:
         self.cases, self._seen = _read(self.path) if now else {}, now
         return True
 
+# %% ../nbs/07_decisions.ipynb #95b467b6
+class ReadDecisions(_Decided):
+    "Decisions about cases in a folder, and what they make of a run's cases."
     def mask(self, id: str, num_classes: int = 2) -> np.ndarray|None: # uint8 (H, W); None where there is none
         "The corrected mask of a case."
         c = self.cases.get(id)

@@ -58,7 +58,34 @@ def assign_roles(data: Dataset, recipe: Recipe,
     return Roles(data, labeled + corrected, stay, val, decided)
 
 # %% ../nbs/30_feed.ipynb #cd4f0c80
-class Embeddings:
+class _Kept:
+    "Arrays by key: files in `folder`, or entries of `memory` where it is a dictionary."
+    def _path(self, key) -> Path: return self.folder/f'{key}.npy'
+
+    def _there(self, key) -> bool: # not where the file was damaged: then it is made anew
+        if self.memory is not None: return key in self.memory
+        return read_sealed(self._path(key), self.shape, np.float16) is not None
+
+    def _put(self, key, x):
+        if self.memory is not None:
+            self.memory[key] = x
+            return
+        write_sealed(self._path(key), self.shape, np.float16, [x])
+
+    def __getitem__(self, rows) -> np.ndarray: # rows: a slice, or a sequence of ints
+        keys = self.keys[rows] if isinstance(rows, slice) else [self.keys[i] for i in rows]
+        return np.stack([np.load(self._path(k)) if self.memory is None else self.memory[k] for k in keys])
+
+    def since(self, row: int) -> '_Kept':
+        "Those of the images from `row` on."
+        rest = copy.copy(self)
+        rest.keys = self.keys[row:]
+        return rest
+
+    def __len__(self): return len(self.keys)
+
+# %% ../nbs/30_feed.ipynb #3e99bdb1
+class Embeddings(_Kept):
     """What the frozen part of SAM's encoder gives for images.
 
     `embeddings[rows]` is a float16 array (B, ...): embeddings (B, C, h, w) where the whole encoder is frozen, else what
@@ -91,30 +118,6 @@ class Embeddings:
             for row, x in zip(rows, e):
                 self._put(self.keys[row], x)
 
-    def _path(self, key) -> Path: return self.folder/f'{key}.npy'
-
-    def _there(self, key) -> bool: # not where the file was damaged: then it is made anew
-        if self.memory is not None: return key in self.memory
-        return read_sealed(self._path(key), self.shape, np.float16) is not None
-
-    def _put(self, key, x):
-        if self.memory is not None:
-            self.memory[key] = x
-            return
-        write_sealed(self._path(key), self.shape, np.float16, [x])
-
-    def __getitem__(self, rows) -> np.ndarray: # rows: a slice, or a sequence of ints
-        keys = self.keys[rows] if isinstance(rows, slice) else [self.keys[i] for i in rows]
-        return np.stack([np.load(self._path(k)) if self.memory is None else self.memory[k] for k in keys])
-
-    def since(self, row: int) -> 'Embeddings':
-        "Those of the images from `row` on."
-        rest = copy.copy(self)
-        rest.keys = self.keys[row:]
-        return rest
-
-    def __len__(self): return len(self.keys)
-
 # %% ../nbs/30_feed.ipynb #99deb3be
 def view_kinds(recipe: Recipe, view: str) -> tuple: # keys of `scsam.augment.VIEWS`, of labelled and unlabelled images
     "The views of a step, for a method that asks for `view`."
@@ -123,13 +126,8 @@ def view_kinds(recipe: Recipe, view: str) -> tuple: # keys of `scsam.augment.VIE
     return recipe.augment_labeled or weak, weak if view == 'weak' else recipe.augment
 
 # %% ../nbs/30_feed.ipynb #8e1f0c6e
-class Feed:
-    """Training batches, a pure function of (seed, step).
-
-    `sam`: whose embeddings to cache; None = no cache. `needs_unlabeled`: False = labelled images only.
-    `view`: 'weak': also of unlabelled images; 'none': all come as they are; '' = as the recipe says.
-    `cache`: of the decoded images, as in `load_arrays`.
-    """
+class _Pool:
+    "The images of both parts, and one view of some of them."
     def __init__(self, roles: Roles, recipe: Recipe,
                  sam: Sam|None = None,       # whose embeddings to cache; None = no cache
                  needs_unlabeled: bool = True,
@@ -150,6 +148,22 @@ class Feed:
         self.stream = TwoStream(self.n, len(unlabeled), recipe.batch_labeled,
                                 recipe.batch_unlabeled if unlabeled else 0, recipe.seed)
 
+    def _view(self, rows, labeled: bool, kind: str, draws: dict) -> tuple: # (images, masks, valid, flips)
+        images = to_float(self.images[rows], self.device)
+        masks = torch.full((len(rows), *images.shape[-2:]), IGNORE)
+        if labeled:
+            masks = torch.from_numpy(self.masks[rows]).long()
+        return augment(images, masks.to(self.device), kind, cutout=self.recipe.cutout,
+                       geometric=self.embeddings is None, draws=draws)
+
+# %% ../nbs/30_feed.ipynb #e7995f1c
+class Feed(_Pool):
+    """Training batches, a pure function of (seed, step).
+
+    `sam`: whose embeddings to cache; None = no cache. `needs_unlabeled`: False = labelled images only.
+    `view`: 'weak': also of unlabelled images; 'none': all come as they are; '' = as the recipe says.
+    `cache`: of the decoded images, as in `load_arrays`.
+    """
     def at(self, step: int, rank: int = 0, count: int = 1) -> Batch:
         """The batch of `step`; of several processes each gets equal parts of its labelled and of its unlabelled rows.
 
@@ -163,14 +177,8 @@ class Feed:
             mine = slice(rank * size, (rank + 1) * size)
             draws = {k: u[mine] for k, u in draw(len(part), generator(r.seed, 'augment', step, key)).items()}
             rows.append(first + part[mine])
-            if not size: continue
-            images = to_float(self.images[rows[-1]], self.device)
-            if first:
-                masks = torch.full((size, *images.shape[-2:]), IGNORE)
-            else:
-                masks = torch.from_numpy(self.masks[rows[-1]]).long()
-            views.append(augment(images, masks.to(self.device), kind, cutout=r.cutout,
-                                 geometric=self.embeddings is None, draws=draws))
+            if size:
+                views.append(self._view(rows[-1], not first, kind, draws))
         images, masks, valid, flips = (torch.cat(x) for x in zip(*views))
         cut, rows = len(rows[0]), np.concatenate(rows)
         seen = None if self.embeddings is None else torch.from_numpy(self.embeddings[rows]).to(self.device)

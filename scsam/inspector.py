@@ -174,7 +174,6 @@ class _Looking(_Shown):
     def _on_thumbs(self, m, reply):
         known = [i for i in m['ids'][:40] if i in self.review.row]
         reply['thumbs'] = [{'id': i, 'at': self._attach(self.review.thumb(i))} for i in known]
-
     def _on_ready(self, m, reply): prepare(self.review, m['ids'])
 
 # %% ../nbs/41_inspector.ipynb #a9f5bba7

@@ -229,6 +229,8 @@ THING_WORDS = {
 PLAIN_WORDS = 'data dataset datasets set sets folder split splits all and part parts jpeg jpg png nii nifti tif tiff ' \
               'dir dirs ' \
               'frame frames scan scans volume volumes slice slices'
+
+# %% ../nbs/02a_layout.ipynb #88981b2b
 # German, French, Spanish, Italian, Portuguese, Polish, Turkish, Russian, Chinese, Japanese, Korean
 OTHER_WORDS = {
     'train': 'trainings entrainement apprentissage entrenamiento addestramento allenamento treino treinamento '
@@ -507,7 +509,8 @@ def _splits_in_names(found: list, notes: list):
     roles = {m.role for m in means}
     if any(f.role for f in found) or '' in roles or not {'train'} < roles: return
     if any(f.name[:2].lower() in _SHORT and not f.name[2:3].isalpha() for f in found): return # TS_001 may be initials
-    for f, m in zip(found, means): f.role, f.words = m.role, m.rest
+    for f, m in zip(found, means):
+        f.role, f.words = m.role, m.rest
     notes.append('splits are told by the first words of the names of files')
 
 
@@ -934,7 +937,7 @@ def _unread(others: list, found: Sorted, root: Path):
         fault(f'{len(strange)} files are named like masks, but are no images: {listed(strange)}; {remedy}',
               [f'{p} is no image; {remedy}' for p in strange])
 
-
+# %% ../nbs/02a_layout.ipynb #38622d31
 def no_image_file(path: Path) -> str:
     "Why a file is left."
     if path.name.lower().endswith(VOLUMES): return 'a volume among images'
@@ -988,7 +991,7 @@ def listed_splits(others: list, found: Sorted):
     found.items = [i for i in found.items if i.path not in found.left]
     found.notes.append(f'splits are told by {listed(sorted({p.name for _, p in says.values()}))}')
 
-
+# %% ../nbs/02a_layout.ipynb #71d7893f
 def _cells(path: Path, line: str) -> list: # of a line
     if path.suffix.lower() in LISTS: return [c.strip().strip('"') for c in re.split('[,;\t]', line)]
     return re.split(r'[\s,;]', line.strip())[:1]

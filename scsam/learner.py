@@ -72,6 +72,14 @@ def in_notebook() -> bool:
     ipython = sys.modules.get('IPython')
     return ipython is not None and hasattr(ipython.get_ipython(), 'kernel')
 
+# %% ../nbs/30c_learner.ipynb #b20be096
+def _figure(history: History):
+    "Losses and validation Dice."
+    from scsam.viz import curves
+    val = [{f'{k} ': v if k != 'step' else v for k, v in row.items()} | {'step': row['step']} for row in history.val]
+    keys = lambda rows: list(dict.fromkeys(k for row in rows for k in row if k.strip() != 'step'))
+    return curves(history.train + val, {'losses': keys(history.train), 'validation Dice': keys(val)})
+
 # %% ../nbs/30c_learner.ipynb #39e3e063
 class Monitor:
     "Bar, live curves, and TensorBoard's files, all from a run's history."
@@ -107,11 +115,7 @@ class Monitor:
 
     def draw(self):
         "Losses and validation Dice, in place of the figure before."
-        from scsam.viz import curves
-        val = [{f'{k} ': v if k != 'step' else v for k, v in row.items()} | {'step': row['step']}
-               for row in self.history.val]
-        keys = lambda rows: list(dict.fromkeys(k for row in rows for k in row if k.strip() != 'step'))
-        figure = curves(self.history.train + val, {'losses': keys(self.history.train), 'validation Dice': keys(val)})
+        figure = _figure(self.history)
         if self.handle is None:
             self.handle = self.display(figure)
         else:
@@ -279,7 +283,6 @@ class _Learning(_Started):
 class _Training(_Learning):
     "A run that also validates, keeps the best weights, and ends."
     def averaged(self): return self.average.inside() if self.average else contextlib.nullcontext()
-
     def keep(self): save_tensors(self.out/'model.safetensors', trained_state(self.method), {'step': self.step})
 
     def look(self, due: bool):

@@ -82,8 +82,43 @@ def total(parts: dict[str, Tensor]) -> dict[str, Tensor]: # with the key 'loss',
     return {'loss': sum(parts.values()), **{k: v.detach() for k, v in parts.items()}}
 
 # %% ../nbs/20a_method.ipynb #2ab28697
-class Method(nn.Module):
-    "A way to learn: networks, a step's losses, predictions. Subclasses override what differs."
+class _Networks(nn.Module):
+    "What every method does with its networks and its recipe."
+    def __init__(self, recipe: Recipe):
+        super().__init__()
+        self.recipe = self.effective(recipe)  # the one that is recorded
+        self.unet = self.sam = self.tokens = self.teacher = None # overwritten by the networks that a method has
+
+    @classmethod
+    def effective(cls, recipe: Recipe) -> Recipe:
+        "The recipe with the values that the method itself decides."
+        return recipe.replace(**cls.fixed)
+
+    def own_tokens(self, seen: Tensor) -> Tensor|None: # (B, K-1, 2, C)
+        "The learned tokens that tell SAM what to look for, read from its embedding; None = there are none."
+        return self.tokens(seen)[:, 1 - self.recipe.num_classes:] if self.tokens else None
+
+    def lighten(self) -> dict: # recipe values that the lighter method differs in
+        "Drop what training needs and predictions do not."
+        return {}
+
+    def ramp(self, step: int) -> float: # exp(-5) … 1
+        "The recipe's ramp-up at `step`."
+        return rampup(step, self.recipe.rampup*self.recipe.steps)
+
+    def optimizers(self) -> list:
+        "One for each U-Net, in the order in which they were assigned, then one for everything else that is trained."
+        nets = [m for m in self.children() if isinstance(m, SegmentationNet)]
+        rest = [m for m in self.children() if not isinstance(m, SegmentationNet)]
+        adam = [sam_optimizer(rest, self.recipe)] if self.sam is not None and self.trains_sam else []
+        return [unet_optimizer(net, self.recipe) for net in nets] + adam
+
+# %% ../nbs/20a_method.ipynb #204975dd
+class Method(_Networks):
+    """A way to learn: networks, a step's losses, predictions. Subclasses override what differs.
+
+    Inherited, and open to change too: `effective`, `own_tokens`, `lighten`, `ramp`, `optimizers`.
+    """
     name: str = ''                   # in the registry; `register` sets it
     branches: tuple = ()             # what `predict` returns, in this order
     branch: str = 'unet'             # the one that is reported when nothing was validated
@@ -94,16 +129,6 @@ class Method(nn.Module):
     view: str = ''                   # of unlabelled images: '' as the recipe says, 'weak', or 'none'
     uses: frozenset = frozenset()    # fields of the recipe that it reads, beside `COMMON`
     fixed: dict = {}                 # values of the recipe that the method itself decides
-
-    def __init__(self, recipe: Recipe):
-        super().__init__()
-        self.recipe = self.effective(recipe)  # the one that is recorded
-        self.unet = self.sam = self.tokens = self.teacher = None # overwritten by the networks that a method has
-
-    @classmethod
-    def effective(cls, recipe: Recipe) -> Recipe:
-        "The recipe with the values that the method itself decides."
-        return recipe.replace(**cls.fixed)
 
     @classmethod
     def build(cls, recipe: Recipe) -> 'Method':
@@ -139,30 +164,11 @@ class Method(nn.Module):
         """
         return None
 
-    def own_tokens(self, seen: Tensor) -> Tensor|None: # (B, K-1, 2, C)
-        "The learned tokens that tell SAM what to look for, read from its embedding; None = there are none."
-        return self.tokens(seen)[:, 1 - self.recipe.num_classes:] if self.tokens else None
-
     def validated(self, scores: dict[str, float]):
         """Called by the learner after every validation, with the mean Dice of each branch.
 
         `scores`: {branch: mean Dice, 0 to 1}.
         """
-
-    def lighten(self) -> dict: # recipe values that the lighter method differs in
-        "Drop what training needs and predictions do not."
-        return {}
-
-    def ramp(self, step: int) -> float: # exp(-5) … 1
-        "The recipe's ramp-up at `step`."
-        return rampup(step, self.recipe.rampup*self.recipe.steps)
-
-    def optimizers(self) -> list:
-        "One for each U-Net, in the order in which they were assigned, then one for everything else that is trained."
-        nets = [m for m in self.children() if isinstance(m, SegmentationNet)]
-        rest = [m for m in self.children() if not isinstance(m, SegmentationNet)]
-        adam = [sam_optimizer(rest, self.recipe)] if self.sam is not None and self.trains_sam else []
-        return [unet_optimizer(net, self.recipe) for net in nets] + adam
 
 # %% ../nbs/20a_method.ipynb #04aa4463
 METHODS: dict[str, type] = {}

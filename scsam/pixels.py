@@ -101,7 +101,7 @@ def _other_form(path: Path) -> str: # what to do about a file in which no image 
     return (f'it begins like a {form}: if other programs can show it, save it '
             'from there as an 8- or 16-bit PNG; else copy it again')
 
-
+# %% ../nbs/00d_pixels.ipynb #13b4d512
 def _lossy(im: Image.Image, path: Path) -> str: # the form in words; '' = every pixel is as it was saved
     if im.format in ('JPEG', 'MPO'): return 'JPEG'
     if im.format == 'TIFF':
@@ -168,7 +168,8 @@ def shape_of(path: str|Path) -> tuple: # ((width, height) upright, (width, heigh
     try:
         with _header(Path(path)) as im:
             return _shape(im)
-    except Exception: return (size := open_image(path).size), size, 1
+    except Exception:
+        return (size := open_image(path).size), size, 1
 
 # %% ../nbs/00d_pixels.ipynb #cb278870
 def _raw_mode(im: Image.Image) -> tuple|None: # (channels, form of the whole) of an image with 16 bits a colour
@@ -303,7 +304,7 @@ def _ask(path, values: list, why: str):
                      'first) or a classes.json that names every value, for grey masks a classes.json with '
                      '{"threshold": 127}')
 
-
+# %% ../nbs/00d_pixels.ipynb #68f26a43
 def _found(a: np.ndarray) -> np.ndarray: # the values that occur, in order; small integers take no sorting
     if a.dtype.kind == 'f' and a.size and np.isfinite(a).all() and (a == np.rint(a)).all() and abs(a).max() < 2**31:
         a = a.astype(np.int64)
@@ -326,7 +327,7 @@ def _whole(a: np.ndarray, path, top: float = 1):
                          f'labels do; decide from where on they are foreground, and save 0 and 1 (or resample the '
                          f'label by its nearest voxels)')
 
-
+# %% ../nbs/00d_pixels.ipynb #b3f63ab2
 def labels_of(a: np.ndarray,          # numbers of any type, of a mask or a whole volume
               path,                   # where they are from, for messages
               values: tuple = (),     # number that stands for each class; () = binary

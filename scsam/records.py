@@ -6,8 +6,8 @@
 __all__ = ['PACKAGES', 'BLOCKS', 'FORMAT', 'BUDGET', 'SHAPE', 'SHOWN', 'POLYP_ENDPOINT', 'ORACLE', 'environment', 'summarise',
            'paired', 'over_seeds', 'clusters', 'Record', 'summarise_scores', 'new_record', 'add_scores', 'validate',
            'content_hash', 'write_record', 'read_record', 'find_records', 'csv_text', 'Runs', 'endpoint', 'Difference',
-           'difference', 'Differences', 'differences', 'Cell', 'Row', 'table', 'check_reported', 'read_reported',
-           'Table']
+           'difference', 'Differences', 'differences', 'Cell', 'Row', 'table', 'check_reported', 'published',
+           'read_reported', 'Table']
 
 # %% ../nbs/05_records.ipynb #b45a5bfa
 import csv, hashlib, html, importlib.metadata, inspect, io, json, os, platform, re, string, subprocess
@@ -776,6 +776,7 @@ def _columns(records: list, metric: str, sets: list|None, reported: list):
         raise ScsamError('table: there are no records; train and evaluate a run first')
     if metric not in SHOWN: raise ScsamError(f'table: unknown metric {metric!r}{nearest(metric, SHOWN)}')
     check_reported(reported)
+    reported = [x for x in reported if x.get('metric', 'dice') == metric]
     known = list(dict.fromkeys(n for x in [*records, *reported] for n in x['scores']))
     sets = known if sets is None else list(sets)
     for n in sets:
@@ -810,6 +811,15 @@ def check_reported(reported: list, where: str = 'reported numbers'):
             if isinstance(v, bool) or not isinstance(v, (int, float)) or v < 0 or (v > 1 and share):
                 raise ScsamError(f'{entry}: {metric} of {x["method"]} on {name} is {v!r}; write '
                                  + ('0.8627 for 86.27 %' if share else 'a distance'))
+
+
+def published(experiment: str, # 'polyp', 'prostate-full', ...
+              results: str|Path # folder of all records
+             ) -> list:
+    "What others have reported for an experiment, in any of its modes: `results/reported/TOPIC.json`, if there is one."
+    topic = re.sub('(-slices|-full|-rehearsal)+$', '', experiment)
+    path = Path(results)/'reported'/f'{dict(pair="polyp").get(topic, topic)}.json'
+    return read_reported(path) if path.exists() else []
 
 
 def read_reported(path: str|Path # JSON: a list of {method, source, scores, and maybe metric, trained_on, branch}
@@ -861,13 +871,14 @@ def _marked(text: str, notes: list, letters: dict) -> str:
 
 
 def _records(self: Table, row: Row) -> str:
-    "Links to the records of a row."
-    links = ' '.join(f'[{s}]({self.link(p)})' if p else str(s) for s, p in row.runs)
-    return '–' if not links else f'{len(row.runs)} seeds: {links}' if len(row.runs) > 1 else f'seed {links}'
+    "What opens the records of a row: a link, or a list that unfolds."
+    links = [f'[seed {s}]({self.link(p)})' if p else f'seed {s}' for s, p in row.runs]
+    if len(links) < 2: return links[0] if links else '–'
+    return f'<details><summary>{len(links)} seeds</summary>{" ".join(links)}</details>'
 
 
 def _markdown(self: Table) -> str:
-    "Markdown; every row links to the records of its seeds."
+    "Markdown; the last cell of a row opens the records of its seeds."
     letters, factor = self.notes, SHOWN[self.metric][1]
     def cell(c):
         if c is None: return ''

@@ -510,8 +510,8 @@ class Draft:
     drawn: bool = False         # changed by hand since SAM answered
 
 # %% ../nbs/40_review.ipynb #dde5aa0c
-class Drafts:
-    "Masks that are being drawn, on the disk after every change."
+class _DraftFiles:
+    "Drafts on the disk, of which the one in hand is also here."
     def __init__(self, folder: str|Path): # of the decisions
         self.folder, self._id, self._now, self._past = Path(folder)/'drafts', None, None, []
         sweep(self.folder)
@@ -536,6 +536,18 @@ class Drafts:
         self._id, self._now, self._past = id, draft, []
         return draft
 
+    def _save(self):
+        info, d = PngInfo(), self._now
+        info.add_text('draft', json.dumps({'prompts': d.prompts, 'drawn': d.drawn}))
+        try:
+            with atomic(self.path(self._id)) as tmp:
+                Image.fromarray(d.mask).save(tmp, 'PNG', pnginfo=info)
+        except ScsamError as e:
+            raise ScsamError(f'The correction is not saved while you draw: {e}') from None
+
+# %% ../nbs/40_review.ipynb #bf768e39
+class Drafts(_DraftFiles):
+    "Masks that are being drawn, on the disk after every change."
     def put(self, id: str, draft: Draft, before: Draft):
         "A new state of a draft, and the one that undo brings back."
         past = self._past if self._id == id else []
@@ -557,14 +569,17 @@ class Drafts:
         except OSError as e:
             raise ScsamError(f'{self.path(id)} cannot be removed: {e.strerror}') from None
 
-    def _save(self):
-        info, d = PngInfo(), self._now
-        info.add_text('draft', json.dumps({'prompts': d.prompts, 'drawn': d.drawn}))
-        try:
-            with atomic(self.path(self._id)) as tmp:
-                Image.fromarray(d.mask).save(tmp, 'PNG', pnginfo=info)
-        except ScsamError as e:
-            raise ScsamError(f'The correction is not saved while you draw: {e}') from None
+# %% ../nbs/40_review.ipynb #e3ad1668
+def _painted(mask: np.ndarray, xy: list, radius: float, c: int) -> np.ndarray:
+    "The mask with a stroke of class `c`."
+    h, w = mask.shape
+    canvas, r = Image.fromarray(mask), max(.5, radius * w)
+    draw, dots = ImageDraw.Draw(canvas), [(x * w - .5, y * h - .5) for x, y in xy]
+    if len(dots) > 1:
+        draw.line(dots, fill=c, width=round(2 * r + 1))
+    for x, y in dots:
+        draw.ellipse((x - r, y - r, x + r, y + r), fill=c)
+    return np.array(canvas)
 
 # %% ../nbs/40_review.ipynb #1ba7ca16
 class Unusual(ScsamError):
@@ -677,14 +692,7 @@ class _Drawing(_Listed):
         "One stroke of the brush or the eraser."
         if not 0 <= c < self.classes: raise ScsamError(f'class {c} is not one of 0 … {self.classes - 1}')
         old = self._begun(id)
-        h, w = old.mask.shape
-        canvas, r = Image.fromarray(old.mask), max(.5, radius * w)
-        draw, dots = ImageDraw.Draw(canvas), [(x * w - .5, y * h - .5) for x, y in xy]
-        if len(dots) > 1:
-            draw.line(dots, fill=c, width=round(2 * r + 1))
-        for x, y in dots:
-            draw.ellipse((x - r, y - r, x + r, y + r), fill=c)
-        self.drafts.put(id, Draft(np.array(canvas), old.prompts, True), old)
+        self.drafts.put(id, Draft(_painted(old.mask, xy, radius, c), old.prompts, True), old)
 
 # %% ../nbs/40_review.ipynb #f730a9da
 class _Deciding(_Drawing):

@@ -724,7 +724,7 @@ def _labels(mask: Path, changed: int, image: Path, of: int, reader) -> tuple: # 
         remark_transforms(mask, label)
         return labels_of(a, mask, reader.values, reader.ignore), said
 
-
+# %% ../nbs/02b_volumes.ipynb #43523197
 def _misplaced(mask, image, different: str, label: Volume, like: Volume) -> str:
     plain = np.allclose(np.abs(label.affine()), np.eye(3, 4)) and label.array.shape == like.array.shape # nibabel's, too
     remedy = ("save the label on its image's grid, or have it resampled (--resample-labels, or labels='resample' in "
@@ -771,7 +771,8 @@ class SliceReader:
         return labels[case.index]
 
     def top(self, case) -> int: # see `FileReader`
-        with _lock: return int(np.nanmax(_volume(case.mask, _stamp(case.mask))[0].array, initial=0))
+        with _lock:
+            return int(np.nanmax(_volume(case.mask, _stamp(case.mask))[0].array, initial=0))
 
     def sha256(self, case) -> dict:
         return {k: _volume_sha256(p) for k, p in (('image', case.image), ('mask', case.mask)) if p is not None}
