@@ -116,7 +116,7 @@ def _bare(name: str) -> list: # of names
         out += [base, *([f'{base}{sep}{m[4]}' for sep in '_- .'] if m[4] else [])] # x_mask_1 is of x, or of x_1
     out += [_FIRST.sub(r'\1', n) for n in list(out) if _FIRST.search(n)]
     # x.jpg.png and x.jpg_mask.png are of x.jpg
-    out += [n[:-len(s)] for n in list(out) for s in (*SUFFIXES, *VOLUMES) if n.lower().endswith(s)]
+    out += [n[:-len(s)] for n in list(out) if '.' in n for s in (*SUFFIXES, *VOLUMES) if n.lower().endswith(s)]
     return list(dict.fromkeys(out + _bids(name)))
 
 
@@ -827,7 +827,7 @@ def one_channel(units: dict) -> dict: # name -> Path
             folders[p.parent][k] = p
         else:
             out[k] = p
-    labels = {name_key(volume_stem(p)) for p in out.values()}
+    labels = {name_key(volume_stem(p)) for p in out.values()} if folders else ()
     for images in folders.values():
         more = [p for k, p in images.items() if re.search(r'_\d{4}$', k) and f'{k[:-5]}_0000' in images
                 and not k.endswith('_0000') and k.rsplit('/', 1)[-1] not in labels] # amos_0001 is a case

@@ -150,10 +150,7 @@ def _tensorboard(folder: Path|None, step: int):
     return SummaryWriter(folder, purge_step=step + 1 if step else None)
 
 # %% ../nbs/30c_learner.ipynb #7aed9385
-def fit(method: nn.Module,
-        data: Dataset,
-        recipe: Recipe,
-        out_dir: str|Path,
+def fit(method: nn.Module, data: Dataset, recipe: Recipe, out_dir: str|Path,
         resume: str = 'auto',              # 'auto': take up what is there; 'never': an existing run is an error
         max_minutes: float|None = None,    # stop at a checkpoint after this time
         progress: bool = True,
@@ -181,7 +178,7 @@ def fit(method: nn.Module,
     manifest = roles.manifest()
     _check_dir(out, method, recipe, manifest, roles.decided, resume)
     if finished(out):
-        sweep(out)
+        _tidy_end(out)
         return _curves(out/'history.json', recipe.steps)
     _check_recipe(method, recipe)
     run = _Training(method, roles, recipe, out, began, snapshots, progress, cache)
@@ -551,6 +548,13 @@ def _claimed(out: Path, recipe: Recipe, manifest: dict, decided: dict, main: boo
     except OSError as e:
         raise ScsamError(f'{e.filename or out}: {e.strerror or e}. When that is fixed (room on the disk, a file put '
                          'back), the same command resumes from the last checkpoint') from e
+
+
+def _tidy_end(out: Path):
+    "Remove what a process that was killed at the very end of a run had no time to remove."
+    with contextlib.suppress(OSError), locked(out/'.lock'):  # a run that nobody may write to stays as it is
+        sweep(out)
+        shutil.rmtree(out/'checkpoints', ignore_errors=True)
 
 
 def _keep_plugin(path: Path, kept: Path):

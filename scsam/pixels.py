@@ -46,7 +46,7 @@ MAX_PIXELS = 100_000_000 # the largest image that is read, in pixels
 
 def open_image(path: str|Path) -> Image.Image: # decoded and upright; its attributes: `lossy` ('' = no), `deep`
     "Read an image; whatever is wrong with the file becomes a `ScsamError` that names it."
-    path = Path(path)
+    path = path if isinstance(path, Path) else Path(path)
     try:
         stamp = _regular(path)
         with _header(path) as im:
@@ -305,7 +305,13 @@ def _ask(path, values: list, why: str):
                      '{"threshold": 127}')
 
 # %% ../nbs/00d_pixels.ipynb #68f26a43
+def _counts(a: np.ndarray) -> np.ndarray: # uint8 -> (256,): how often each value occurs
+    if a.size <= 1 << 20: return np.bincount(a.ravel(), minlength=256)
+    return sum(np.bincount(row, minlength=256) for row in np.array_split(a.ravel(), a.size >> 20))
+
+
 def _found(a: np.ndarray) -> np.ndarray: # the values that occur, in order; small integers take no sorting
+    if a.dtype == np.uint8: return np.flatnonzero(_counts(a))
     if a.dtype.kind == 'f' and a.size and np.isfinite(a).all() and (a == np.rint(a)).all() and abs(a).max() < 2**31:
         a = a.astype(np.int64)
     if a.dtype.kind not in 'iu' or not a.size: return np.unique(a)
@@ -493,7 +499,7 @@ def read_labels(path: str|Path,
                 ignore=None, # the value or colour that means 'no label'; None = 255, unless `values` has it
                ) -> np.ndarray:             # uint8 (H, W): 0 … K-1 and IGNORE
     "Read a mask file as a label map by the rules above."
-    path, im = Path(path), open_image(path)
+    im = open_image(path)
     if threshold is not None or im.lossy and not values:
         return _bright(im, path, 127 if threshold is None else threshold, threshold is not None)
     if im.lossy:

@@ -667,9 +667,11 @@ def kills(name, root, work, state, quick, prepare=lambda d: None, signals=(signa
         for _ in leftovers(d) if signum != signal.SIGKILL else ():
             note(name, LEFT)
         killed_at(None, d, lambda: work(d))
-        note(name, SAME if state(d) == expected else OTHER)
+        got = note(name, SAME if state(d) == expected else OTHER)
         for _ in leftovers(d):
             note(name, LEFT)
+        if got == OTHER or leftovers(d):
+            print(f"{name}: before change {n} of {total}: {got}, left {leftovers(d)}")
         shutil.rmtree(d)
     assert codes.total() > codes[0], codes
     clean(name)
@@ -951,6 +953,17 @@ def test_an_edited_run_says_so(world, tmp_path):
             assert code == 2 and name in text and "--force" in text, (name, text)
     d = edit("recipe.json", lambda r: r.update(seed=5))
     assert call("evaluate", d, "--force", "--quiet")[0] == 0
+
+
+def test_killed_at_the_very_end(world, tmp_path):
+    "The run is finished, and what training no longer needs is still there: the same command removes it."
+    d = world.copy(tmp_path / "run")
+    (d / "checkpoints").mkdir()
+    for name in (".lock", "checkpoints/step-0000004.safetensors"):
+        (d / name).touch()
+    before = trained(world.run)
+    assert call(*world.train, d)[0] == 0
+    assert trained(d) == before and not (d / "checkpoints").exists() and not leftovers(d)
 
 
 def test_history_of_another_shape_does_not_stop_a_run(world, tmp_path):
