@@ -310,6 +310,11 @@ PAIR_VARIANTS = {  # `pair_queue` begins with the question; the rest says why
     'pair-15-points': FEW | dict(unet_to_sam=1., prompts=('points',)),
     'pair-15-other': FEW | dict(unet_to_sam=1., prompts=('points',), pair_label='other', pair_trust='all', pair_wait=0.,
                                 cutmix=0.)}
+# the rows above have a SAM whose learned tokens begin as zeros; in these they begin as the box around the image
+PAIR_VARIANTS |= {f'{v}-box': PAIR_VARIANTS[v] | dict(tokens='box') for v in (
+    'alone-15', 'pair-15-both', 'pair-15', 'alone-all', 'scsam-15', 'scsam-15-alone', 'cpc-sam-15',
+    'alone-15-points', 'pair-15-points', 'pair-15-other', 'alone', 'pair-both', 'pair', 'sam', 'alone-256',
+    'pair-256-both')}
 
 
 def pair_queue(mode: str) -> dict[str, Recipe]:
@@ -317,8 +322,10 @@ def pair_queue(mode: str) -> dict[str, Recipe]:
     def run(variant, seed):
         what = PAIR_VARIANTS[variant]
         slow = dict(weight_ema=.99) if 'method' in what else {}     # `scsam-pair` has slow averages of its own
-        return Recipe.preset('pair', labeled='72', seed=seed, data_seed=seed, **slow).replace(**what)
-    first = ('unet', 'sam', 'pair', 'alone', 'alone-15', 'pair-15-both', 'scsam-15', 'scsam-15-alone')
+        base = dict(labeled='72', seed=seed, data_seed=seed, tokens='learned')
+        return Recipe.preset('pair', **base, **slow).replace(**what)
+    first = ('unet', 'sam', 'pair', 'alone', 'alone-15', 'pair-15-both', 'scsam-15', 'scsam-15-alone', 'alone-15-box',
+             'pair-15-both-box', 'scsam-15-box')
     rest = [v for v in PAIR_VARIANTS if v not in first]
     order = [(v, s) for s in range(5) for v in first] + [(v, s) for s in range(3) for v in rest]
     return {f'{v}-s{s}': run(v, s) for v, s in order}
