@@ -189,8 +189,8 @@ class Recipe(Settings):
                                   "'decoder' or 'none'")
     sam_flips: bool = _sam(False, "flip what is cached along with the image, instead of flipping SAM's answer back")
     grad_checkpoint: bool = _sam(False, "recompute the encoder's blocks in the backward pass: less memory, more time")
-    tokens: str = _sam('learned', "prompt tokens that a small CNN reads from SAM's embedding: they begin as 0 (learned) or "
-                                  'as the box around the image (box)', 'learned', 'box', 'none')
+    tokens: str = _sam('learned', "prompt tokens that a small CNN reads from SAM's embedding; they begin as zeros "
+                                  '(learned) or as the box around the image (box)', 'learned', 'box', 'none')
     prompts: tuple = _ask(('points',), 'what the U-Net gives SAM as prompts: any of points, box, mask; none = nothing',
                           'points', 'box', 'mask')
     n_pos: int = _ask(5, 'positive points per class', at_least=0)
