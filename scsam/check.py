@@ -334,7 +334,9 @@ def _mask_images(cases, looks, add):
 def _renamed(folder: Path) -> str: # what would do, in words
     if not folder.is_dir(): return ''
     means = folder_means(folder.name)
-    old, new = (folder.parent, 'masks') if means.role and not means.rest else (folder, f'{means.role}_masks'.lstrip('_'))
+    old, new = folder, f'{means.role}_masks'.lstrip('_')
+    if means.role and not means.rest: # B/train
+        old, new = folder.parent, 'masks'
     return f' (if they are masks, rename {old.name} to {new})'
 
 

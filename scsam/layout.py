@@ -993,7 +993,8 @@ def listed_splits(others: list, found: Sorted):
         for n in set().union(*named):
             was, of = says.setdefault(n, (role, (p, k)))
             if was != role:
-                fault(f'{found.items[n].path} is named by {of[0]} ({of[1]}) and by {p} ({k}); correct one of these lists of a split, or '
+                fault(f'{found.items[n].path} is named by {of[0]} ({of[1]}) and by {p} ({k}); correct one of these '
+                      f'lists of a split, or '
                       f'tell the roles by a CSV with the columns image, mask, role')
     if not says: return
     strict = any(lists[at].role == 'train' for _, at in says.values())
