@@ -341,7 +341,7 @@ def _renamed(folder: Path) -> str: # what would do, in words
 
 
 def _highest(case: Case) -> int: # number in the file of its mask
-    if case.index is not None: return int(read_volume(case.mask).array.max())
+    if not case.mask.name.lower().endswith(SUFFIXES): return int(read_volume(case.mask).array.max())
     return int(_on_black(open_image(case.mask), case.mask).max())
 
 

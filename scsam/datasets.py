@@ -21,7 +21,7 @@ from .layout import (LISTS, IMAGE_DIRS, MASK_DIRS, SUFFIXES, TABLES, VOLUMES, So
                           place, suffix_of, _bare, pair, pictures, read_classes, sort_files,
                           subfolder, tolerate, same_name, listed_splits)
 from .phantom import phantom
-from .volumes import (SliceReader, dicom_files, is_dicom, volume_cases, volume_extent, volume_name, volume_patient,
+from .volumes import (SliceReader, dicom_files, each_alone, is_dicom, volume_cases, volume_extent, volume_name, volume_patient,
                            without_voxels)
 
 # %% ../nbs/02c_datasets.ipynb #b79baf0e
@@ -113,7 +113,8 @@ def volumes_in(folder: Path,
         files = sorted(f for f in files if not f.startswith('.'))
         found = [Path(at)/f for f in files if f.lower().endswith(VOLUMES)]
         slices = [f.name for f in dicom_files(Path(at))] if _may_be_dicom(files) else []
-        for p in found + [Path(at)] * bool(slices):
+        alone = [Path(at)/f for f in slices]
+        for p in found + (alone if each_alone(alone) else [Path(at)] * bool(slices)):
             last = p.name if p.is_dir() else volume_name(p)
             name = name_key(p.name if p == folder else (p.parent.relative_to(folder)/last).as_posix())
             if name in out:
@@ -149,6 +150,10 @@ def volumes(root: str|Path,            # a folder of volumes, a folder of DICOM 
     if not units:
         left = ''.join(f'; {line}' for line in left_out({p: _no_volume(p) for p in others}))
         raise ScsamError(f'{root} has no volumes{left}; scsam reads {", ".join(VOLUMES)} and folders of DICOM files')
+    if any(p.is_file() and not p.name.lower().endswith(VOLUMES) for p in units.values()): # single images in DICOM
+        flat = {p.relative_to(root).with_suffix('').as_posix(): p for p in others if p.name.lower().endswith(SUFFIXES)}
+        units |= {name_key(k): p for k, p in flat.items() if place(k, p).thing == 'mask'}
+        others = [p for p in others if p not in set(units.values())]
     found = sort_files(one_channel(units), root)
     listed_splits(others, found)
     _leave_others(others, found, root)
