@@ -21,7 +21,8 @@ from .layout import (LISTS, IMAGE_DIRS, MASK_DIRS, SUFFIXES, TABLES, VOLUMES, So
                           place, suffix_of, _bare, pair, pictures, read_classes, sort_files,
                           subfolder, tolerate, same_name, listed_splits)
 from .phantom import phantom
-from .volumes import (SliceReader, dicom_files, each_alone, is_dicom, volume_cases, volume_extent, volume_name, volume_patient,
+from .volumes import (SliceReader, dicom_files, each_alone, is_dicom, volume_cases, volume_extent, volume_name,
+                           volume_patient,
                            without_voxels)
 
 # %% ../nbs/02c_datasets.ipynb #b79baf0e
