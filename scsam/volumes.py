@@ -543,17 +543,6 @@ def _series_of(folder: Path, listing: tuple) -> tuple:
     return tuple(_stacked(folder, files, tags))
 
 
-def each_alone(files: list) -> bool: # DICOM files of one folder
-    "Is each an image of its own, such as an X-ray, or a clip or a volume in frames, and none a slice of a series?"
-    if len(files) < 2: return False
-    try:
-        frames = all('frames' in _tags(f)['size'] for f in files)
-        series = {_tags(f).get('0020|000e') for f in files if frames or '0020|0032' not in _tags(f)}
-    except (RuntimeError, OSError): # said when they are read
-        return False
-    return frames or len(series) == len(files)
-
-
 def _by(files: list, key) -> dict:
     out = {}
     for f in files:
@@ -565,6 +554,17 @@ def _told(parts: dict, tags: dict, key: str) -> str: # the parts of a folder in 
     name = lambda k, fs: tags[fs[0]].get('0008|103e', '') if key == '0020|000e' else str(k)
     said = lambda k, fs: f'{len(fs)} files{f" ({n})" if (n := name(k, fs)) else ""}: {_names(fs)}'
     return '; '.join(said(k, fs) for k, fs in list(parts.items())[:4])
+
+# %% ../nbs/02b_volumes.ipynb #ea0a1002
+def each_alone(files: list) -> bool: # DICOM files of one folder
+    "Is each an image of its own, such as an X-ray, or a clip or a volume in frames, and none a slice of a series?"
+    if len(files) < 2: return False
+    try:
+        frames = all('frames' in _tags(f)['size'] for f in files)
+        series = {_tags(f).get('0020|000e') for f in files if frames or '0020|0032' not in _tags(f)}
+    except (RuntimeError, OSError): # said when they are read
+        return False
+    return frames or len(series) == len(files)
 
 # %% ../nbs/02b_volumes.ipynb #78005fc9
 @functools.lru_cache(maxsize=1000)
