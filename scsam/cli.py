@@ -155,7 +155,7 @@ def evaluate(args: argparse.Namespace):
         bare = sum(not c.has_mask for c in cases)
         if bare:
             print(f'note: {bare} of the {len(cases)} cases of {set_name} have no mask and are not scored')
-    save = run.dir/'predictions' if args.save else None
+    save = _inside(run.dir, 'predictions') if args.save else None
     if crossed:
         record = folds_record(run, data, name, metrics, save, not args.quiet)
     else:
@@ -169,6 +169,13 @@ def evaluate(args: argparse.Namespace):
     print(f'record: {path}')
     if not crossed:
         print(f'next: scsam report {args.run}   (one page: curves, worst cases, calibration)')
+
+
+def _inside(run_dir: Path, name: str) -> Path:
+    "A folder of the run; a link in a run that came from somebody else may lead anywhere."
+    path = run_dir/name
+    if path.resolve().is_relative_to(run_dir.resolve()): return path
+    raise ScsamError(f'{path} is a link that leads out of the run; remove it, so that nothing else is written to')
 
 # %% ../nbs/50_cli.ipynb #02963bb0
 def predict(args: argparse.Namespace):

@@ -896,6 +896,43 @@ def test_hostile_names_stay_where_they_belong(world, tmp_path):
     assert len(list(out.glob("*.png"))) == 2 * (6 + len(names))
 
 
+def test_a_file_without_an_end_is_no_file(world, tmp_path):
+    "A pipe or a link to a device in the place of each file of a run: named at once, never read."
+    for name in ("recipe.json", "manifest.json", "training.json", "model.safetensors", "data.json"):
+        for make in (os.mkfifo, lambda p: p.symlink_to("/dev/zero"), os.mkdir):
+            d = world.copy(tmp_path / f"r{len(list(tmp_path.iterdir()))}")
+            (d / name).unlink()
+            make(d / name)
+            code, text = call("evaluate", d, "--quiet")
+            assert code == 2 and name in text and "is not a file" in text, (name, text)
+    for name in (".scsam-predict.jsonl", "all.csv"):
+        folder = shutil.copytree(world.data / "test" / "images", tmp_path / name)
+        os.mkfifo(folder / name)
+        source = folder if name == "all.csv" else world.data / "test" / "images"
+        code, text = call("predict", world.run, source, "--out", folder, "--quiet")
+        assert code in (0, 2) and "Traceback" not in text, text
+
+
+def test_links_lead_nowhere(world, tmp_path):
+    "Not out of a run, neither what is written nor what is handed on."
+    d, secret, elsewhere = world.copy(tmp_path / "run"), tmp_path / "secret", tmp_path / "elsewhere"
+    secret.write_text("SECRET")
+    elsewhere.mkdir()
+    (d / "predictions").symlink_to(elsewhere)
+    code, text = call("evaluate", d, "--save", "--quiet")
+    assert code == 2 and "leads out of the run" in text and not list(elsewhere.iterdir()), text
+    (d / "history.json").unlink()
+    (d / "history.json").symlink_to(secret)
+    code, text = call("export", d, "--out", tmp_path / "shared", "--graphs", "none")
+    assert code == 2 and "history.json" in text and not (tmp_path / "shared").exists(), text
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in (".scsam-predict.jsonl", f"{next((world.data / 'test' / 'images').iterdir()).stem}.png"):
+        (out / name).symlink_to(secret)
+        call("predict", world.run, world.data / "test" / "images", "--out", out, "--overwrite", "--quiet")
+        assert secret.read_text() == "SECRET", name
+
+
 def test_names_that_are_no_text(world, tmp_path):
     "A file whose name is not UTF-8, a path that is too long, one with a zero byte, a folder that is gone meanwhile."
     folder = tmp_path / "in"
