@@ -70,6 +70,7 @@ from scsam.data import file_sha256, manifest_sha256
 from scsam.datasets import load_dataset
 from scsam.decisions import Decisions
 from scsam.experiment import run_data, run_queue
+from scsam.folds import load_folds
 from scsam.files import read_json
 from scsam.sam import load_sam
 from scsam.snapshots import History
@@ -286,6 +287,26 @@ def test_json_of_a_run(world, tmp_path, name):
             got = SAME  # what a person may write there, or what is shown with a note that it was changed
         note(name, got)
     clean(name)
+
+
+def test_json_of_folds(world, tmp_path):
+    d, images = tmp_path / "folds", world.data / "test" / "images"
+    for k in (0, "x"):  # and a folder that is no fold
+        shutil.copytree(world.run, d / f"fold-{k}")
+    shutil.copy(world.run / "manifest.json", d)
+    training = {k: v for k, v in read_json(world.run / "training.json").items() if k not in ("files", "sha256")}
+    path = d / "folds.json"
+    path.write_text(json.dumps({"format": 1, "folds": 1, "training": training}))
+    read = lambda: (lambda run: (run.training, run.recipe))(load_folds(d))
+    expected = read()
+    for text in sample(mutants(path), 30):
+        path.write_bytes(text)
+        got = outcome(read, expected)
+        note("folds.json", SAME if got == OTHER else got)  # it has no hash: a summary, of which the folds know the rest
+        if got != SAID:
+            code, said = call("predict", d, images, "--out", tmp_path / "out", "--overwrite", "--quiet")
+            assert code in (0, 2) and "Traceback" not in said, said
+    clean("folds.json")
 
 
 def carded(world, d):
