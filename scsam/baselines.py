@@ -11,9 +11,8 @@ from torch import nn, Tensor
 from .config import Recipe
 from .data import Batch
 from .unet import make_unet
-from .prompts import BoxTokens
 from .losses import ce_dice
-from .method import SAM, UNET, Method, class_logits, make_sam, register, total
+from .method import SAM, UNET, Method, class_logits, learned_tokens, make_sam, register, total
 from .cotrain import drop_channels
 
 # %% ../nbs/22_baselines.ipynb #c038f102
@@ -45,9 +44,7 @@ class SamOnly(Method):
 
     def __init__(self, sam: nn.Module, recipe: Recipe):
         super().__init__(recipe)
-        self.sam, classes = sam, self.recipe.num_classes - 1
-        learned = self.recipe.tokens == 'learned' or classes > 1
-        self.tokens = BoxTokens(sam.prompt_dim, sam.prompt_dim, classes) if learned else None
+        self.sam, self.tokens = sam, learned_tokens(sam, self.recipe, needed=self.recipe.num_classes > 2)
 
     @classmethod
     def build(cls, recipe: Recipe) -> Method: return cls(make_sam(recipe), recipe)

@@ -221,8 +221,8 @@ class Finding:
 
 # %% ../nbs/02e_check.ipynb #c6be3bbc
 @dataclass
-class Report:
-    "What a check found."
+class _Found:
+    "Findings, and what follows from them."
     name: str
     findings: list = field(default_factory=list)
     dataset: Dataset|None = None
@@ -244,6 +244,9 @@ class Report:
             if len(bad) == 1: raise ScsamError(said[0])
             raise ScsamError('\n'.join([f'{self.name} has {len(bad)} errors:', *(f'  {s}' for s in said), *more]))
 
+# %% ../nbs/02e_check.ipynb #92bbaf66
+class Report(_Found):
+    "What a check found."
     def text(self, most: int = 5) -> str: # findings shown of each kind
         "The report in words."
         out = [repr(self.dataset), self.files()] if self.dataset is not None else [self.name]
@@ -325,11 +328,20 @@ def _mask_images(cases, looks, add):
     like = {p: ids for p, ids in like.items() if ids and len(ids) >= share(places[p]) * len(places[p])}
     if sum(map(len, like.values())) <= max(2, .05 * sum(map(len, places.values()))): return
     for p, ids in like.items():
-        add('mask', f'{len(ids)} of the images without a mask, such as {ids[0]}, in {p}', *ids[:2])
+        add('mask', f'{len(ids)} of the images without a mask, such as {ids[0]}, in {p}{_renamed(p)}', *ids[:2])
+
+
+def _renamed(folder: Path) -> str: # what would do, in words
+    if not folder.is_dir(): return ''
+    means = folder_means(folder.name)
+    old, new = folder, f'{means.role}_masks'.lstrip('_')
+    if means.role and not means.rest: # B/train
+        old, new = folder.parent, 'masks'
+    return f' (if they are masks, rename {old.name} to {new})'
 
 
 def _highest(case: Case) -> int: # number in the file of its mask
-    if case.index is not None: return int(read_volume(case.mask).array.max())
+    if not case.mask.name.lower().endswith(SUFFIXES): return int(read_volume(case.mask).array.max())
     return int(_on_black(open_image(case.mask), case.mask).max())
 
 

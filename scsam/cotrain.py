@@ -12,9 +12,10 @@ from .config import Recipe, ScsamError
 from .data import Batch
 from .augment import augment, flip
 from .unet import make_unet
-from .prompts import BoxTokens, make_prompts
+from .prompts import make_prompts
 from .losses import ce_dice, entropy, pseudo_label
-from .method import EMA, PROMPTS, SAM, UNET, UNLABELED, Method, class_logits, group, make_sam, register, total
+from .method import (EMA, PROMPTS, SAM, UNET, UNLABELED, Method, class_logits, group, learned_tokens, make_sam,
+                          register, total)
 
 # %% ../nbs/21_cotrain.ipynb #48791aa4
 def drop_channels(features: Tensor,          # (B, C, h, w)
@@ -50,9 +51,8 @@ class Prompted(Method):
     def __init__(self, unet: nn.Module, sam: nn.Module, recipe: Recipe):
         super().__init__(recipe)
         self.unet, self.sam, r = unet, sam, self.recipe
-        learned = r.tokens == 'learned'
-        self.tokens = BoxTokens(sam.prompt_dim, sam.prompt_dim, r.num_classes - 1) if learned else None
-        if r.num_classes > 2 and not r.prompts and not learned:
+        self.tokens = learned_tokens(sam, r)
+        if r.num_classes > 2 and not r.prompts and not self.tokens:
             raise ScsamError('several classes need something that tells them apart: give `prompts`, or '
                              "tokens='learned'")
         self.teacher = EMA(unet, r.ema) if r.teacher == 'ema' else None

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['SUFFIXES', 'WRITTEN', 'VOLUMES', 'ARRAYS', 'LISTS', 'UNREAD', 'MOVIES', 'MARK', 'MADE', 'SEQUENCE', 'ROLE_WORDS',
            'THING_WORDS', 'PLAIN_WORDS', 'OTHER_WORDS', 'GROUP_WORDS', 'CLASS_WORDS', 'MOMENT', 'COPY', 'IMAGE_DIRS',
-           'MASK_DIRS', 'TABLES', 'tolerate', 'fault', 'name_key', 'same_name', 'pictures', 'listed', 'match', 'pair',
-           'no_image', 'Means', 'folder_means', 'Found', 'place', 'patient_folders', 'Item', 'Sorted', 'sort_files',
-           'read_classes', 'subfolder', 'one_channel', 'volume_stem', 'JoinedReader', 'joined', 'folder',
+           'MASK_DIRS', 'TABLES', 'tolerate', 'fault', 'name_key', 'same_name', 'is_junk', 'pictures', 'listed',
+           'match', 'pair', 'no_image', 'Means', 'folder_means', 'Found', 'place', 'patient_folders', 'Item', 'Sorted',
+           'sort_files', 'read_classes', 'subfolder', 'one_channel', 'volume_stem', 'JoinedReader', 'joined', 'folder',
            'leave_unmasked', 'no_image_file', 'suffix_of', 'listed_splits']
 
 # %% ../nbs/02a_layout.ipynb #134efb5a
-import contextlib, contextvars, functools, hashlib, os, re, unicodedata
+import contextlib, contextvars, functools, hashlib, json, os, re, unicodedata
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -56,6 +56,11 @@ def same_name(a: Path, b: Path) -> str: # in what two files of one name differ
     return 'have names that look the same, and differ in how their accents are stored (Unicode NFC and NFD)'
 
 # %% ../nbs/02a_layout.ipynb #c0df0001
+def is_junk(name: str) -> bool: # of a folder that a system or a store keeps for itself
+    return name.startswith('.') or name in ('__MACOSX', '@eaDir', '#recycle', '$RECYCLE.BIN', 'lost+found',
+                                            'System Volume Information')
+
+
 def pictures(folder: Path,
              deep: bool = True,      # also in folders inside
              others: list|None = None # is given the files of other kinds
@@ -64,7 +69,7 @@ def pictures(folder: Path,
     out, folder = {}, Path(folder)
     def fail(e): raise ScsamError(f'{e.filename} cannot be listed: {e.strerror}; change its permissions')
     for at, folders, files in os.walk(folder, onerror=fail):
-        folders[:] = sorted(f for f in folders if not f.startswith('.') and f != '__MACOSX') if deep else []
+        folders[:] = sorted(f for f in folders if not is_junk(f)) if deep else []
         for f in folders:
             if (Path(at)/f).is_symlink():
                 fault(f'{Path(at)/f} is a link to a folder, which is not followed; copy the folder here or remove the '
@@ -475,7 +480,7 @@ def sort_files(units: dict,  # name relative to the folder -> Path, of images an
     kept = []
     for f in found:
         if f.thing == 'other':
-            out.left[f.path] = f'in a folder of {f.path.parent.name}'
+            out.left[f.path] = f'in a folder called {f.path.parent.name} (if it holds masks, call it masks)'
         elif f.role == 'unlabeled' and f.thing == 'mask':
             out.left[f.path] = 'a mask in the unlabelled part'
         elif f.thing == 'mask' and 'derivatives' in f.path.parts and not MARK.search(f.name):
@@ -536,7 +541,9 @@ def _by_word(images: list, masks: list) -> tuple: # (images, masks), of `Found`
     gone = set(map(id, words))
     for f in images if words else ():
         if id(f) not in gone:
-            here[f.path if f.path.is_dir() else f.path.parent].append(f)  # a series is a folder
+            here[f.path.parent].append(f)
+            if f.path.is_dir(): # a DICOM series, whose mask lies beside it or within
+                here[f.path].append(f)
     for f in words:
         of = here[f.path.parent]
         if len(of) == 1 or of and all(SEQUENCE.fullmatch(f'_{g.name}') for g in of):
@@ -948,6 +955,8 @@ def no_image_file(path: Path) -> str:
         return ('a table without a column "image", so it is not taken for the list of cases (masks in it as run-length '
                 'codes are not read: draw them as PNG)')
     if path.name.lower().endswith(MOVIES): return 'a film: save its frames as PNG'
+    if path.suffix.lower() == '.json' and re.search('split|fold', path.name.lower()):
+        return 'of splits, {"train": [names], "val": [names], "test": [names]} is read, and nothing else'
     if path.suffix.lower() in ('.json', '.xml', '.geojson'):
         return 'outlines in it, if any, are not read: draw them as PNG'
     if path.suffix.lower() == '.dcm': return 'a DICOM file among images: save it as a 16-bit PNG'
@@ -963,33 +972,39 @@ def suffix_of(path: Path) -> str: # as it is written, such as .PNG or .nii.gz
 # %% ../nbs/02a_layout.ipynb #b25d2381
 def listed_splits(others: list, found: Sorted):
     "Splits that lists such as train.txt and test.txt tell, where folders tell none; read lists leave `others`."
-    lists = {p: folder_means(p.stem) for p in others if p.suffix.lower() in ('.txt', '.lst', '.list', *LISTS)}
-    lists = {p: m for p, m in lists.items() if m.role}
+    lists = {(p, p.stem): p.read_text(encoding='utf-8-sig', errors='replace').splitlines() for p in others
+             if p.suffix.lower() in ('.txt', '.lst', '.list', *LISTS) and folder_means(p.stem).role}
+    stems = {i.path.stem for i in found.items} # whose JSON are outlines
+    for p in others:
+        lists |= {(p, k): lines for k, lines in (_json_lists(p) if p.stem not in stems else {}).items()}
+    lists, text = {at: folder_means(at[1]) for at in lists}, lists
     if not {m.role for m in lists.values()} & {'val', 'test'} or any(i.role != 'train' for i in found.items): return
     by, says = defaultdict(set), {}
     for n, i in enumerate(found.items):
         for name in (i.id, i.path.stem, i.patient, i.patient.split('/')[-1]):
             by[name_key(name)].add(n)
-    for p, m in lists.items():
-        named = [by.get(name, ()) for name in _list_lines(p, by)]
+    for (p, k), m in lists.items():
+        named = [by.get(name, ()) for name in _list_lines(p, text[p, k], by)]
         if not any(named): continue # a list of something else
-        others.remove(p)
-        tests = [q for q, k in lists.items() if k.role == 'test']
-        role = {'test': f'test:{p.stem if len(tests) > 1 else "test"}', 'unlabeled': 'train'}.get(m.role, m.role)
+        if p in others:
+            others.remove(p)
+        tests = [at for at, other in lists.items() if other.role == 'test']
+        role = {'test': f'test:{k if len(tests) > 1 else "test"}', 'unlabeled': 'train'}.get(m.role, m.role)
         for n in set().union(*named):
-            was, of = says.setdefault(n, (role, p))
+            was, of = says.setdefault(n, (role, (p, k)))
             if was != role:
-                fault(f'{found.items[n].path} is named by {of} and by {p}; correct one of these lists of a split, or '
+                fault(f'{found.items[n].path} is named by {of[0]} ({of[1]}) and by {p} ({k}); correct one of these '
+                      f'lists of a split, or '
                       f'tell the roles by a CSV with the columns image, mask, role')
     if not says: return
-    strict = any(lists[p].role == 'train' for _, p in says.values())
+    strict = any(lists[at].role == 'train' for _, at in says.values())
     for n, i in enumerate(found.items):
         if n in says:
             i.role = says[n][0]
         elif strict:
             found.left[i.path] = 'named by none of the lists that tell the splits'
     found.items = [i for i in found.items if i.path not in found.left]
-    found.notes.append(f'splits are told by {listed(sorted({p.name for _, p in says.values()}))}')
+    found.notes.append(f'splits are told by {listed(sorted({p.name for _, (p, _) in says.values()}))}')
 
 # %% ../nbs/02a_layout.ipynb #71d7893f
 def _cells(path: Path, line: str) -> list: # of a line
@@ -997,10 +1012,21 @@ def _cells(path: Path, line: str) -> list: # of a line
     return re.split(r'[\s,;]', line.strip())[:1]
 
 
-def _list_lines(path: Path, known: dict) -> list: # of names
+def _json_lists(path: Path) -> dict: # key -> list of names
+    """The lists of {"train": ["c0", ...], "test": [...]}; {} for any other file."""
+    if path.suffix.lower() != '.json' or path.name in TABLES or path.stat().st_size > 1e7: return {}
+    with contextlib.suppress(OSError, ValueError):
+        said = json.loads(path.read_text(encoding='utf-8-sig'))
+        names = lambda v: [str(n.get('image', '') if isinstance(n, dict) else n) for n in v]
+        return {k: names(v) for k, v in (said if isinstance(said, dict) else {}).items()
+                if isinstance(v, list) and folder_means(k).role}
+    return {}
+
+
+def _list_lines(path: Path, lines: list, known: dict) -> list: # of names
     "What the lines of a list name: whole lines, their first words, or any cell, without folders and suffix."
     out = []
-    for line in path.read_text(encoding='utf-8-sig', errors='replace').splitlines():
+    for line in lines:
         forms = [w.strip().replace('\\', '/') for w in (line, *_cells(path, line))]
         forms += [f.rsplit('/', 1)[-1] for f in forms]
         forms += [f[:len(f) - len(suffix_of(Path(f)))] for f in forms if f]

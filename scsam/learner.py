@@ -150,10 +150,7 @@ def _tensorboard(folder: Path|None, step: int):
     return SummaryWriter(folder, purge_step=step + 1 if step else None)
 
 # %% ../nbs/30c_learner.ipynb #7aed9385
-def fit(method: nn.Module,
-        data: Dataset,
-        recipe: Recipe,
-        out_dir: str|Path,
+def fit(method: nn.Module, data: Dataset, recipe: Recipe, out_dir: str|Path,
         resume: str = 'auto',              # 'auto': take up what is there; 'never': an existing run is an error
         max_minutes: float|None = None,    # stop at a checkpoint after this time
         progress: bool = True,

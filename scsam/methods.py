@@ -19,7 +19,8 @@ from .sam import load_sam
 from .lora import apply_peft
 from .prompts import BoxTokens, make_prompts, mask_box, regions
 from .losses import ce_dice, consistency, entropy_map, kd, one_hot, pseudo_label, rampup
-from .method import EMA, PROMPTS, SAM, UNET, UNLABELED, Method, class_logits, make_sam, register, total
+from .method import (EMA, PROMPTS, SAM, UNET, UNLABELED, Method, class_logits, learned_tokens, make_sam,
+                          register, total)
 from .cotrain import ScSam, asked_by
 from .baselines import UNetOnly
 
@@ -329,9 +330,8 @@ class CpcSam(Method):
     def __init__(self, sam: nn.Module, recipe: Recipe):
         super().__init__(recipe)
         self.sam, self.twin = sam, copy.deepcopy(sam.mask_decoder)
-        classes, d = self.recipe.num_classes - 1, sam.prompt_dim
-        learned = self.recipe.tokens == 'learned' or classes > 1
-        self.tokens = nn.ModuleList(BoxTokens(d, d, classes) for _ in range(2)) if learned else None
+        tokens = [learned_tokens(sam, self.recipe, needed=self.recipe.num_classes > 2) for _ in range(2)]
+        self.tokens = nn.ModuleList(tokens) if tokens[0] else None
 
     @classmethod
     def build(cls, recipe: Recipe) -> Method: return cls(make_sam(recipe), recipe)

@@ -94,6 +94,8 @@ def _regular(path: Path) -> tuple: # (size, time of change)
 def _other_form(path: Path) -> str: # what to do about a file in which no image was recognised
     with open(path, 'rb') as f:
         head = f.read(8)
+    if head == b'version ': return 'it is a pointer of Git LFS, and not the image itself: run git lfs pull'
+    if head.lstrip().lower().startswith((b'<html', b'<!doc')): return 'it is a web page: download the image again'
     known = {b'II*\0': 'TIFF', b'MM\0*': 'TIFF', b'II+\0': 'BigTIFF', b'MM\0+': 'BigTIFF', b'\x89PNG': 'PNG',
              b'\xff\xd8\xff': 'JPEG'}
     form = next((v for k, v in known.items() if head.startswith(k)), None)
@@ -285,11 +287,14 @@ def _table_line(values: list) -> str: # the first is taken for the background
     return json.dumps(dict(zip(names, plain)))
 
 
-def _ask(path, values: list, why: str):
+def _black_first(colours: list) -> list: # what may be background first
+    return sorted(colours, key=lambda v: (v != (0, 0, 0), v != (255, 255, 255)))
+
+
+def _ask(path, values: list, why: str, around: float|None = None): # `around`: the commonest number of the border
     "Refuse a mask whose meaning is unknown, with the line that would tell it."
     colours = isinstance(values[0], tuple)
-    if colours: # what may be background first
-        values = sorted(values, key=lambda v: (v != (0, 0, 0), v != (255, 255, 255)))
+    values = _black_first(values) if colours else values
     said = f'{path} has the {"colours" if colours else "values"} {_some(values)}, {why}'
     whole = all(isinstance(v, tuple) or float(v).is_integer() and 0 <= v < 65536 for v in values)
     near = not colours and max(values) <= 255 and any(239 <= v <= 254 for v in values)
@@ -298,8 +303,11 @@ def _ask(path, values: list, why: str):
                          'classes.json beside the images if that is what they are')
     if 2 <= len(values) <= 8 and whole:
         names = '' if colours else '; where the values count from 0, a classes.txt with one name per line does'
+        if not colours and values[-1] == IGNORE and values[:-1] == list(range(len(values) - 1)):
+            names += f'; if {IGNORE} marks pixels without a label, leave it out'
+        line = _table_line(sorted(values, key=lambda v: v != around))
         raise ScsamError(f'{said}; name them in a classes.json beside the images, background first, such as '
-                         f'{_table_line(values)}{names}')
+                         f'{line}{names}')
     raise ScsamError(f'{said}; for several classes put a classes.txt beside the images (one name per line, background '
                      'first) or a classes.json that names every value, for grey masks a classes.json with '
                      '{"threshold": 127}')
@@ -323,6 +331,13 @@ def _found(a: np.ndarray) -> np.ndarray: # the values that occur, in order; smal
     return np.flatnonzero(seen) + low
 
 # %% ../nbs/00d_pixels.ipynb #567e719b
+def _rounded(a: np.ndarray) -> np.ndarray: # same shape
+    "Labels that a scale factor left beside whole numbers, such as 0.99998."
+    if a.dtype.kind != 'f' or not a.size or not np.isfinite(a).all(): return a
+    near = np.rint(a)
+    return near if abs(a - near).max() < 1e-3 else a
+
+
 def _whole(a: np.ndarray, path, top: float = 1):
     "Refuse numbers that no label map and no grey mask holds; `top`: of fractions that are refused."
     if infinite(a):
@@ -334,12 +349,18 @@ def _whole(a: np.ndarray, path, top: float = 1):
                          f'label by its nearest voxels)')
 
 # %% ../nbs/00d_pixels.ipynb #b3f63ab2
+def _around(a: np.ndarray) -> float: # the commonest number along the border of an image, or of a volume's slices
+    border = np.concatenate([part.ravel() for part in (a[..., 0], a[..., -1], a[..., 0, :], a[..., -1, :])])
+    return max(zip(*np.unique(border, return_counts=True)), key=lambda v: v[1])[0]
+
+
 def labels_of(a: np.ndarray,          # numbers of any type, of a mask or a whole volume
               path,                   # where they are from, for messages
               values: tuple = (),     # number that stands for each class; () = binary
               ignore: int|None = None, # number that stands for 'no label'; None = 255, unless `values` has it
              ) -> np.ndarray:         # uint8, same shape: 0 … K-1 and IGNORE
     "Numbers as labels: by the class table, or as 0 and 1, or 0 and 255."
+    a = _rounded(a)
     _whole(a, path, np.inf)
     found = _found(a)
     if not values:
@@ -348,7 +369,7 @@ def labels_of(a: np.ndarray,          # numbers of any type, of a mask or a whol
             raise ScsamError(f'{path} has the values {_some(found.tolist())}, and labels count from 0; save it again '
                              f'with unsigned numbers (255 in a signed byte is -1)')
         if top is None:
-            _ask(path, found.tolist(), 'which are not labels of a binary mask (0 and 1, or 0 and 255)')
+            _ask(path, found.tolist(), 'which are not labels of a binary mask (0 and 1, or 0 and 255)', _around(a))
         return (a == top).astype(np.uint8)
     table = {v: i for i, v in enumerate(values)}
     if ignore is None and IGNORE not in table and set(found.tolist()) == {values[0], IGNORE}:
@@ -453,7 +474,7 @@ def _palette_numbers(im: Image.Image, path: Path, values: tuple, ignore: int|Non
         said = ', '.join(f'{i}: {c}' for i, c in list(colour.items())[:6])
         raise ScsamError(f'{path} is a palette image whose indices do not agree with its colours ({said}), so that '
                          'the numbers of the class table could mean either; name the colours in classes.json, such as '
-                         f'{_table_line(shown)}')
+                         f'{_table_line(_black_first(shown))}')
     if len(values) > 2:
         remark('colours', f'{path}: indices and colours {tuple(colour.items())}', tuple(colour.items()))
     return indices

@@ -191,12 +191,13 @@ class BoxTokens(nn.Module):
 
     `embed_dim`: channels of SAM's image embedding (256; fewer for 'tiny'). `prompt_dim`: width of its prompt tokens.
     `classes`: foreground classes. `hidden`: channels in between. Embeddings (B, C, h, w) become (B, classes, 2,
-    prompt_dim).
+    prompt_dim). `start`: (2, prompt_dim), what the tokens of every class are before training; None = 0.
     """
     def __init__(self, embed_dim: int,   # channels of the image embedding (256; fewer for 'tiny')
                  prompt_dim: int,        # width of SAM's prompt tokens
                  classes: int = 1,       # foreground classes
-                 hidden: int = 64):
+                 hidden: int = 64,
+                 start: Tensor|None = None): # (2, prompt_dim), what they are before training; None = 0
         super().__init__()
         self.classes = classes
         self.look = nn.Sequential(nn.Conv2d(embed_dim, hidden, 3, stride=2, padding=1), nn.GELU(),
@@ -204,6 +205,8 @@ class BoxTokens(nn.Module):
         self.tell = nn.Linear(hidden, classes * 2 * prompt_dim)
         nn.init.zeros_(self.tell.weight)
         nn.init.zeros_(self.tell.bias)
+        if start is not None:
+            self.tell.bias.data.copy_(start.detach().flatten().repeat(classes))
 
     def forward(self, embeddings: Tensor) -> Tensor: # (B, C, h, w) -> (B, classes, 2, prompt_dim)
         x = self.look(embeddings).mean((2, 3))

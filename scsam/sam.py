@@ -515,6 +515,12 @@ class _Asking(_Seeing):
             sparse.append(tokens)
         return torch.cat(sparse, 1), self.encode_mask(masks, grid, size)
 
+    def whole_box(self) -> torch.Tensor: # (2, C)
+        "The prompt embedding of the box around the image, which asks for whatever there is."
+        h, w = self._inner(self.image_size)
+        box = self.prompt_encoder.no_mask_embed.weight.new_tensor([[0, 0, w, h]])
+        return self.encode_prompts(1, self.embedding_size(self.image_size), (h, w), boxes=box)[0][0]
+
     def encode_mask(self, masks, grid, size): # (n, h', w') logits or None → (n or 1, C, h, w or 1, 1)
         "The dense prompt embedding: a mask prompt covers the image, and the rest of the square is 0."
         p = self.prompt_encoder

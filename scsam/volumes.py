@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CLOSE', 'DOUBT', 'volume_suffix', 'is_dicom', 'without_voxels', 'dicom_files', 'Volume', 'read_volume',
-           'grid_difference', 'remark_transforms', 'write_volume', 'remark_tilt', 'remark_frames', 'SliceReader',
-           'volume_cases', 'volume_patient', 'volume_extent', 'volume_name', 'resample_label']
+           'grid_difference', 'remark_transforms', 'write_volume', 'each_alone', 'remark_tilt', 'remark_frames',
+           'SliceReader', 'volume_cases', 'volume_patient', 'volume_extent', 'volume_name', 'resample_label']
 
 # %% ../nbs/02b_volumes.ipynb #3e7830eb
 import functools, gzip, hashlib, io, math, os, re, struct, threading, zlib
@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 from itertools import combinations, groupby
 from pathlib import Path
 import numpy as np
+from PIL import Image
 from .config import ScsamError
-from .data import Case, FileReader, file_sha256, labels_of, stretch
+from .data import Case, FileReader, file_sha256, labels_of, read_labels, stretch
 from .files import scratch, writing
-from .layout import VOLUMES, WRITTEN, listed, name_key
+from .layout import SUFFIXES, VOLUMES, WRITTEN, listed, name_key
 from .pixels import IGNORE, infinite, remark, remark_infinite, remarks
 
 # %% ../nbs/02b_volumes.ipynb #68186617
@@ -249,15 +250,19 @@ def _image(path: Path):
             _check_frames(path)
     except (RuntimeError, EOFError, OSError, zlib.error, struct.error) as e:
         raise _complaint(path, e) from e
-    if im.GetDimension() == 4 and im.GetSize()[3] == 1:
+    while im.GetDimension() > 3 and im.GetSize()[-1] == 1:
         im = im[..., 0]
     size, numbers = im.GetSize(), im.GetNumberOfComponentsPerPixel()
-    if numbers != 1:
-        raise ScsamError(f'{path} has {numbers} numbers per voxel (colours or vectors), and scsam reads one: save each '
-                         'component, or a grey version, as a volume of its own')
-    if im.GetDimension() == 4:
-        raise ScsamError(f'{path} has 4 dimensions: it holds {size[3]} volumes of {size[:3]} voxels (time points or '
-                         'channels); save each, or the one that is meant, as a file of its own')
+    kind = im.GetPixelIDTypeAsString()
+    if 'complex' in kind: raise ScsamError(f'{path} holds complex numbers; save their magnitude')
+    if numbers != 1 and not (numbers == 3 and '8-bit unsigned' in kind):
+        raise ScsamError(f'{path} has {numbers} numbers per voxel ({kind}: vectors, or segments in layers), and scsam '
+                         'reads one, or three bytes of a colour: save each component, or a grey version, as a volume '
+                         'of its own, segments as one label map')
+    if im.GetDimension() > 3:
+        many = math.prod(size[3:])
+        raise ScsamError(f'{path} has {im.GetDimension()} dimensions: it holds {many} volumes of {size[:3]} voxels '
+                         '(time points or channels); save each, or the one that is meant, as a file of its own')
     if im.GetDimension() != 3:
         raise ScsamError(f'{path} has {im.GetDimension()} dimensions and is a single image of {size} pixels, not a '
                          'volume; save it as PNG, or as a volume with one slice')
@@ -272,6 +277,7 @@ class Volume:
     origin: tuple     # mm (x, y, z) of the first voxel
     direction: tuple  # 9 numbers: the axes' directions, as SimpleITK gives them
     transforms: dict|None = None # both transforms of a NIfTI file, as its header has them
+    colour: np.ndarray|None = None # uint8 (Z, H, W, 3) of a volume in colour, whose `array` is its grey version
 
     def geometry(self) -> tuple: return self.array.shape, self.spacing, self.origin, self.direction
 
@@ -284,7 +290,10 @@ def read_volume(path: str|Path) -> Volume: # a volume file, or a folder that hol
     "Read a volume; the slices of a DICOM series are put in order of position, whatever their files are called."
     im, path = _image(path), Path(path)
     a = _with_gaps(_sitk().GetArrayFromImage(im), path)
-    v = Volume(a, im.GetSpacing()[::-1], im.GetOrigin(), im.GetDirection(), _nifti_transforms(path))
+    colour = a if a.ndim == 4 else None
+    if colour is not None:
+        a = np.stack([np.asarray(Image.fromarray(s).convert('L')) for s in colour])
+    v = Volume(a, im.GetSpacing()[::-1], im.GetOrigin(), im.GetDirection(), _nifti_transforms(path), colour)
     _check_space(path, v)
     return v
 
@@ -546,6 +555,17 @@ def _told(parts: dict, tags: dict, key: str) -> str: # the parts of a folder in 
     said = lambda k, fs: f'{len(fs)} files{f" ({n})" if (n := name(k, fs)) else ""}: {_names(fs)}'
     return '; '.join(said(k, fs) for k, fs in list(parts.items())[:4])
 
+# %% ../nbs/02b_volumes.ipynb #ea0a1002
+def each_alone(files: list) -> bool: # DICOM files of one folder
+    "Is each an image of its own, such as an X-ray, or a clip or a volume in frames, and none a slice of a series?"
+    if len(files) < 2: return False
+    try:
+        frames = all('frames' in _tags(f)['size'] for f in files)
+        series = {_tags(f).get('0020|000e') for f in files if frames or '0020|0032' not in _tags(f)}
+    except (RuntimeError, OSError): # said when they are read
+        return False
+    return frames or len(series) == len(files)
+
 # %% ../nbs/02b_volumes.ipynb #78005fc9
 @functools.lru_cache(maxsize=1000)
 def _drift(folder: Path, listing: tuple) -> float: # mm
@@ -686,13 +706,17 @@ def _check_frames(path: Path):
                          f'stack: slices are missing, or it holds several stacks; {apart}')
 
 
+def _placeless(path: Path, v: Volume) -> bool:
+    "Are the slices of a volume frames without a place?"
+    if len(v.array) < 2 or volume_suffix(path): return False
+    files = _series_of(path, _listing(path)) if path.is_dir() else [path]
+    return not ('0020|0032' in _tags(files[0]) if len(files) > 1 else len(_frame_places(files[0])[0]))
+
+
 def remark_frames(path: Path, v: Volume):
     "If the slices of a volume are frames without a place, say so."
-    if len(v.array) < 2 or volume_suffix(path): return
-    files = _series_of(path, _listing(path)) if path.is_dir() else [path]
-    known = '0020|0032' in _tags(files[0]) if len(files) > 1 else len(_frame_places(files[0])[0])
-    if not known:
-        what = 'slices' if len(files) > 1 else 'frames'
+    if _placeless(path, v):
+        what = 'slices' if path.is_dir() and len(_series_of(path, _listing(path))) > 1 else 'frames'
         remark('frames', f'{path} holds {len(v.array)} {what} that do not say where they are')
 
 # %% ../nbs/02b_volumes.ipynb #5bc09c08
@@ -711,13 +735,17 @@ def _grey_levels(path: Path, changed: int) -> np.ndarray: return stretch(_volume
 @functools.lru_cache(maxsize=4)
 def _labels(mask: Path, changed: int, image: Path, of: int, reader) -> tuple: # (uint8 (Z, H, W), remarks)
     "A label volume on its image's grid."
-    label, like = _volume(mask, changed)[0], _volume(image, of)[0]
+    like = _volume(image, of)[0]
+    if mask.suffix.lower() in SUFFIXES: return _of_one_slice(mask, image, like, reader), ()
+    label = _volume(mask, changed)[0]
+    if label.colour is not None:
+        raise ScsamError(f'{mask} has three numbers per voxel (colours, or segments in layers); save one label map')
     different = grid_difference(like, label) if reader.labels != 'stored' else \
                 '' if like.array.shape == label.array.shape else grid_difference(like, label)
     with remarks() as said:
         if not different:
             a = label.array
-        elif reader.labels == 'resample':
+        elif reader.labels == 'resample' and not _placeless(image, like):
             a = resample_label(label, like, mask)
         else:
             raise ScsamError(_misplaced(mask, image, different, label, like))
@@ -725,6 +753,15 @@ def _labels(mask: Path, changed: int, image: Path, of: int, reader) -> tuple: # 
         return labels_of(a, mask, reader.values, reader.ignore), said
 
 # %% ../nbs/02b_volumes.ipynb #43523197
+def _of_one_slice(mask: Path, image: Path, like: Volume, reader) -> np.ndarray: # uint8 (1, H, W)
+    "The mask of a single image in DICOM, such as an X-ray, as an image file."
+    labels = read_labels(mask, reader.values, None, reader.ignore)[None]
+    if labels.shape == like.array.shape: return labels
+    raise ScsamError(f'{mask} is one image of {_by_x(labels.shape[1:])} pixels, but its image {image} has '
+                     f'{len(like.array)} slices of {_by_x(like.array.shape[1:])}; save the masks of all slices as one '
+                     f'volume, and the mask of one image in its size')
+
+
 def _misplaced(mask, image, different: str, label: Volume, like: Volume) -> str:
     plain = np.allclose(np.abs(label.affine()), np.eye(3, 4)) and label.array.shape == like.array.shape # nibabel's, too
     remedy = ("save the label on its image's grid, or have it resampled (--resample-labels, or labels='resample' in "
@@ -732,6 +769,9 @@ def _misplaced(mask, image, different: str, label: Volume, like: Volume) -> str:
     if plain:
         remedy = ("the label has lost its place in space (spacing 1, origin 0): give it its image's, as "
                   'label.CopyInformation(image) does in SimpleITK')
+    if _placeless(image, like):
+        remedy = ("the slices of the image do not say where they are: where those of the label are in the same order, "
+                  "give it its image's geometry, as label.CopyInformation(image) does in SimpleITK")
     same = [k for k in ('quatern', 'srow') if like.transforms and label.transforms
             and np.allclose(like.transforms[k], label.transforms[k], atol=1e-3)]
     if same and like.array.shape == label.array.shape and label.spacing == like.spacing:
@@ -753,7 +793,9 @@ class SliceReader:
         with _lock:
             at = case.image, _stamp(case.image)
             v, lost = _volume(*at)
-            if self.normalize == 'slice':
+            if v.colour is not None:
+                a = v.colour[case.index]
+            elif self.normalize == 'slice':
                 a = stretch(v.array[case.index], (0, 100))
             else:
                 a = _grey_levels(*at)[case.index]
@@ -761,7 +803,7 @@ class SliceReader:
         remark_tilt(case.image, v)
         remark_transforms(case.image, v)
         remark_frames(case.image, v)
-        return np.repeat(a[..., None], 3, -1)
+        return a.copy() if a.ndim == 3 else np.repeat(a[..., None], 3, -1)
 
     def mask(self, case) -> np.ndarray: # uint8 (H, W)
         with _lock:
@@ -771,6 +813,7 @@ class SliceReader:
         return labels[case.index]
 
     def top(self, case) -> int: # see `FileReader`
+        if case.mask.suffix.lower() in SUFFIXES: return FileReader().top(case)
         with _lock:
             return int(np.nanmax(_volume(case.mask, _stamp(case.mask))[0].array, initial=0))
 
@@ -835,7 +878,8 @@ def volume_extent(path: Path) -> tuple|None: # (x, y, z) voxels, or (x, y, z, vo
 
 
 def volume_name(path: Path) -> str: # without its suffix
-    return name_key(path.name[:len(path.name) - len(volume_suffix(path))])
+    suffix = volume_suffix(path) or ('.dcm' if path.suffix.lower() == '.dcm' else '')
+    return name_key(path.name[:len(path.name) - len(suffix)])
 
 # %% ../nbs/02b_volumes.ipynb #70897529
 def resample_label(label: Volume, like: Volume, path='this label') -> np.ndarray: # (Z, H, W) on the grid of `like`
