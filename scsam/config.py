@@ -191,7 +191,8 @@ class Recipe(Settings):
                                   "'decoder' or 'none'")
     sam_flips: bool = _sam(False, "flip what is cached along with the image, instead of flipping SAM's answer back")
     grad_checkpoint: bool = _sam(False, "recompute the encoder's blocks in the backward pass: less memory, more time")
-    tokens: str = _sam('learned', "box tokens that a small CNN reads from SAM's embedding", 'learned', 'none')
+    tokens: str = _sam('learned', "prompt tokens that a small CNN reads from SAM's embedding; they begin as zeros "
+                                  '(learned) or as the box around the image (box)', 'learned', 'box', 'none')
     prompts: tuple = _ask(('points',), 'what the U-Net gives SAM as prompts: any of points, box, mask; none = nothing',
                           'points', 'box', 'mask')
     n_pos: int = _ask(5, 'positive points per class', at_least=0, at_most=10_000)
@@ -268,7 +269,7 @@ PRESETS = {
                  precision='bf16', augment_labeled='strong', unet='tf_efficientnet_lite0', unet_weights='imagenet',
                  unet_optimizer='adamw', unet_lr=9e-4, unet_encoder_lr=.3333, unet_dropout=.2, sam='litemedsam',
                  peft='decoder', cache_embeddings=True, sam_stages=1, sam_flips=True, sam_dropout=.5, prompts=(),
-                 branch='mean', pair_wait=.25, rampup=.1, unet_to_sam=0.),
+                 branch='mean', pair_wait=.25, rampup=.1, unet_to_sam=0., tokens='box'),
     'smoke': dict(image_size=64, sam='tiny', weights='random', steps=6, val_every=3, batch_labeled=2,
                   batch_unlabeled=2, labeled='4', val=.2)}
 PRESETS['demo'] = PRESETS['pair'] | dict(image_size=64, batch_labeled=4, batch_unlabeled=4, steps=120, val_every=60,

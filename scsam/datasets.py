@@ -18,11 +18,12 @@ from .config import ScsamError, nearest
 from .data import Case, Dataset, FileReader, left_out, stratified_order
 from .files import regular
 from .layout import (LISTS, IMAGE_DIRS, MASK_DIRS, SUFFIXES, TABLES, VOLUMES, Sorted, fault, folder, folder_means,
-                          leave_unmasked, listed, name_key, no_image_file, one_channel,
+                          is_junk, leave_unmasked, listed, name_key, no_image_file, one_channel,
                           place, suffix_of, _bare, pair, pictures, read_classes, sort_files,
                           subfolder, tolerate, same_name, listed_splits)
 from .phantom import phantom
-from .volumes import (SliceReader, dicom_files, is_dicom, volume_cases, volume_extent, volume_name, volume_patient,
+from .volumes import (SliceReader, dicom_files, each_alone, is_dicom, volume_cases, volume_extent, volume_name,
+                           volume_patient,
                            without_voxels)
 
 # %% ../nbs/02c_datasets.ipynb #b79baf0e
@@ -63,7 +64,7 @@ def polyp(root: str|Path) -> Dataset: # the folder that holds TrainDataset and T
         raise ScsamError(f'{root} has no TrainDataset or TestDataset with images; name the folder that holds them')
     used = {p for c in cases for p in (c.image, c.mask)}
     rest = [p for p in sorted(root.rglob('*')) if p.name.lower().endswith(SUFFIXES) and p not in used
-            and not any(f.startswith('.') or f == '__MACOSX' for f in p.relative_to(root).parts)]
+            and not any(is_junk(f) for f in p.relative_to(root).parts)]
     left = {p: 'in no folder that the layout of polyps has' for p in rest}
     return Dataset('polyp', cases, ('background', 'polyp'), root, left=left)
 
@@ -106,7 +107,7 @@ def volumes_in(folder: Path,
     "The volumes below a folder: files, and folders of DICOM files."
     out, folder = {}, Path(folder)
     for at, folders, files in os.walk(folder):
-        folders[:] = sorted(f for f in folders if not f.startswith('.') and f != '__MACOSX')
+        folders[:] = sorted(f for f in folders if not is_junk(f))
         for f in folders:
             if (Path(at)/f).is_symlink():
                 fault(f'{Path(at)/f} is a link to a folder, which is not followed; copy the folder here or remove the '
@@ -114,7 +115,8 @@ def volumes_in(folder: Path,
         files = sorted(f for f in files if not f.startswith('.'))
         found = [Path(at)/f for f in files if f.lower().endswith(VOLUMES)]
         slices = [f.name for f in dicom_files(Path(at))] if _may_be_dicom(files) else []
-        for p in found + [Path(at)] * bool(slices):
+        alone = [Path(at)/f for f in slices]
+        for p in found + (alone if each_alone(alone) else [Path(at)] * bool(slices)):
             last = p.name if p.is_dir() else volume_name(p)
             name = name_key(p.name if p == folder else (p.parent.relative_to(folder)/last).as_posix())
             if name in out:
@@ -150,6 +152,10 @@ def volumes(root: str|Path,            # a folder of volumes, a folder of DICOM 
     if not units:
         left = ''.join(f'; {line}' for line in left_out({p: _no_volume(p) for p in others}))
         raise ScsamError(f'{root} has no volumes{left}; scsam reads {", ".join(VOLUMES)} and folders of DICOM files')
+    if any(p.is_file() and not p.name.lower().endswith(VOLUMES) for p in units.values()): # single images in DICOM
+        flat = {p.relative_to(root).with_suffix('').as_posix(): p for p in others if p.name.lower().endswith(SUFFIXES)}
+        units |= {name_key(k): p for k, p in flat.items() if place(k, p).thing == 'mask'}
+        others = [p for p in others if p not in set(units.values())]
     found = sort_files(one_channel(units), root)
     listed_splits(others, found)
     _leave_others(others, found, root)
@@ -469,8 +475,7 @@ def _count(path: Path) -> tuple: # (images, volumes)
     "How many images and volumes lie below a folder, without those in folders of overlays and of masks."
     images = volumes = masks = 0
     for at, folders, files in os.walk(path):
-        folders[:] = [f for f in folders if not f.startswith('.') and f != '__MACOSX'
-                      and folder_means(f).thing != 'other']
+        folders[:] = [f for f in folders if not is_junk(f) and folder_means(f).thing != 'other']
         files = [f for f in files if not f.startswith('.')]
         n = sum(f.lower().endswith(SUFFIXES) for f in files)
         if any(folder_means(f).thing == 'mask' for f in Path(at).relative_to(path).parts):
