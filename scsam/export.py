@@ -327,7 +327,7 @@ def _write_json(run: Run, out: Path):
     cases = [{**c, 'image': inside(c['image']), 'mask': inside(c['mask'])} for c in run.manifest['cases']]
     write_json(out/'manifest.json', {**run.manifest, 'cases': cases})
     if (run.dir/'history.json').exists():
-        write_json(out/'history.json', read_json(run.dir/'history.json', HISTORY)) # not what a link of that name leads to
+        write_json(out/'history.json', read_json(run.dir/'history.json', HISTORY)) # a link may lead anywhere
     write_training(out, {k: v for k, v in run.training.items() if k not in ('files', 'sha256')})
 
 
