@@ -1024,6 +1024,27 @@ def test_killed_at_the_very_end(world, tmp_path):
     assert trained(d) == before and not (d / "checkpoints").exists() and not leftovers(d)
 
 
+def test_a_run_whose_place_is_lost(world, tmp_path, monkeypatch):
+    "Its folder is moved away, or its disk taken out: said at the next checkpoint, and nothing is begun in its place."
+    from scsam import learner
+
+    d, away, learn = tmp_path / "run", tmp_path / "away", learner._Training.learn
+
+    def then_lost(run):
+        learn(run)
+        if run.step == 3:
+            d.rename(away)
+            d.mkdir()  # as a mount leaves it
+
+    with monkeypatch.context() as m:
+        m.setattr(learner._Training, "learn", then_lost)
+        code, text = call(*world.train, d)
+    assert code == 2 and "has lost its recipe.json" in text and not list(d.iterdir()), (text, list(d.iterdir()))
+    d.rmdir()
+    away.rename(d)
+    assert call(*world.train, d)[0] == 0 and trained(d) == trained(world.run)
+
+
 def test_history_of_another_shape_does_not_stop_a_run(world, tmp_path):
     d = tmp_path / "run"
     argv = [*world.train, d]
