@@ -14,7 +14,7 @@ from torch import nn, Tensor
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from .config import ScsamError
-from .files import atomic, parse_json
+from .files import atomic, parse_json, regular
 from .sam import Sam
 from .method import average_in
 
@@ -59,6 +59,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], meta: dict):
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
     "Tensors and metadata of a `save_tensors` file; a damaged or foreign file is a `ScsamError`."
+    path = regular(path)
     try:
         with safe_open(path, 'pt') as f:
             meta = parse_json((f.metadata() or {})['scsam'], path, META)

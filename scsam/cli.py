@@ -155,7 +155,7 @@ def evaluate(args: argparse.Namespace):
         bare = sum(not c.has_mask for c in cases)
         if bare:
             print(f'note: {bare} of the {len(cases)} cases of {set_name} have no mask and are not scored')
-    save = run.dir/'predictions' if args.save else None
+    save = _inside(run.dir, 'predictions') if args.save else None
     if crossed:
         record = folds_record(run, data, name, metrics, save, not args.quiet)
     else:
@@ -169,6 +169,13 @@ def evaluate(args: argparse.Namespace):
     print(f'record: {path}')
     if not crossed:
         print(f'next: scsam report {args.run}   (one page: curves, worst cases, calibration)')
+
+
+def _inside(run_dir: Path, name: str) -> Path:
+    "A folder of the run; a link in a run that came from somebody else may lead anywhere."
+    path = run_dir/name
+    if path.resolve().is_relative_to(run_dir.resolve()): return path
+    raise ScsamError(f'{path} is a link that leads out of the run; remove it, so that nothing else is written to')
 
 # %% ../nbs/50_cli.ipynb #02963bb0
 def predict(args: argparse.Namespace):
@@ -554,10 +561,16 @@ def _methods() -> str:
 # %% ../nbs/50_cli.ipynb #3a5b9412
 def _o(*flags, **kw): return flags, kw
 
+
+def _span(text: str) -> float: # of time
+    with contextlib.suppress(ValueError):
+        if 0 <= float(text) < float('inf'): return float(text)
+    raise argparse.ArgumentTypeError(f'{text!r} is no length of time; give a number from 0')
+
 _QUIET = _o('--quiet', action='store_true', help='no progress bars; what takes minutes is still announced')
 _KIND = _o('--kind', help='layout of the data: polyp, promise12, folder …; guessed by default')
 _RUN = _o('run', help='a run directory')
-_MINUTES = _o('--max-minutes', type=float, help='stop at a checkpoint after this time')
+_MINUTES = _o('--max-minutes', type=_span, help='stop at a checkpoint after this time')
 _GRID = _o('--resample-labels', action='store_true',
            help="label volumes on another grid than their images' are brought there; without it they are refused")
 _MOVED = _o('--data', help='where the data is now, if it has moved')
@@ -645,7 +658,7 @@ OPTIONS['auto'] = [
     _o('data', help='a folder of images, some of them with masks'),
     _KIND,
     _o('--out', required=True, help='folder for trainings, masks and the page'),
-    _o('--hours', type=float, default=1.5,
+    _o('--hours', type=_span, default=1.5,
        help='folds, then steps are cut so that all of it takes no longer; default 1.5'),
     _o('--decisions', metavar='DIR', help='masks that a person has made since, as the inspector writes them'),
     _o('--folds', type=int, default=5, help='of the cross-validation, by patient'),

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from PIL import Image
 from .config import ScsamError, cache_dir, mix
-from .files import atomic, read_json, sweep
+from .files import atomic, read_json, regular, sweep
 from .pixels import IGNORE, as_rgb, labels_of, open_image, read_labels, remark, shape_of, stretch, to_rgb, turns
 from .pixels import _some
 
@@ -37,7 +37,7 @@ def _file_sha256(path: str, size: int, changed: int) -> str:
 def file_sha256(path: str|Path) -> str: # 64 hex digits
     "Hash of a file's content."
     try:
-        s = os.stat(path)
+        s = os.stat(regular(path))
         return _file_sha256(str(path), s.st_size, s.st_mtime_ns)
     except OSError as e:
         raise ScsamError(f'{path} cannot be read: {e.strerror}; was it moved since the dataset was opened?') from None

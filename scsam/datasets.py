@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from .config import ScsamError, nearest
 from .data import Case, Dataset, FileReader, left_out, stratified_order
+from .files import regular
 from .layout import (LISTS, IMAGE_DIRS, MASK_DIRS, SUFFIXES, TABLES, VOLUMES, Sorted, fault, folder, folder_means,
                           is_junk, leave_unmasked, listed, name_key, no_image_file, one_channel,
                           place, suffix_of, _bare, pair, pictures, read_classes, sort_files,
@@ -247,7 +248,7 @@ def promise12_slices(root: str|Path, normalize: str = 'volume') -> Dataset: # se
 def _text(path: Path) -> str:
     "The text of a table: UTF-8, or what its first bytes say."
     try:
-        raw = path.read_bytes()
+        raw = regular(path).read_bytes()
         coded = 'utf-16' if raw[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else 'utf-8-sig'
         if raw[1:2] == b'\0':
             coded = 'utf-16-le'  # without its mark
@@ -280,6 +281,7 @@ def _header(path: Path) -> list: # of names of columns, lower case; [] = cannot 
     try:
         first = _text(path).lstrip('\r\n').split('\n', 1)[0]
     except ScsamError: # in another code than UTF-8, which is said when it is read
+        if not path.is_file(): return []
         try:
             first = path.read_bytes().decode('latin-1').split('\n', 1)[0]
         except OSError:

@@ -276,6 +276,8 @@ OTHERS_OF_PAIR = {                              # the other methods with the sam
     # its SAM is not trained, and LiteMedSAM answers a point with next to nothing: boxes
     'semisam': dict(method='semisam', branch='validation', prompts=('box',), consistency=.1)}
 SCSAM_15 = OTHERS_OF_PAIR['scsam'] | FEW
+
+# %% ../nbs/32_experiment.ipynb #09966d20
 PAIR_VARIANTS = {  # `pair_queue` begins with the question; the rest says why
     'unet': dict(method='unet', branch='validation'),
     'sam': dict(method='sam', branch='validation'),
@@ -310,6 +312,8 @@ PAIR_VARIANTS = {  # `pair_queue` begins with the question; the rest says why
     'pair-15-points': FEW | dict(unet_to_sam=1., prompts=('points',)),
     'pair-15-other': FEW | dict(unet_to_sam=1., prompts=('points',), pair_label='other', pair_trust='all', pair_wait=0.,
                                 cutmix=0.)}
+
+# %% ../nbs/32_experiment.ipynb #8d21b0a6
 # the rows above have a SAM whose learned tokens begin as zeros; in these they begin as the box around the image
 PAIR_VARIANTS |= {f'{v}-box': PAIR_VARIANTS[v] | dict(tokens='box') for v in (
     'alone-15', 'pair-15-both', 'pair-15', 'alone-all', 'scsam-15', 'scsam-15-alone', 'cpc-sam-15',

@@ -15,8 +15,8 @@ import torch
 from torch import nn, Tensor
 from . import __version__
 from .config import ScsamError, mix, nearest
-from .files import scratch, write_json
-from .rundir import write_training
+from .files import read_json, scratch, write_json
+from .rundir import HISTORY, write_training
 from .data import load_arrays
 from .phantom import phantom
 from .weights import ENCODERS, SAMS
@@ -327,7 +327,7 @@ def _write_json(run: Run, out: Path):
     cases = [{**c, 'image': inside(c['image']), 'mask': inside(c['mask'])} for c in run.manifest['cases']]
     write_json(out/'manifest.json', {**run.manifest, 'cases': cases})
     if (run.dir/'history.json').exists():
-        shutil.copyfile(run.dir/'history.json', out/'history.json')
+        write_json(out/'history.json', read_json(run.dir/'history.json', HISTORY)) # a link may lead anywhere
     write_training(out, {k: v for k, v in run.training.items() if k not in ('files', 'sha256')})
 
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ROOM', 'not_utf8', 'writing', 'atomic', 'free_space', 'scratch', 'sweep', 'locked', 'file_names', 'file_name',
-           'expect', 'parse_json', 'read_json', 'write_json']
+           'expect', 'parse_json', 'regular', 'read_json', 'write_json']
 
 # %% ../nbs/00a_files.ipynb #0298236a
 import contextlib, errno, hashlib, json, math, os, re, shutil, tempfile, time, unicodedata, warnings
@@ -320,12 +320,21 @@ def parse_json(text: str|bytes,  # UTF-8
     return expect(value, shape, str(where))
 
 # %% ../nbs/00a_files.ipynb #453e4593
-def read_json(path: str|Path,
-              shape=object):    # what is expected
-    "Read JSON; a missing or damaged file, and one of another shape, is a `ScsamError`."
+def regular(path: str|Path) -> Path: # as it was given
+    "A pipe or a device has no end, so that reading it would have none: an error. What is absent is not one here."
     path = Path(path)
     try:
         if path.exists() and not path.is_file(): raise ScsamError(f'{path} is not a file')
+    except OSError as e:
+        raise ScsamError(f'{path} cannot be read: {e.strerror}') from None
+    return path
+
+
+def read_json(path: str|Path,
+              shape=object):    # what is expected
+    "Read JSON; a missing or damaged file, and one of another shape, is a `ScsamError`."
+    path = regular(path)
+    try:
         text = path.read_bytes()
     except FileNotFoundError:
         raise ScsamError(f'{path} does not exist') from None

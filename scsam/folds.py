@@ -7,6 +7,7 @@ __all__ = ['OUT_OF_FOLD', 'folds', 'fit_folds', 'fold_dirs', 'unseen', 'out_of_f
            'finish_folds', 'load_folds', 'open_run', 'folds_record']
 
 # %% ../nbs/45_folds.ipynb #9f041b9c
+import re
 from dataclasses import replace
 from pathlib import Path
 import torch
@@ -14,7 +15,7 @@ from torch import nn
 from .config import Recipe, ScsamError
 from .files import read_json, write_json
 from .data import Dataset, read_manifest, stratified_order
-from .rundir import finished, read_recipe, read_training
+from .rundir import TRAINING, finished, read_recipe, read_training
 from .records import Record
 from .evaluate import evaluate
 from .experiment import record_of
@@ -61,7 +62,8 @@ def fit_folds(data: Dataset, recipe: Recipe, k: int,
 
 def fold_dirs(out: str|Path) -> list: # of Path
     "The runs of the folds, in their order."
-    return sorted(Path(out).glob('fold-*'), key=lambda p: int(p.name.split('-')[1]))
+    dirs = [p for p in Path(out).glob('fold-*') if re.fullmatch('[0-9]{1,9}', p.name[5:])]
+    return sorted(dirs, key=lambda p: int(p.name[5:]))
 
 # %% ../nbs/45_folds.ipynb #df3edcb9
 def unseen(data: Dataset, out: str|Path) -> list: # of (run directory, the cases that it has not seen)
@@ -134,7 +136,7 @@ def finish_folds(out: str|Path, manifest: dict):
 def load_folds(out: str|Path, device='cpu', force: bool = False) -> Run:
     "The mean of the folds in `out`."
     out, dirs = Path(out), fold_dirs(out)
-    about = read_json(out/'folds.json', {'format': {1}, 'folds': int, 'training': {...: object}})
+    about = read_json(out/'folds.json', {'format': {1}, 'folds': int, 'training': TRAINING})
     if len(dirs) != about['folds']:
         raise ScsamError(f'{out} holds {len(dirs)} of its {about["folds"]} folds; repeat its `scsam train` command')
     runs = [load_run(p, device, force) for p in dirs]

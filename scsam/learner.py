@@ -274,6 +274,8 @@ class _Learning(_Started):
             self.monitor.losses()
         if now:
             _check_weights(self.method, self.step)
+            if self.main:
+                _check_place(self.out)
         self.monitor.bar.update()
 
 # %% ../nbs/30c_learner.ipynb #84a98f65
@@ -548,6 +550,13 @@ def _claimed(out: Path, recipe: Recipe, manifest: dict, decided: dict, main: boo
     except OSError as e:
         raise ScsamError(f'{e.filename or out}: {e.strerror or e}. When that is fixed (room on the disk, a file put '
                          'back), the same command resumes from the last checkpoint') from e
+
+
+def _check_place(out: Path):
+    "Half a run in a new folder of the same name would be of no use."
+    if not (out/'recipe.json').exists():
+        raise ScsamError(f'{out} has lost its recipe.json: was the folder moved, or its disk taken away? Put it back; '
+                         'the same command resumes from the last checkpoint')
 
 
 def _tidy_end(out: Path):

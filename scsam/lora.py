@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from .config import PEFT, Recipe, ScsamError, nearest
-from .files import atomic, parse_json
+from .files import atomic, parse_json, regular
 
 # %% ../nbs/12_lora.ipynb #2b04d9e6
 class LoRA(nn.Linear):
@@ -301,7 +301,7 @@ def load_lora(sam: nn.Module,       # changed in place; LoRA is added where it h
               path: str|Path) -> nn.Module:
     "Load corrections written by `save_lora` onto the same base."
     try:
-        with safe_open(path, 'pt') as f:
+        with safe_open(regular(path), 'pt') as f:
             about, state = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
     except FileNotFoundError:
         raise ScsamError(f'{path} does not exist') from None

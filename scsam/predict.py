@@ -15,7 +15,7 @@ from scipy import ndimage
 from .config import ScsamError, nearest
 from .data import class_values, file_sha256, resize_image
 from .evaluate import native_strips, predict_cases, save_labels, _predict
-from .files import atomic, file_names, locked, parse_json, sweep, writing
+from .files import atomic, file_names, locked, parse_json, regular, sweep, writing
 from .learner import Run
 from .metrics import dice
 from .viz import overlay, save, uncertainty
@@ -30,8 +30,9 @@ class Made:
 
     def __init__(self, folder: str|Path):
         self.folder, self.path, self.lines = Path(folder), Path(folder)/'.scsam-predict.jsonl', {}
+        if self.path.is_symlink(): raise ScsamError(f'{self.path} is a link, and leads elsewhere; remove it')
         with contextlib.suppress(FileNotFoundError):
-            for text in self.path.read_bytes().splitlines():
+            for text in regular(self.path).read_bytes().splitlines():
                 with contextlib.suppress(ScsamError):
                     line = parse_json(text, self.path, self.LINE)
                     self.lines[line['file']] = line

@@ -93,6 +93,7 @@ class Snapshots:
                  sam=None,                   # whose embeddings to cache; None = no cache
                  device='cpu', cache=None, progress: bool = False):
         self.folder, self.recipe, self.device = Path(folder), recipe, device
+        count = min(count, recipe.steps)
         self.steps = {round(i * recipe.steps / count) for i in range(1, count + 1)} - {0} if roles.unlabeled else set()
         if not self.steps: return
         self.known = [i for i, c in enumerate(roles.unlabeled) if c.has_mask]

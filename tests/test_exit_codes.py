@@ -43,6 +43,15 @@ def test_an_error_of_the_user_is_2(name, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.parametrize("words", [
+    "--max-minutes nan", "--max-minutes -1", "--max-minutes soon", "--unet-lr nan", "--unet-lr 1e308", "--steps 1e999",
+    "--batch-labeled 1000000000", "--seed " + "9" * 30, "--image-size 1000000000", "--weight-ema inf"])
+def test_a_number_that_means_nothing_is_2(words, tmp_path):
+    code, text = call("train", "--data", "phantom", "--preset", "smoke", *words.split(), "--out", tmp_path / "run")
+    assert code == 2 and "Traceback" not in text and words.split()[0][2:5] in text, text
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_fault_of_scsam_is_70(name, tmp_path, monkeypatch):
     def fails(args):

@@ -70,6 +70,7 @@ from scsam.data import file_sha256, manifest_sha256
 from scsam.datasets import load_dataset
 from scsam.decisions import Decisions
 from scsam.experiment import run_data, run_queue
+from scsam.folds import load_folds
 from scsam.files import read_json
 from scsam.sam import load_sam
 from scsam.snapshots import History
@@ -286,6 +287,26 @@ def test_json_of_a_run(world, tmp_path, name):
             got = SAME  # what a person may write there, or what is shown with a note that it was changed
         note(name, got)
     clean(name)
+
+
+def test_json_of_folds(world, tmp_path):
+    d, images = tmp_path / "folds", world.data / "test" / "images"
+    for k in (0, "x"):  # and a folder that is no fold
+        shutil.copytree(world.run, d / f"fold-{k}")
+    shutil.copy(world.run / "manifest.json", d)
+    training = {k: v for k, v in read_json(world.run / "training.json").items() if k not in ("files", "sha256")}
+    path = d / "folds.json"
+    path.write_text(json.dumps({"format": 1, "folds": 1, "training": training}))
+    read = lambda: (lambda run: (run.training, run.recipe))(load_folds(d))
+    expected = read()
+    for text in sample(mutants(path), 30):
+        path.write_bytes(text)
+        got = outcome(read, expected)
+        note("folds.json", SAME if got == OTHER else got)  # it has no hash: a summary, of which the folds know the rest
+        if got != SAID:
+            code, said = call("predict", d, images, "--out", tmp_path / "out", "--overwrite", "--quiet")
+            assert code in (0, 2) and "Traceback" not in said, said
+    clean("folds.json")
 
 
 def carded(world, d):
@@ -896,6 +917,43 @@ def test_hostile_names_stay_where_they_belong(world, tmp_path):
     assert len(list(out.glob("*.png"))) == 2 * (6 + len(names))
 
 
+def test_a_file_without_an_end_is_no_file(world, tmp_path):
+    "A pipe or a link to a device in the place of each file of a run: named at once, never read."
+    for name in ("recipe.json", "manifest.json", "training.json", "model.safetensors", "data.json"):
+        for make in (os.mkfifo, lambda p: p.symlink_to("/dev/zero"), os.mkdir):
+            d = world.copy(tmp_path / f"r{len(list(tmp_path.iterdir()))}")
+            (d / name).unlink()
+            make(d / name)
+            code, text = call("evaluate", d, "--quiet")
+            assert code == 2 and name in text and "is not a file" in text, (name, text)
+    for name in (".scsam-predict.jsonl", "all.csv"):
+        folder = shutil.copytree(world.data / "test" / "images", tmp_path / name)
+        os.mkfifo(folder / name)
+        source = folder if name == "all.csv" else world.data / "test" / "images"
+        code, text = call("predict", world.run, source, "--out", folder, "--quiet")
+        assert code in (0, 2) and "Traceback" not in text, text
+
+
+def test_links_lead_nowhere(world, tmp_path):
+    "Not out of a run, neither what is written nor what is handed on."
+    d, secret, elsewhere = world.copy(tmp_path / "run"), tmp_path / "secret", tmp_path / "elsewhere"
+    secret.write_text("SECRET")
+    elsewhere.mkdir()
+    (d / "predictions").symlink_to(elsewhere)
+    code, text = call("evaluate", d, "--save", "--quiet")
+    assert code == 2 and "leads out of the run" in text and not list(elsewhere.iterdir()), text
+    (d / "history.json").unlink()
+    (d / "history.json").symlink_to(secret)
+    code, text = call("export", d, "--out", tmp_path / "shared", "--graphs", "none")
+    assert code == 2 and "history.json" in text and not (tmp_path / "shared").exists(), text
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in (".scsam-predict.jsonl", f"{next((world.data / 'test' / 'images').iterdir()).stem}.png"):
+        (out / name).symlink_to(secret)
+        call("predict", world.run, world.data / "test" / "images", "--out", out, "--overwrite", "--quiet")
+        assert secret.read_text() == "SECRET", name
+
+
 def test_names_that_are_no_text(world, tmp_path):
     "A file whose name is not UTF-8, a path that is too long, one with a zero byte, a folder that is gone meanwhile."
     folder = tmp_path / "in"
@@ -964,6 +1022,27 @@ def test_killed_at_the_very_end(world, tmp_path):
     before = trained(world.run)
     assert call(*world.train, d)[0] == 0
     assert trained(d) == before and not (d / "checkpoints").exists() and not leftovers(d)
+
+
+def test_a_run_whose_place_is_lost(world, tmp_path, monkeypatch):
+    "Its folder is moved away, or its disk taken out: said at the next checkpoint, and nothing is begun in its place."
+    from scsam import learner
+
+    d, away, learn = tmp_path / "run", tmp_path / "away", learner._Training.learn
+
+    def then_lost(run):
+        learn(run)
+        if run.step == 3:
+            d.rename(away)
+            d.mkdir()  # as a mount leaves it
+
+    with monkeypatch.context() as m:
+        m.setattr(learner._Training, "learn", then_lost)
+        code, text = call(*world.train, d)
+    assert code == 2 and "has lost its recipe.json" in text and not list(d.iterdir()), (text, list(d.iterdir()))
+    d.rmdir()
+    away.rename(d)
+    assert call(*world.train, d)[0] == 0 and trained(d) == trained(world.run)
 
 
 def test_history_of_another_shape_does_not_stop_a_run(world, tmp_path):
