@@ -74,10 +74,12 @@ def _coerce(f: dataclasses.Field, value):
 # %% ../nbs/00_config.ipynb #b65bc116
 _BOUNDS = {'at_least': lambda v, b: v >= b, 'above': lambda v, b: v > b,
            'at_most': lambda v, b: v <= b, 'below': lambda v, b: v < b}
+_LARGEST = {int: 10**18, float: 1e30} # beyond these JSON and float32 end, and no value means anything
 
 def _check(f: dataclasses.Field, value):
     "A `ScsamError` where a value of the right type is not allowed."
-    m = f.metadata
+    m, most = f.metadata, _LARGEST.get(type(value))
+    if most and abs(value) > most: raise ScsamError(f'recipe: {f.name}={value} is too large ({m["help"]})')
     if m['choices']:
         for v in value if isinstance(value, tuple) else [value]:
             if v not in m['choices']: raise ScsamError(f'recipe: {f.name}={v!r} is unknown{nearest(v, m["choices"])}')
@@ -140,8 +142,8 @@ class Recipe(Settings):
     val: float = _data(.1, 'fraction of the training part held out for validation, by patient', at_least=0, below=1)
     data_seed: int = _data(0, 'decides validation part and labelled cases')
     seed: int = _data(0, 'decides initial weights, batches, augmentation, prompts')
-    batch_labeled: int = _batch(6, 'labelled images per step', at_least=1)
-    batch_unlabeled: int = _batch(6, 'unlabelled images per step', at_least=0)
+    batch_labeled: int = _batch(6, 'labelled images per step', at_least=1, at_most=10_000)
+    batch_unlabeled: int = _batch(6, 'unlabelled images per step', at_least=0, at_most=10_000)
     augment: str = _batch('strong', "of unlabelled images; labelled ones get at most 'weak'", 'none', 'flips', 'weak',
                           'strong')
     augment_labeled: str = _batch('', "of labelled images; '' = as `augment`, but at most 'weak'", '', 'none', 'flips',
@@ -193,8 +195,8 @@ class Recipe(Settings):
                                   '(learned) or as the box around the image (box)', 'learned', 'box', 'none')
     prompts: tuple = _ask(('points',), 'what the U-Net gives SAM as prompts: any of points, box, mask; none = nothing',
                           'points', 'box', 'mask')
-    n_pos: int = _ask(5, 'positive points per class', at_least=0)
-    n_neg: int = _ask(5, 'negative points per class', at_least=0)
+    n_pos: int = _ask(5, 'positive points per class', at_least=0, at_most=10_000)
+    n_neg: int = _ask(5, 'negative points per class', at_least=0, at_most=10_000)
     strategy: str = _ask('random', 'where the points are put', 'random', 'confident', 'spread')
     point_encoding: str = _ask('image', 'coordinates normalised by the image, or as the released code has them',
                                'image', 'released', was='points')
