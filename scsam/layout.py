@@ -914,6 +914,9 @@ def _unread_images(others: list, root: Path) -> list: # of the Paths that were n
     placed = [place(p.relative_to(root).as_posix(), p) for p in others if p.name.lower().endswith(UNREAD)]
     images = [f.path for f in placed if f.thing == 'image' and f.role != 'unlabeled']
     remedy = f'scsam reads images from {", ".join(SUFFIXES)}: save it as PNG, or move it away'
+    if images and all(p.name.lower().endswith(VOLUMES) for p in images):
+        remedy = ('a dataset holds images or volumes: move one kind to a folder of its own, or read the volumes alone '
+                  '(--kind volumes)')
     if images:
         fault(f'{len(images)} of the files in {images[0].parent} cannot be read as images: {listed(images)}; {remedy}',
               [f'{p} is no image; {remedy}' for p in images])

@@ -560,6 +560,7 @@ def each_alone(files: list) -> bool: # DICOM files of one folder
     "Is each an image of its own, such as an X-ray, or a clip or a volume in frames, and none a slice of a series?"
     if len(files) < 2: return False
     try:
+        if 'frames' not in _tags(files[0])['size'] and '0020|0032' in _tags(files[0]): return False # a slice
         frames = all('frames' in _tags(f)['size'] for f in files)
         series = {_tags(f).get('0020|000e') for f in files if frames or '0020|0032' not in _tags(f)}
     except (RuntimeError, OSError): # said when they are read
