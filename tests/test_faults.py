@@ -545,7 +545,8 @@ WRONG = [
     {"kind": "note", "text": {}}, {"kind": "note", "text": None}, {"kind": "decide", "to": "accepted", "note": []},
     {"kind": "decide", "to": 5}, {"kind": "use", "note": {}}, {"kind": "nothing", "note": 1},
     {"kind": "go", "step": "x"}, {"kind": "list", "sort": {}}, {"kind": "list", "search": 5},
-    {"kind": "hello", "layers": [1]}, {"kind": "thumbs", "ids": {}}, {"kind": "ready", "ids": 5}, {"kind": "layers", "names": None},
+    {"kind": "hello", "layers": [1]}, {"kind": "thumbs", "ids": {}}, {"kind": "ready", "ids": 5},
+    {"kind": "layers", "names": None},
     {"kind": "prompt", "box": [1]}, {"kind": "prompt", "box": ["a"] * 4}, {"kind": "prompt", "xy": [1, 2, 3]},
     {"kind": "stroke", "points": "x", "radius": 1}, {"kind": "stroke", "points": [[0]], "radius": 1},
     {"kind": "__class__"}, {"kind": 5}, {"id": "nobody", "kind": "go"}]
