@@ -150,6 +150,8 @@ class _Writer(ReadDecisions):
         cases = {**self.cases, id: value}
         if value is None:
             del cases[id]
+        else:
+            expect(value, CASE, f'decision about {id}')     # what is written can be read again
         write_json(self.path, {'format': 1, 'cases': cases})
         self.refresh()
 

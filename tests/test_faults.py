@@ -541,6 +541,31 @@ def test_damaged_snapshots(world, tmp_path):
         clean(f"snapshots: {name}")
 
 
+WRONG = [
+    {"kind": "note", "text": {}}, {"kind": "note", "text": None}, {"kind": "decide", "to": "accepted", "note": []},
+    {"kind": "decide", "to": 5}, {"kind": "use", "note": {}}, {"kind": "nothing", "note": 1},
+    {"kind": "go", "step": "x"}, {"kind": "list", "sort": {}}, {"kind": "list", "search": 5},
+    {"kind": "hello", "layers": [1]}, {"kind": "thumbs", "ids": {}}, {"kind": "ready", "ids": 5},
+    {"kind": "layers", "names": None},
+    {"kind": "prompt", "box": [1]}, {"kind": "prompt", "box": ["a"] * 4}, {"kind": "prompt", "xy": [1, 2, 3]},
+    {"kind": "stroke", "points": "x", "radius": 1}, {"kind": "stroke", "points": [[0]], "radius": 1},
+    {"kind": "__class__"}, {"kind": 5}, {"id": "nobody", "kind": "go"}]
+
+
+@pytest.mark.parametrize("message", WRONG, ids=str)
+def test_a_message_that_no_page_sends(world, tmp_path, message):
+    "It is refused in words, and the decisions are as they were."
+    from scsam.inspector import Page
+    from scsam.review import Review
+
+    folder = shutil.copytree(world.run / "decisions", tmp_path / "decisions")
+    before = (folder / "decisions.json").read_bytes()
+    page = Page(Review(world.run, world.data, folder))
+    reply, _ = page.handle({"id": page.review.ids[0], **message})
+    assert reply["message"][1] == "error" and page.last_error is None, (reply, page.last_error)
+    assert (folder / "decisions.json").read_bytes() == before
+
+
 def test_damaged_weights(world, tmp_path):
     d = world.copy(tmp_path / "run")
     path, expected = d / "model.safetensors", opened(world, d)
