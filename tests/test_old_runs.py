@@ -17,7 +17,8 @@ FIXTURE = Path(__file__).parent / "fixtures" / "old-runs.tar.xz"
 @pytest.fixture
 def old(tmp_path):
     with tarfile.open(FIXTURE) as t:
-        t.extractall(tmp_path, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))  # Python 3.11.3 has none
+        safe = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # Python 3.11.3 has no filter
+        t.extractall(tmp_path, **safe)
     return tmp_path / "old-runs"
 
 
