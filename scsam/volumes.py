@@ -707,17 +707,17 @@ def _check_frames(path: Path):
                          f'stack: slices are missing, or it holds several stacks; {apart}')
 
 
-def _placeless(path: Path, v: Volume) -> bool:
-    "Are the slices of a volume frames without a place?"
-    if len(v.array) < 2 or volume_suffix(path): return False
+def _placeless(path: Path, v: Volume) -> str: # '' where they say where they are
+    "What the slices of a volume without a place are: slices or frames."
+    if len(v.array) < 2 or volume_suffix(path): return ''
     files = _series_of(path, _listing(path)) if path.is_dir() else [path]
-    return not ('0020|0032' in _tags(files[0]) if len(files) > 1 else len(_frame_places(files[0])[0]))
+    known = '0020|0032' in _tags(files[0]) if len(files) > 1 else len(_frame_places(files[0])[0])
+    return '' if known else 'slices' if len(files) > 1 else 'frames'
 
 
 def remark_frames(path: Path, v: Volume):
     "If the slices of a volume are frames without a place, say so."
-    if _placeless(path, v):
-        what = 'slices' if path.is_dir() and len(_series_of(path, _listing(path))) > 1 else 'frames'
+    if what := _placeless(path, v):
         remark('frames', f'{path} holds {len(v.array)} {what} that do not say where they are')
 
 # %% ../nbs/02b_volumes.ipynb #5bc09c08
