@@ -248,12 +248,12 @@ class ViT(nn.Module):
 
 # %% ../nbs/11_sam.ipynb #12b7f45b
 class TinyAttention(tiny_vit.Attention):
-    "timm's attention without its cache of the bias."
+    "timm's attention without its cache of the bias, which has four dimensions here: the fused CPU kernel asks for them."
     def train(self, mode=True):
         super().train(mode)
         return self # timm forgets to
 
-    def get_attention_biases(self, device): return self.attention_biases[:, self.attention_bias_idxs]
+    def get_attention_biases(self, device): return self.attention_biases[:, self.attention_bias_idxs][None]
 
     def qkv_rows(self, part: str) -> torch.Tensor:
         "Which outputs of `qkv` are the queries ('q'), keys ('k') or values ('v'): head by head, each with its three."
