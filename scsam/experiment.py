@@ -73,7 +73,8 @@ def cached_embeddings(run: Run, sets: dict, progress: bool = False
     "SAM's embeddings of the test images, for runs whose encoder was frozen and cached."
     if not run.recipe.cache_embeddings or run.method.sam is None: return None
     images = lambda cases: load_arrays(cases, run.recipe.image_size, masks=False, cache=cache_dir()/'images').images
-    how = dict(device=next(run.method.parameters()).device, precision=run.recipe.precision, progress=progress)
+    precision = 'bf16' if run.method.sam.encoder.rounded else 'fp32'
+    how = dict(device=next(run.method.parameters()).device, precision=precision, progress=progress)
     return {k: Embeddings(run.method.sam, images(v), **how) for k, v in sets.items()}
 
 # %% ../nbs/32_experiment.ipynb #4c2e8fa5

@@ -23,6 +23,7 @@ from .files import atomic, locked, read_json, sweep, write_json
 from .rundir import check_run, finished, read_recipe, read_training, write_training
 from .data import Dataset, load_arrays, read_manifest
 from .sam import Sam
+from .lora import widen
 from .losses import foreground_dice
 from .method import PLUGINS, Method, build as make_method, load_kept, predict_arrays
 from .feed import Embeddings, Feed, Roles, assign_roles
@@ -642,6 +643,8 @@ def load_run(run_dir: str|Path, device='cpu',
     load_trained(method, tensors, str(d/'model.safetensors'))
     if not force:
         _same_sam(d, method.sam, training['weights'])
+    if method.sam is not None and method.sam.encoder.rounded and str(device) == 'cpu' and bf16_cost() > 1.2:
+        widen(method.sam.encoder)
     return Run(d, method.recipe, method.to(device).eval(), manifest, training)
 
 # %% ../nbs/30c_learner.ipynb #5d0c1f2a

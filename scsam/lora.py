@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TARGETS', 'ADDED', 'LoRA', 'add_lora', 'lora_layers', 'merge_lora', 'unmerge_lora', 'Bottleneck', 'AdapterAfter',
-           'AdapterBeside', 'add_adapters', 'block_numbers', 'count_trained', 'round_frozen', 'apply_peft',
+           'AdapterBeside', 'add_adapters', 'block_numbers', 'count_trained', 'round_frozen', 'widen', 'apply_peft',
            'lora_state', 'load_lora_state', 'save_lora', 'load_lora']
 
 # %% ../nbs/12_lora.ipynb #33826f0a
@@ -216,6 +216,13 @@ def round_frozen(encoder: nn.Module # a ViT or TinyViT, changed in place
                 p.data = p.data.bfloat16()
     encoder.rounded = True
     return encoder
+
+
+def widen(encoder: nn.Module # a ViT or TinyViT, changed in place
+         ) -> nn.Module:
+    "Full precision again, of the weights as they were rounded: faster where a processor has no bfloat16 of its own."
+    encoder.rounded = False
+    return encoder.float()
 
 
 def _upper_names(sam: nn.Module, stages: int) -> tuple:
