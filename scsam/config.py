@@ -272,7 +272,7 @@ PRESETS = {
                  branch='mean', pair_wait=.25, rampup=.1, unet_to_sam=0., tokens='box'),
     'smoke': dict(image_size=64, sam='tiny', weights='random', steps=6, val_every=3, batch_labeled=2,
                   batch_unlabeled=2, labeled='4', val=.2)}
-PRESETS['demo'] = PRESETS['pair'] | dict(image_size=64, batch_labeled=4, batch_unlabeled=4, steps=80, val_every=40,
+PRESETS['demo'] = PRESETS['pair'] | dict(image_size=64, batch_labeled=4, batch_unlabeled=4, steps=64, val_every=32,
                                          precision='fp32', unet_to_sam=1.)
 
 # %% ../nbs/00_config.ipynb #1349a485
