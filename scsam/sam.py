@@ -248,7 +248,7 @@ class ViT(nn.Module):
 
 # %% ../nbs/11_sam.ipynb #12b7f45b
 class TinyAttention(tiny_vit.Attention):
-    "timm's attention without its cache of the bias, which has four dimensions here: the fused CPU kernel asks for them."
+    "timm's attention; no cache of the bias, and four dimensions of it, which the fused CPU kernel asks for."
     def train(self, mode=True):
         super().train(mode)
         return self # timm forgets to
