@@ -138,6 +138,8 @@ class Recipe(Settings):
     method: str = _run('scsam', 'what is trained: a name of the registry, listed below', renamed=[('sam-lora', 'sam')])
     image_size: int = _data(256, 'side in pixels of the square that networks see', at_least=1)
     num_classes: int = _data(2, 'classes, background included', at_least=2)
+    neighbours: int = _data(0, 'a slice of a volume is seen with those this many slices before and after it, as first '
+                            'and third channel; 0 = alone', at_least=0)
     labeled: str = _data('5%', "label budget: per cent of the training part ('5%') or a count ('72')")
     val: float = _data(.1, 'fraction of the training part held out for validation, by patient', at_least=0, below=1)
     data_seed: int = _data(0, 'decides validation part and labelled cases')

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MANIFEST', 'file_sha256', 'FileReader', 'Case', 'stratified_order', 'parse_budget', 'Dataset', 'left_out',
            'manifest_sha256', 'class_values', 'read_manifest', 'resize_image', 'read_resized', 'resize_mask',
-           'write_sealed', 'read_sealed', 'Arrays', 'Joined', 'load_arrays', 'cache_key', 'TwoStream', 'to_float',
-           'Batch']
+           'NeighbourReader', 'as_seen', 'write_sealed', 'read_sealed', 'Arrays', 'Joined', 'load_arrays', 'cache_key',
+           'TwoStream', 'to_float', 'Batch']
 
 # %% ../nbs/01_data.ipynb #a7419a13
 import functools, hashlib, json, os, re
@@ -423,6 +423,42 @@ def resize_mask(mask: np.ndarray, # uint8 (H, W) label map
     if len(labels) == 1: return np.full(size, labels[0], np.uint8)
     if len(labels) == 2: return np.where(share(labels[1]) > 127, labels[1], labels[0]).astype(np.uint8)
     return labels[np.argmax([share(v) for v in labels], axis=0)].astype(np.uint8)
+
+# %% ../nbs/01_data.ipynb #46214a71
+@dataclass(frozen=True)
+class NeighbourReader:
+    "Reads a slice with its neighbours as channels: (before, itself, after)."
+    base: object  # the case's own reader
+    distance: int # slices
+
+    @property
+    def has_mask(self) -> bool: return getattr(self.base, 'has_mask', False)
+
+    def image(self, case) -> np.ndarray: # uint8 (H, W, 3)
+        three = [self.base.beside(case, by) for by in (-self.distance, 0, self.distance)]
+        if any((a != a[..., :1]).any() for a in three):
+            raise ScsamError(f'case {case.id} is in colour: its channels are taken, so its neighbours cannot be seen '
+                             'as channels; train with --neighbours 0')
+        return np.stack([a[..., 0] for a in three], -1)
+
+    def mask(self, case) -> np.ndarray: return self.base.mask(case)
+    def sha256(self, case) -> dict: return self.base.sha256(case)
+
+
+def as_seen(cases,          # sequence of Case
+            neighbours: int # slices, as in the recipe; 0 = each case alone
+           ) -> list:       # of Case
+    """The cases as networks see them: slices with their neighbours as channels.
+
+    `cases`: sequence of `Case`. `neighbours`: distance in slices, as in the recipe; 0 = each case alone.
+    A case that is no slice of a volume is a `ScsamError` where `neighbours` is not 0.
+    """
+    if not neighbours: return list(cases)
+    for c in cases:
+        if c.index is None or not hasattr(c.reader, 'beside'):
+            raise ScsamError(f'case {c.id} is no slice of a volume and has no neighbours to be seen with (neighbours='
+                             f'{neighbours}); a run for single images is trained with --neighbours 0')
+    return [replace(c, reader=NeighbourReader(c.reader, neighbours)) for c in cases]
 
 # %% ../nbs/01_data.ipynb #2c884fd6
 def write_sealed(path: str|Path, # .npy

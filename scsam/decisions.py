@@ -44,6 +44,7 @@ class CorrectedReader:
     num_classes: int   # labels are 0 … K-1
 
     def image(self, case) -> np.ndarray: return self.base.image(case)
+    def beside(self, case, by: int) -> np.ndarray: return self.base.beside(case, by)
 
     def mask(self, case) -> np.ndarray: # uint8 (H, W)
         mask, size = read_mask(Path(case.mask), case.id, self.num_classes), self.image(case).shape[:2]

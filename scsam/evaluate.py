@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from PIL import Image
 from .config import Recipe, ScsamError, nearest
 from .files import atomic, file_name, file_names, sweep
-from .data import Case, Dataset, class_values, labels_of, read_resized, resize_mask
+from .data import Case, Dataset, as_seen, class_values, labels_of, read_resized, resize_mask
 from .pixels import stretch, to_rgb as image_rgb, to_values
 from .metrics import HIGHER_IS_BETTER, METRICS, score
 from .method import evaluating, predict_batch
@@ -103,7 +103,7 @@ def _predict(method, cases, recipe, batch_size=8, device=None, embeddings=None, 
             pixels = arrays.images[i:i + batch_size]
             sizes = [(c.read_mask() if c.has_mask else c.read_image()).shape[:2] for c in some]
         else:
-            small, sizes = zip(*(read_resized(c, (recipe.image_size,)*2) for c in some))
+            small, sizes = zip(*(read_resized(c, (recipe.image_size,)*2) for c in as_seen(some, recipe.neighbours)))
             pixels = np.stack(small)
         known = None if embeddings is None else torch.as_tensor(embeddings[i:i + batch_size])
         images, out = predict_batch(method, pixels, [c.id for c in some], known, device)
@@ -156,7 +156,8 @@ def predict_image(method,
                  ):                  # label map (H, W), uint8; with `probs` a pair
     """The mask of one image at its own size, the same as for a case whose id is the file's name.
 
-    `image`: a path, a PIL image, or an array (H, W) or (H, W, 3), uint8 or of any range. `recipe`: its image_size.
+    `image`: a path, a PIL image, or an array (H, W) or (H, W, 3), uint8 or of any range; to a run that sees slices
+    with their neighbours an array (H, W, 3): the slice before, the slice, the slice after. `recipe`: its image_size.
     `branch`: one that the method predicts. `probs`: also return class probabilities (K, H, W).
     Returns a label map (H, W), uint8; with `probs` a pair.
     """
@@ -168,6 +169,7 @@ def predict_image(method,
             if a.ndim not in (2, 3) or a.ndim == 3 and a.shape[2] != 3:
                 raise ScsamError(f'predict: an array of shape {a.shape} is no image; give (H, W) or (H, W, 3)')
             image = Image.fromarray(a if a.dtype == np.uint8 else stretch(a, (0, 100)))
+            recipe = recipe.replace(neighbours=0) if a.ndim == 3 else recipe # its channels are what is to be seen
         case = Case('image', reader=_Pixels(image_rgb(image)))
     if not probs: return next(predict_cases(method, [case], recipe, branch=branch))[1][branch]
     p = next(predict_probs(method, [case], recipe))[1]

@@ -23,7 +23,7 @@ from accelerate.utils import broadcast_object_list
 from .config import Recipe, ScsamError, cache_dir, find_data, nearest
 from .files import read_json, sweep, write_json
 from .rundir import HISTORY, finished, read_data
-from .data import Dataset, load_arrays
+from .data import Dataset, as_seen, load_arrays
 from .datasets import load_dataset
 from .evaluate import evaluate
 from .method import COMMON, build, find_method
@@ -72,7 +72,8 @@ def cached_embeddings(run: Run, sets: dict, progress: bool = False
                       ) -> dict|None:  # {name: Embeddings}; None where the encoder was trained
     "SAM's embeddings of the test images, for runs whose encoder was frozen and cached."
     if not run.recipe.cache_embeddings or run.method.sam is None: return None
-    images = lambda cases: load_arrays(cases, run.recipe.image_size, masks=False, cache=cache_dir()/'images').images
+    r, kept = run.recipe, cache_dir()/'images'
+    images = lambda cases: load_arrays(as_seen(cases, r.neighbours), r.image_size, masks=False, cache=kept).images
     precision = 'bf16' if run.method.sam.encoder.rounded else 'fp32'
     how = dict(device=next(run.method.parameters()).device, precision=precision, progress=progress)
     return {k: Embeddings(run.method.sam, images(v), **how) for k, v in sets.items()}

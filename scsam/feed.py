@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 from .config import Recipe, cache_dir, generator
-from .data import IGNORE, Batch, Dataset, Joined, TwoStream, load_arrays, read_sealed, to_float, write_sealed
+from .data import IGNORE, Batch, Dataset, Joined, TwoStream, as_seen, load_arrays, read_sealed, to_float, write_sealed
 from .decisions import Decisions, read_decisions
 from .augment import augment, draw, flip
 from .sam import Sam
@@ -136,10 +136,11 @@ class _Pool:
         self.recipe, self.device, self.kinds = recipe, device, view_kinds(recipe, view)
         unlabeled = roles.unlabeled if needs_unlabeled else []
         size = recipe.image_size
-        one, self.unlabeled = load_arrays(roles.labeled, size, cache=cache, progress=progress), None
+        how, seen = dict(cache=cache, progress=progress), lambda cases: as_seen(cases, recipe.neighbours)
+        one, self.unlabeled = load_arrays(seen(roles.labeled), size, **how), None
         self.images, self.masks, self.ids = one.images, one.masks, list(one.ids)
         if unlabeled:
-            two = self.unlabeled = load_arrays(unlabeled, size, masks=False, cache=cache, progress=progress)
+            two = self.unlabeled = load_arrays(seen(unlabeled), size, masks=False, **how)
             self.images, self.ids = Joined(one.images, two.images), self.ids + list(two.ids) # not a second copy
         self.embeddings = None
         if recipe.cache_embeddings and sam is not None:

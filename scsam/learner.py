@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from .config import Recipe, ScsamError, mix, nearest, seed_step
 from .files import atomic, locked, read_json, sweep, write_json
 from .rundir import check_run, finished, read_recipe, read_training, write_training
-from .data import Dataset, load_arrays, read_manifest
+from .data import Dataset, as_seen, load_arrays, read_manifest
 from .sam import Sam
 from .lora import widen
 from .losses import foreground_dice
@@ -59,7 +59,9 @@ def validate(method: nn.Module, arrays, embeddings=None, device='cpu') -> dict[s
 class Validation:
     "The validation cases, in memory, and their embeddings."
     def __init__(self, cases: list, recipe: Recipe, sam: Sam|None = None, device='cpu', cache=None):
-        self.device, self.arrays = device, load_arrays(cases, recipe.image_size, cache=cache) if cases else None
+        self.device, self.arrays = device, None
+        if cases:
+            self.arrays = load_arrays(as_seen(cases, recipe.neighbours), recipe.image_size, cache=cache)
         self.seen = None
         if cases and sam is not None:
             self.seen = Embeddings(sam, self.arrays.images, device=device, precision=recipe.precision)

@@ -193,6 +193,9 @@ class PhantomReader:
     def image(self, case):
         a = self._draw()[0]
         return a if a.ndim == 3 else np.repeat(a[..., None], 3, -1)
+    def beside(self, case, by: int): # a slice of the same patient; at its ends the last one
+        z = self.number % SLICES
+        return replace(self, number=self.number - z + min(max(z + by, 0), SLICES - 1)).image(case)
     def mask(self, case):
         m = self._draw()[1]
         return m if self.zones else (m > 0).astype(np.uint8)

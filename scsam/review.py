@@ -19,7 +19,7 @@ from PIL.PngImagePlugin import PngInfo
 from .config import Recipe, ScsamError, mix, nearest
 from .files import atomic, parse_json, sweep
 from .rundir import read_data, read_recipe
-from .data import IGNORE, Case, Dataset, read_manifest, resize_image, resize_mask, to_float
+from .data import IGNORE, Case, Dataset, as_seen, read_manifest, read_resized, resize_image, resize_mask, to_float
 from .datasets import load_dataset
 from .viz import BRANCHES, CLASSES, YELLOW, disagreement, draw_boxes, draw_points, edges, heat, rgb, uncertainty
 from .decisions import PROMPT, Decisions, file_stem
@@ -380,11 +380,15 @@ def _inside(xy, box) -> bool: return box[0] <= xy[0] <= box[2] and box[1] <= xy[
 # %% ../nbs/40_review.ipynb #3f620034
 class _Asked(_Images):
     "What the networks say of a case: SAM when it is asked, and the final model where there is no snapshot."
+    def _seen(self, id: str) -> np.ndarray: # uint8 (1, S, S, 3), as the networks see it
+        case, = as_seen([self.case(id)], self.subject.recipe.neighbours)
+        return read_resized(case, (self.size,) * 2)[0][None]
+
     def _encode(self, id: str) -> torch.Tensor: # (1, C, h, w)
         "SAM's embedding of a case, from the cache where the encoder is frozen."
         recipe, (sam, _) = self.subject.recipe, self.subject.sam
         if sam is None: raise ScsamError(f'the method {recipe.method!r} has no SAM to ask; use brush and eraser')
-        x = np.stack([resize_image(self.case(id).read_image(), (self.size,) * 2)])
+        x = self._seen(id)
         if recipe.cache_embeddings: return torch.from_numpy(Embeddings(sam, x, precision=recipe.precision)[:]).float()
         with torch.no_grad():
             return sam.encode(to_float(x))
@@ -410,8 +414,7 @@ class _Asked(_Images):
 
     @torch.no_grad()
     def _predicted(self, id) -> tuple: # ({branch: (K, S, S)}, (xy, labels)) of the final model
-        method, image = self.subject.run.method, resize_image(self.case(id).read_image(), (self.size,) * 2)
-        x = to_float(np.stack([image]))
+        method, x = self.subject.run.method, to_float(self._seen(id))
         seen = self.embedding(id) if self.subject.recipe.cache_embeddings and self.subject.sam[0] is not None else None
         probs = {k: v for k, v in method.predict(x, embeddings=seen, seeds=[mix(id)]).items() if k != 'mean'}
         xy, labels = asked_points(method, x, probs, [mix(id)]) or (np.zeros((0, 2)), np.zeros(0))

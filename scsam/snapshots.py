@@ -16,7 +16,7 @@ from torch import nn, Tensor
 from .config import Recipe, ScsamError, mix
 from .files import read_json, write_json
 from .rundir import HISTORY
-from .data import IGNORE, Arrays, load_arrays, resize_mask, to_float
+from .data import IGNORE, Arrays, as_seen, load_arrays, resize_mask, to_float
 from .losses import foreground_dice
 from .method import Method, evaluating, predict_arrays
 from .feed import Embeddings, Feed, Roles
@@ -97,8 +97,8 @@ class Snapshots:
         self.steps = {round(i * recipe.steps / count) for i in range(1, count + 1)} - {0} if roles.unlabeled else set()
         if not self.steps: return
         self.known = [i for i, c in enumerate(roles.unlabeled) if c.has_mask]
-        mine = feed.unlabeled or load_arrays(roles.unlabeled, recipe.image_size, masks=False, cache=cache,
-                                             progress=progress)
+        mine = feed.unlabeled or load_arrays(as_seen(roles.unlabeled, recipe.neighbours), recipe.image_size,
+                                             masks=False, cache=cache, progress=progress)
         self.arrays = Arrays(mine.images, masks_of(roles.unlabeled, recipe.image_size), mine.ids)
         self.seen = None
         if sam is not None and feed.unlabeled and feed.embeddings:

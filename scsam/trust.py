@@ -7,14 +7,14 @@ __all__ = ['SHAPE', 'ENOUGH', 'SIGNALS', 'signals', 'signal', 'monotone', 'Expec
            'look_first', 'write_csv']
 
 # %% ../nbs/43_trust.ipynb #f9b17388
-import csv, io, math
+import bisect, csv, io, math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 import numpy as np
 import torch
 from .config import ScsamError, mix
 from .files import atomic, read_json, write_json
-from .data import IGNORE, resize_image, resize_mask, to_float
+from .data import IGNORE, as_seen, read_resized, resize_mask, to_float
 from .metrics import dice
 from .records import csv_text
 from .method import evaluating
@@ -36,7 +36,8 @@ def signals(run: Run, cases,
     device = next(run.method.parameters()).device
     for i in range(0, len(cases), batch_size):
         some = cases[i:i + batch_size]
-        x = to_float(np.stack([resize_image(c.read_image(), (size, size)) for c in some]), device)
+        x = np.stack([read_resized(c, (size, size))[0] for c in as_seen(some, run.recipe.neighbours)])
+        x = to_float(x, device)
         seeds = [mix(c.id) for c in some]
         with evaluating(run.method):
             probs, other = run.method.predict(x, seeds=seeds), run.method.predict(x.flip(-1), seeds=seeds)
@@ -75,9 +76,9 @@ def monotone(x, y) -> tuple: # (knots, values), both increasing
     return knots, values
 
 # %% ../nbs/43_trust.ipynb #d13ca4f9
-SHAPE = {'format': {1}, 'branch': str, 'level': float, 'knots': [float], 'values': [float], 'margin': float,
-         'fitted_on': int, 'measured_on': int, 'step': int}
-ENOUGH = 20 # validation images below which nothing is promised
+SHAPE = {'format': {1, 2}, 'branch': str, 'level': float, 'knots': [float], 'values': [float], 'margins?': [float],
+         'bounds?': [float], 'margin?': float, 'fitted_on': int, 'measured_on': int, 'step': int}
+ENOUGH = 20 # validation images below which nothing is promised, and for each range of signals with its own margin
 
 @dataclass(frozen=True)
 class Expected:
@@ -86,7 +87,8 @@ class Expected:
     level: float      # of the interval
     knots: list       # signals
     values: list      # Dice at the knots
-    margin: float     # half the interval's width
+    margins: list     # half the interval's width, for each range of signals
+    bounds: list      # signals between those ranges, one fewer
     fitted_on: int    # images
     measured_on: int  # images
     step: int         # of the weights it is about
@@ -94,22 +96,27 @@ class Expected:
     def __call__(self, signal: float) -> tuple: # (expected Dice, low, high)
         "`signal`: in [0, 1]. Returns (expected Dice, low, high), each 0 to 1."
         y = float(np.interp(signal, self.knots, self.values))
-        return y, max(0., y - self.margin), min(1., y + self.margin)
+        margin = self.margins[bisect.bisect_right(self.bounds, signal)]
+        return y, max(0., y - margin), min(1., y + margin)
 
-    def save(self, path): write_json(path, {'format': 1, **asdict(self)})
+    def save(self, path): write_json(path, {'format': 2, **asdict(self)})
 
     @classmethod
     def load(cls, path) -> 'Expected':
         d = read_json(path, SHAPE)
-        x, y = d['knots'], d['values']
-        if not x or len(x) != len(y) or sorted(x) != x or sorted(y) != y:
+        d = {'margins': [d['margin']] if 'margin' in d else [], 'bounds': []} | d # format 1 had one margin for all
+        x, y, bounds = d['knots'], d['values'], d['bounds']
+        if not x or len(x) != len(y) or any(sorted(v) != v for v in (x, y, bounds)):
             raise ScsamError(f'{path} is damaged: its knots are no rising curve; remove it, and it is made anew')
-        return cls(**{k: v for k, v in d.items() if k != 'format'})
+        if len(d['margins']) != len(bounds) + 1:
+            raise ScsamError(f'{path} is damaged: {len(bounds)} bounds need {len(bounds) + 1} margins; remove it, and '
+                             'it is made anew')
+        return cls(**{k: v for k, v in d.items() if k not in ('format', 'margin')})
 
 # %% ../nbs/43_trust.ipynb #300bbe86
 def calibrate(ids, x, y,          # of validation images: names, signals, Dice
               branch: str, step: int, level: float = .9) -> Expected:
-    """Fit on one half of the images, measure the margin on the other; the halves depend on the names only.
+    """Fit on one half of the images, measure the margins on the other; the halves depend on the names only.
 
     `ids`, `x`, `y`: of validation images: names, signals in [0, 1], Dice in [0, 1]. `branch`, `step`: what they are
     about.
@@ -121,10 +128,18 @@ def calibrate(ids, x, y,          # of validation images: names, signals, Dice
     a, b = order[:n//2], order[n//2:]
     x, y = np.asarray(x, float), np.asarray(y, float)
     knots, values = monotone(x[a], y[a])
-    miss = np.sort(np.abs(y[b] - np.interp(x[b], knots, values)))
-    rank = math.ceil((len(b) + 1)*level)
-    margin = float(miss[rank - 1]) if rank <= len(b) else 1.
-    return Expected(branch, level, list(map(float, knots)), list(map(float, values)), margin, len(a), len(b), step)
+    miss = np.abs(y[b] - np.interp(x[b], knots, values))
+    ranges = min(3, max(1, len(b)//ENOUGH))
+    bounds = np.quantile(x[a], np.arange(1, ranges)/ranges)
+    of = np.searchsorted(bounds, x[b], side='right')
+    margins = [_conformal(miss[of == i], level) for i in range(ranges)]
+    numbers = (list(map(float, v)) for v in (knots, values, margins, bounds))
+    return Expected(branch, level, *numbers, len(a), len(b), step)
+
+
+def _conformal(miss: np.ndarray, level: float) -> float: # 1 where there are too few to promise anything
+    rank = math.ceil((len(miss) + 1)*level)
+    return float(np.sort(miss)[rank - 1]) if rank <= len(miss) else 1.
 
 # %% ../nbs/43_trust.ipynb #9fe766b3
 def true_dice(case, mask: np.ndarray, k: int) -> float:

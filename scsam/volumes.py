@@ -806,6 +806,11 @@ class SliceReader:
         remark_frames(case.image, v)
         return a.copy() if a.ndim == 3 else np.repeat(a[..., None], 3, -1)
 
+    def beside(self, case, by: int) -> np.ndarray: # uint8 (H, W, 3): the slice `by` further on, or the volume's last
+        with _lock:
+            n = len(_volume(case.image, _stamp(case.image))[0].array)
+        return self.image(replace(case, index=min(max(case.index + by, 0), n - 1)))
+
     def mask(self, case) -> np.ndarray: # uint8 (H, W)
         with _lock:
             labels, said = _labels(case.mask, _stamp(case.mask), case.image, _stamp(case.image), self)
