@@ -7,7 +7,7 @@ __all__ = ['SLICES', 'PhantomReader', 'phantom']
 
 # %% ../nbs/02_phantom.ipynb #6ca93dd8
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import numpy as np
 from .config import ScsamError, mix, nearest
 from .data import Case, Dataset
