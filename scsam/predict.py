@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 from .config import ScsamError, nearest
-from .data import class_values, file_sha256, resize_image
+from .data import as_seen, class_values, file_sha256, resize_image
 from .evaluate import native_strips, predict_cases, save_labels, _predict
 from .files import atomic, file_names, locked, parse_json, regular, sweep, writing
 from .learner import Run
@@ -214,6 +214,7 @@ def predict_files(run: Run,
     Returns {'images': [path], 'volumes': [path], 'kept': how many there were already}.
     """
     out, cases = Path(out), list(cases)
+    as_seen(cases, run.recipe.neighbours)  # images that this run cannot see are an error here
     if branch:
         next(predict_cases(run.method, cases[:1], run.recipe, branch=branch))  # an unknown one is an error here
     branch = branch or run.training['selected']['branch']
