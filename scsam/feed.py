@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 from .config import Recipe, cache_dir, generator
-from .data import IGNORE, Batch, Dataset, Joined, TwoStream, as_seen, load_arrays, read_sealed, to_float, write_sealed
+from .data import (IGNORE, Batch, Dataset, Joined, TwoStream, as_seen, load_arrays, read_sealed, to_float,
+                        write_sealed)
 from .decisions import Decisions, read_decisions
 from .augment import augment, draw, flip
 from .sam import Sam

@@ -207,7 +207,8 @@ def part_trust(run: Run, sets: dict, most: int = 60) -> str: # most: images of a
     plt.close(fig)
     head = ('test set', 'images', 'mean error', 'mean expected', 'mean true', f'in the {100*e.level:.0f} % interval')
     note = said(f'Fitted on {e.fitted_on} and measured on {e.measured_on} validation images, half-width '
-                f'{" / ".join(f"{m:.2f}" for m in e.margins)} from low to high signals. The interval promises its level for images like those of validation only.')
+                f'{" / ".join(f"{m:.2f}" for m in e.margins)} from low to high signals. The interval promises its '
+                'level for images like those of validation only.')
     return section('Expected Dice', note, html_table(head, rows), html_image(fig, 'calibration'))
 
 
