@@ -60,18 +60,19 @@ def unet_optimizer(unet: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         groups.append({'params': encoder, 'lr': recipe.unet_lr*recipe.unet_encoder_lr})
     kind = {'sgd': torch.optim.SGD, 'adam': torch.optim.Adam, 'adamw': torch.optim.AdamW}[recipe.unet_optimizer]
     momentum = {'momentum': .9} if recipe.unet_optimizer == 'sgd' else {}
-    return kind(groups, recipe.unet_lr, weight_decay=recipe.unet_decay, fused=True, **momentum)
+    return kind(groups, recipe.unet_lr, weight_decay=recipe.unet_decay, **momentum)
 
 
 def sam_optimizer(modules, recipe: Recipe) -> torch.optim.Optimizer:
     """Adam on whatever is trainable in `modules`, the paper's choice for the generalist.
 
-    Here and above, all of a step is one kernel (`fused`): a quarter to a third of the time, on CPUs too."""
+    Not `fused`, here or above: on a CPU that kernel takes weights, gradients and moments as they lie in memory, and one
+    that is channels-last among others that are not (a resumed run's) is updated wrongly, without an error."""
     trained = [p for m in modules if m is not None for p in m.parameters() if p.requires_grad]
     if not trained:
         raise ScsamError(f"nothing is trainable in SAM with peft={recipe.peft!r} and tokens={recipe.tokens!r}; "
                          "use peft='decoder' or 'lora'")
-    return torch.optim.Adam(trained, recipe.sam_lr, fused=True)
+    return torch.optim.Adam(trained, recipe.sam_lr)
 
 # %% ../nbs/20a_method.ipynb #7497ed0f
 def class_logits(logits: Tensor,  # (B, K-1, H, W) of the foreground classes, in the frame of SAM's embedding
