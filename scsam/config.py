@@ -224,6 +224,8 @@ class Recipe(Settings):
     unlabeled_weight: float = _pair(1., "weight of the unlabelled images' loss, after the ramp-up", at_least=0)
     pair_wait: float = _pair(0., 'fraction of the steps in which both networks learn from labelled images only',
                              at_least=0, below=1)
+    live_views: bool = _pair(False, "SAM learns on augmented images, which it encodes anew at each step, also where "
+                             'features are kept for its answers; False = on flips of kept features')
     cutmix: float = _pair(.5, 'probability that a rectangle of another unlabelled image is pasted in', at_least=0,
                           at_most=1)
     weaker: str = _adaptive('silent', 'what the branch with the lower validation Dice teaches: nothing, or what '

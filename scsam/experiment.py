@@ -324,6 +324,9 @@ PAIR_VARIANTS |= {f'{v}-box': PAIR_VARIANTS[v] | dict(tokens='box') for v in (
 # two and a half times the steps: an exchange may need them, where 15 labelled images are long used up
 PAIR_VARIANTS |= {f'{v}-long': PAIR_VARIANTS[f'{v}-box'] | dict(steps=600) for v in (
     'alone-15', 'pair-15-both', 'alone-all')}
+# SAM learns on augmented images, not on flips of kept features
+PAIR_VARIANTS |= {f'{v}-live': PAIR_VARIANTS[f'{v}-box'] | dict(live_views=True) for v in (
+    'alone-15', 'pair-15-both', 'alone-all', 'alone', 'pair-both')}
 
 
 def pair_queue(mode: str) -> dict[str, Recipe]:

@@ -140,7 +140,8 @@ class _Labelling(_Answering):
                  ) -> tuple:  # images, features, `p`, label, weight
         "What SAM sees: a view of the images or, where their features are kept, flips of these."
         if kept is None:
-            x, label, _, flips = augment(x, label, kind, cutout=self.recipe.cutout, geometric=False)
+            bend = not self.recipe.prompts                       # prompts would have to be bent along
+            x, label, _, flips = augment(x, label, kind, cutout=self.recipe.cutout, geometric=bend)
         else:
             flips = torch.rand(len(kept), 2) < .5
             kept, label = flip(kept, flips), flip(label, flips)
@@ -167,6 +168,7 @@ class Pair(_Labelling):
         r, n, x, masks = self.recipe, batch.n_labeled, batch.images, batch.masks
         seen = None if batch.embeddings is None else batch.embeddings.float()  # they come in half precision
         cut = lambda m, rows: None if m is None else m[rows]
+        learned = None if r.live_views else seen                 # the features that SAM learns on
         shared = step - r.pair_wait*r.steps                      # steps of the exchange so far
         free = len(x) > n and self.needs_unlabeled and shared >= 0
         if self.slow:
@@ -177,14 +179,14 @@ class Pair(_Labelling):
             p[asked], q[asked] = self.answers(x[asked], cut(seen, asked))
         here, there, kind = slice(0, n), slice(n, None), r.augment_labeled or 'weak'
         us = [self.unet_view(x[here], masks[here], None, kind)]
-        ss = [self.sam_view(x[here], cut(seen, here), p[here], masks[here], None, kind)]
+        ss = [self.sam_view(x[here], cut(learned, here), p[here], masks[here], None, kind)]
         if free:
             for_unet, for_sam, agree = self.labels(p[there], q[there])
             trust = agree[:, None, None].expand(for_sam.shape)
             if r.sam_to_unet:
                 us.append(self.unet_view(x[there], for_unet, trust, r.augment, r.cutmix))
             if r.unet_to_sam:
-                ss.append(self.sam_view(x[there], cut(seen, there), p[there], for_sam, trust, r.augment, r.cutmix))
+                ss.append(self.sam_view(x[there], cut(learned, there), p[there], for_sam, trust, r.augment, r.cutmix))
         u = self.unet(join(us, 0))
         s = self.ask(join(ss, 0), join(ss, 2), join(ss, 1))
         parts = {'unet_labeled': ce_dice(u[:n], us[0][1]), 'sam_labeled': ce_dice(s[:n], ss[0][3])}
