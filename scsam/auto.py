@@ -173,7 +173,8 @@ def make_plan(data: Dataset, k: int = 5, methods: tuple = (), hours: float|None 
     plan.why = why + [('methods', ', '.join(names), reason), *_both_ways(plan, len(masks))]
     each = {m: seconds_of(r, data) for m, r in plan.recipes.items()}
     plan.seconds = {m: s for m, (s, _) in each.items()}
-    plan.predicting = 1.5*max(one for _, one in each.values())*sum(not c.has_mask for c in data)
+    looks = 2 if recipe.mirror else 1.5                      # `one` has two answers; the mask has one or two more
+    plan.predicting = looks*max(one for _, one in each.values())*sum(not c.has_mask for c in data)
     _cut(plan, f'{len(masks)} masks of {n} patients', () if methods else names[:-1])
     return plan
 

@@ -106,7 +106,7 @@ def _predict(method, cases, recipe, batch_size=8, device=None, embeddings=None, 
             small, sizes = zip(*(read_resized(c, (recipe.image_size,)*2) for c in as_seen(some, recipe.neighbours)))
             pixels = np.stack(small)
         known = None if embeddings is None else torch.as_tensor(embeddings[i:i + batch_size])
-        images, out = predict_batch(method, pixels, [c.id for c in some], known, device)
+        images, out = predict_batch(method, pixels, [c.id for c in some], known, device, recipe.mirror)
         if oracle is not None:
             out['oracle'] = _oracle(oracle, some, images, known)
         out = {branch: p.float().cpu() for branch, p in out.items()}

@@ -363,12 +363,14 @@ def predict_batch(method: Method,
                   pixels,          # (B, S, S, 3) uint8
                   ids,             # of the cases
                   embeddings=None, # array (B, …) of what `Sam.frozen_part` gives
-                  device=None      # None = where the method is
+                  device=None,     # None = where the method is
+                  mirror: bool = False # the mean over each image and its mirror image
                  ) -> tuple:       # images (B, 3, S, S), {branch: (B, K, S, S)}
     """Predictions for images as they are in memory.
 
     `pixels`: uint8 (B, S, S, 3). `ids`: of the cases; they seed the random prompts.
     `embeddings`: array (B, ...) of what `Sam.frozen_part` gives. `device`: None = where the method is.
+    `mirror`: the mean over each image and its mirror image, whose answer is mirrored back.
     Returns images (B, 3, S, S) in [0, 1], and {branch: (B, K, S, S)}.
     """
     first = next(method.parameters(), None)
@@ -376,8 +378,13 @@ def predict_batch(method: Method,
     images = to_float(pixels, device)
     if embeddings is not None:
         embeddings = torch.as_tensor(embeddings).to(device)
+    seeds = [mix(i) for i in ids]
     with evaluating(method):
-        return images, method.predict(images, embeddings=embeddings, seeds=[mix(i) for i in ids])
+        probs = method.predict(images, embeddings=embeddings, seeds=seeds)
+        if mirror:
+            other = method.predict(images.flip(-1), seeds=seeds)
+            probs = {b: (p + other[b].flip(-1))/2 for b, p in probs.items()}
+    return images, probs
 
 
 def predict_arrays(method: Method, arrays, # `scsam.data.Arrays`

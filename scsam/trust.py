@@ -42,14 +42,17 @@ def signals(run: Run, cases,
         with evaluating(run.method):
             probs, other = run.method.predict(x, seeds=seeds), run.method.predict(x.flip(-1), seeds=seeds)
         if branch not in probs: raise ScsamError(f'branch {branch!r}: this run predicts {", ".join(probs)}')
+        one, two = (p.argmax(1).cpu().numpy() for p in (probs[branch], other[branch].flip(-1)))
+        if run.recipe.mirror:                                  # then the mean of both is what the run answers
+            probs = {b: (p + other[b].flip(-1))/2 for b, p in probs.items()}
         maps = {b: p.argmax(1).cpu().numpy().astype(np.uint8) for b, p in probs.items()}
-        mirrored, top = other[branch].flip(-1).argmax(1).cpu().numpy(), probs[branch].amax(1).float().cpu().numpy()
+        top = probs[branch].amax(1).float().cpu().numpy()
         pair = [b for b in maps if b != 'mean'][:2]
         for j, case in enumerate(some):
             mask, out = maps[branch][j], {}
             if len(pair) == 2:
                 out['agreement'] = _foreground_dice(*(maps[b][j] for b in pair), k)
-            out['consistency'] = _foreground_dice(mask, mirrored[j], k)
+            out['consistency'] = _foreground_dice(one[j], two[j], k)
             out['confidence'] = float((top[j][mask > 0] if (mask > 0).any() else top[j]).mean())
             yield case, mask, {**out, 'area': float((mask > 0).mean())}
 
