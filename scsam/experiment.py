@@ -325,7 +325,7 @@ PAIR_VARIANTS |= {f'{v}-box': PAIR_VARIANTS[v] | dict(tokens='box') for v in (
 PAIR_VARIANTS |= {f'{v}-long': PAIR_VARIANTS[f'{v}-box'] | dict(steps=600) for v in (
     'alone-15', 'pair-15-both', 'alone-all')}
 # SAM learns on augmented images, not on flips of kept features
-PAIR_VARIANTS |= {f'{v}-live': PAIR_VARIANTS[f'{v}-box'] | dict(live_views=True) for v in (
+PAIR_VARIANTS |= {f'{v}-live': PAIR_VARIANTS[f'{v}-box'] | dict(live_views=True, precision='fp32') for v in (
     'alone-15', 'pair-15-both', 'alone-all', 'alone', 'pair-both')}
 # the same networks, asked twice
 PAIR_VARIANTS |= {f'{v}-mirror': PAIR_VARIANTS[f'{v}-box'] | dict(mirror=True) for v in ('alone-15', 'pair-15-both')}
