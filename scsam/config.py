@@ -193,6 +193,8 @@ class Recipe(Settings):
                               'images', at_least=0, below=1)
     cache_embeddings: bool = _sam(False, 'compute the frozen part of the image encoder once per image; with peft '
                                   "'decoder' or 'none'")
+    live_views: bool = _sam(False, 'SAM learns on augmented images, which it encodes anew at each step; what is cached '
+                            'serves its answers only')
     sam_flips: bool = _sam(False, "flip what is cached along with the image, instead of flipping SAM's answer back")
     grad_checkpoint: bool = _sam(False, "recompute the encoder's blocks in the backward pass: less memory, more time")
     tokens: str = _sam('learned', "prompt tokens that a small CNN reads from SAM's embedding; they begin as zeros "
@@ -226,8 +228,6 @@ class Recipe(Settings):
     unlabeled_weight: float = _pair(1., "weight of the unlabelled images' loss, after the ramp-up", at_least=0)
     pair_wait: float = _pair(0., 'fraction of the steps in which both networks learn from labelled images only',
                              at_least=0, below=1)
-    live_views: bool = _pair(False, "SAM learns on augmented images, which it encodes anew at each step, also where "
-                             'features are kept for its answers; False = on flips of kept features')
     cutmix: float = _pair(.5, 'probability that a rectangle of another unlabelled image is pasted in', at_least=0,
                           at_most=1)
     weaker: str = _adaptive('silent', 'what the branch with the lower validation Dice teaches: nothing, or what '
@@ -275,11 +275,11 @@ PRESETS = {
                  precision='bf16', augment_labeled='strong', unet='tf_efficientnet_lite0', unet_weights='imagenet',
                  unet_optimizer='adamw', unet_lr=9e-4, unet_encoder_lr=.3333, unet_dropout=.2, sam='litemedsam',
                  peft='decoder', cache_embeddings=True, sam_stages=1, sam_flips=True, sam_dropout=.5, prompts=(),
-                 branch='mean', pair_wait=.25, rampup=.1, unet_to_sam=0., tokens='box'),
+                 branch='mean', pair_wait=.25, rampup=.1, unet_to_sam=0., tokens='box', live_views=True, mirror=True),
     'smoke': dict(image_size=64, sam='tiny', weights='random', steps=6, val_every=3, batch_labeled=2,
                   batch_unlabeled=2, labeled='4', val=.2)}
 PRESETS['demo'] = PRESETS['pair'] | dict(image_size=64, batch_labeled=4, batch_unlabeled=4, steps=64, val_every=32,
-                                         precision='fp32', unet_to_sam=1.)
+                                         precision='fp32', unet_to_sam=1., live_views=False, mirror=False)
 
 # %% ../nbs/00_config.ipynb #1349a485
 def mix(*keys) -> int:

@@ -133,7 +133,6 @@ class Method(_Networks):
     branches: tuple = ()             # what `predict` returns, in this order
     branch: str = 'unet'             # the one that is reported when nothing was validated
     needs_unlabeled: bool = True     # are images without a mask part of a batch?
-    needs_embeddings: bool = True    # does training ask SAM about every image? (False: none is cached for training)
     trains_sam: bool = True          # is anything trained in SAM, if there is one?
     oracle: bool = False             # does its record also hold SAM's answer to boxes around the truth?
     view: str = ''                   # of unlabelled images: '' as the recipe says, 'weak', or 'none'
@@ -152,6 +151,11 @@ class Method(_Networks):
         Returns {part: scalar}, 'loss' among them.
         """
         raise NotImplementedError(f'{type(self).__name__} has no losses')
+
+    @property
+    def needs_embeddings(self) -> bool:
+        "Does training ask SAM about images as they are? If not, none is cached for training."
+        return not self.recipe.live_views
 
     def predict(self, images: Tensor,   # (B, 3, H, W) in [0, 1]
                 embeddings=None,        # what `Sam.frozen_part` gave for these images; None = SAM looks at them now

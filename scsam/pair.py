@@ -163,6 +163,10 @@ class Pair(_Labelling):
     @property
     def needs_unlabeled(self) -> bool: return self.recipe.unlabeled_weight > 0
 
+    @property
+    def needs_embeddings(self) -> bool:                          # for answers, where it does not learn on them
+        return super().needs_embeddings or self.needs_unlabeled or bool(self.recipe.prompts)
+
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor]: # 'loss' is the sum of all other parts
         "One step: answers of the slow averages, one label and its weight, and two networks that learn it."
         r, n, x, masks = self.recipe, batch.n_labeled, batch.images, batch.masks
