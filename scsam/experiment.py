@@ -321,9 +321,6 @@ PAIR_VARIANTS |= {f'{v}-box': PAIR_VARIANTS[v] | dict(tokens='box') for v in (
     'alone-15', 'pair-15-both', 'pair-15', 'alone-all', 'scsam-15', 'scsam-15-alone', 'cpc-sam-15',
     'alone-15-points', 'pair-15-points', 'pair-15-other', 'alone', 'pair-both', 'pair', 'sam', 'alone-256',
     'pair-256-both')}
-# two and a half times the steps: an exchange may need them, where 15 labelled images are long used up
-PAIR_VARIANTS |= {f'{v}-long': PAIR_VARIANTS[f'{v}-box'] | dict(steps=600) for v in (
-    'alone-15', 'pair-15-both', 'alone-all')}
 # SAM learns on augmented images, not on flips of kept features
 PAIR_VARIANTS |= {f'{v}-live': PAIR_VARIANTS[f'{v}-box'] | dict(live_views=True, precision='fp32') for v in (
     'alone-15', 'pair-15-both', 'alone-all', 'alone', 'pair-both')}
