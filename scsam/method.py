@@ -6,7 +6,7 @@
 __all__ = ['UNLABELED', 'COMMON', 'UNET', 'SAM', 'PROMPTS', 'METHODS', 'ROOMS', 'PLUGINS', 'group', 'make_sam', 'learned_tokens',
            'unet_optimizer', 'sam_optimizer', 'class_logits', 'total', 'Method', 'register', 'methods', 'find_method',
            'build', 'refuse_unread', 'all_uses', 'write_uses', 'load_plugin', 'load_kept', 'average_in', 'EMA',
-           'evaluating', 'predict_batch', 'predict_arrays']
+           'evaluating', 'mirrored', 'mean_probs', 'predict_batch', 'predict_arrays']
 
 # %% ../nbs/20a_method.ipynb #c2d57952
 import contextlib, copy, importlib, importlib.metadata, importlib.util, json, torch
@@ -362,6 +362,16 @@ def evaluating(module: nn.Module):
         for m, mode in modes:
             m.training = mode
 
+# %% ../nbs/20a_method.ipynb #e5fb6c0f
+def mirrored(method: Method, images: Tensor, seeds=None) -> dict: # as of `Method.predict`
+    "What the method says of the mirror images, mirrored back."
+    return {b: p.flip(-1) for b, p in method.predict(images.flip(-1), seeds=seeds).items()}
+
+
+def mean_probs(one: dict, other: dict) -> dict: # {branch: (B, K, H, W)}
+    "The mean of two predictions, branch by branch."
+    return {b: (p + other[b])/2 for b, p in one.items()}
+
 # %% ../nbs/20a_method.ipynb #d98c2ea7
 def predict_batch(method: Method,
                   pixels,          # (B, S, S, 3) uint8
@@ -386,8 +396,7 @@ def predict_batch(method: Method,
     with evaluating(method):
         probs = method.predict(images, embeddings=embeddings, seeds=seeds)
         if mirror:
-            other = method.predict(images.flip(-1), seeds=seeds)
-            probs = {b: (p + other[b].flip(-1))/2 for b, p in probs.items()}
+            probs = mean_probs(probs, mirrored(method, images, seeds))
     return images, probs
 
 

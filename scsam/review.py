@@ -25,7 +25,7 @@ from .viz import BRANCHES, CLASSES, YELLOW, disagreement, draw_boxes, draw_point
 from .decisions import PROMPT, Decisions, file_stem
 from .sam import load_sam
 from .prompts import mask_box, released_points
-from .method import predict_batch
+from .method import evaluating, mean_probs, mirrored, predict_batch
 from .feed import Embeddings
 from .snapshots import PseudoLabels, asked_points, label_maps, with_background
 from .learner import Run, load_run
@@ -415,13 +415,14 @@ class _Asked(_Images):
 
     @torch.no_grad()
     def _predicted(self, id) -> tuple: # ({branch: (K, S, S)}, (xy, labels)) of the final model
-        method, pixels, mirror = self.subject.run.method, self._seen(id), self.subject.recipe.mirror
+        method = self.subject.run.method
         seen = self.embedding(id) if self.subject.recipe.cache_embeddings and self.subject.sam[0] is not None else None
-        x, probs = predict_batch(method, pixels, [id], seen)
+        x, probs = predict_batch(method, self._seen(id), [id], seen)
         xy, labels = asked_points(method, x, probs, [mix(id)]) or (np.zeros((0, 2)), np.zeros(0))
         points = (np.asarray(xy).reshape(-1, 2) + .5) / self.size, np.asarray(labels).reshape(-1)
-        if mirror:                                           # the points are those of the image as it is
-            probs = predict_batch(method, pixels, [id], seen, mirror=True)[1]
+        if self.subject.recipe.mirror:                       # the points are those of the image as it is
+            with evaluating(method):
+                probs = mean_probs(probs, mirrored(method, x, [mix(id)]))
         return {k: v[0].numpy() for k, v in probs.items() if k != 'mean'}, points
 
 # %% ../nbs/40_review.ipynb #e8d85d01

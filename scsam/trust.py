@@ -17,7 +17,7 @@ from .files import atomic, read_json, write_json
 from .data import IGNORE, as_seen, read_resized, resize_mask, to_float
 from .metrics import dice
 from .records import csv_text
-from .method import evaluating
+from .method import evaluating, mean_probs, mirrored
 from .learner import Run
 
 # %% ../nbs/43_trust.ipynb #cc606b48
@@ -40,11 +40,11 @@ def signals(run: Run, cases,
         x = to_float(x, device)
         seeds = [mix(c.id) for c in some]
         with evaluating(run.method):
-            probs, other = run.method.predict(x, seeds=seeds), run.method.predict(x.flip(-1), seeds=seeds)
+            probs, other = run.method.predict(x, seeds=seeds), mirrored(run.method, x, seeds)
         if branch not in probs: raise ScsamError(f'branch {branch!r}: this run predicts {", ".join(probs)}')
-        one, two = (p.argmax(1).cpu().numpy() for p in (probs[branch], other[branch].flip(-1)))
+        one, two = (p.argmax(1).cpu().numpy() for p in (probs[branch], other[branch]))
         if run.recipe.mirror:                                  # then the mean of both is what the run answers
-            probs = {b: (p + other[b].flip(-1))/2 for b, p in probs.items()}
+            probs = mean_probs(probs, other)
         maps = {b: p.argmax(1).cpu().numpy().astype(np.uint8) for b, p in probs.items()}
         top = probs[branch].amax(1).float().cpu().numpy()
         pair = [b for b in maps if b != 'mean'][:2]
