@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['resize_positions', 'relative_table', 'by_windows', 'with_positions', 'attend', 'Attention', 'Block', 'PatchEmbed',
-           'ChannelNorm', 'ViT', 'TinyAttention', 'TinyViT', 'normalised', 'across', 'two_way', 'fine_logits',
-           'mask_logits', 'scale_prompts', 'by_class', 'Sam', 'load_sam']
+           'ChannelNorm', 'ViT', 'TinyAttention', 'FoldedNorm', 'TinyViT', 'normalised', 'across', 'two_way',
+           'fine_logits', 'mask_logits', 'scale_prompts', 'by_class', 'Sam', 'load_sam']
 
 # %% ../nbs/11_sam.ipynb #7dcdb256
 import re
@@ -259,6 +259,15 @@ class TinyAttention(tiny_vit.Attention):
         "Which outputs of `qkv` are the queries ('q'), keys ('k') or values ('v'): head by head, each with its three."
         return torch.arange(self.qkv.out_features).view(self.num_heads, 3, -1)[:, 'qkv'.index(part)].flatten()
 
+# %% ../nbs/11_sam.ipynb #7763f721
+class FoldedNorm(tiny_vit.ConvNorm):
+    "timm's convolution and batch normalisation in one convolution, with the statistics that it was loaded with."
+    def forward(self, x): # (B, C, h, w) → (B, C', h', w')
+        c, n = self.conv, self.bn
+        factor = n.weight*torch.rsqrt(n.running_var + n.eps)
+        return F.conv2d(x, c.weight*factor.view(-1, 1, 1, 1), n.bias - n.running_mean*factor, c.stride, c.padding,
+                        c.dilation, c.groups)
+
 # %% ../nbs/11_sam.ipynb #e6f4a5b7
 class TinyViT(nn.Module):
     "The image encoder of MobileSAM (`stem_stride=4`) and LiteMedSAM (`stem_stride=1`), from timm's blocks."
@@ -278,6 +287,9 @@ class TinyViT(nn.Module):
             for b in s.blocks:
                 a = b.attn
                 b.attn = TinyAttention(b.dim, a.key_dim, a.num_heads, attn_ratio=1, resolution=a.resolution)
+        for m in self.modules():
+            if isinstance(m, norm):
+                m.__class__ = FoldedNorm                             # deep in timm's blocks; its tensors stay as they are
         self.neck = _neck(320, 256)
 
     @_own_precision
@@ -302,12 +314,6 @@ class TinyViT(nn.Module):
 
     def forward(self, x): return self.upper(self.lower(x)) # (B, 3, H, W), normalised → (B, 256, H/stride, W/stride)
 
-    def train(self, mode=True):
-        super().train(mode)
-        for m in self.modules():
-            if isinstance(m, nn.BatchNorm2d):
-                m.eval()
-        return self
 
 # %% ../nbs/11_sam.ipynb #664dac3c
 def _ours(state: dict) -> dict: # of official names
