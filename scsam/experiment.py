@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['MODES', 'MAIN', 'OTHERS', 'FINE_UNET', 'ROWS', 'PAPER_ROWS', 'PAIR_ROWS', 'FINE', 'FEW', 'OTHERS_OF_PAIR', 'SCSAM_15',
-           'PAIR_VARIANTS', 'PHANTOM', 'PHANTOM_DATA', 'SMALL', 'SMALL_DATA', 'PHANTOM_METHODS', 'ABLATIONS', 'POLYPS',
-           'VOLUMES', 'EXPERIMENTS', 'SMOKE', 'PUBLISHED', 'SOURCES', 'remember_data', 'run_data', 'test_sets',
-           'cached_embeddings', 'record_of', 'make_record', 'process', 'run_queue', 'runs_of', 'paper_queue',
-           'polyp_queue', 'pair_queue', 'prostate_queue', 'prostate_slices_queue', 'phantom_queue', 'unets_queue',
-           'weak_sam_queue', 'ablations_queue', 'Experiment', 'experiment_queue', 'experiment_folder', 'show_queue',
-           'in_columns', 'lacks_data', 'lacks_weights', 'chosen', 'run_experiment', 'notebook_mode', 'notebook_records',
-           'history_of', 'run_of', 'project_root', 'still_to_run']
+           'PAIR_VARIANTS', 'SURER', 'PHANTOM', 'PHANTOM_DATA', 'SMALL', 'SMALL_DATA', 'PHANTOM_METHODS', 'ABLATIONS',
+           'POLYPS', 'VOLUMES', 'EXPERIMENTS', 'SMOKE', 'PUBLISHED', 'SOURCES', 'remember_data', 'run_data',
+           'test_sets', 'cached_embeddings', 'record_of', 'make_record', 'process', 'run_queue', 'runs_of',
+           'paper_queue', 'polyp_queue', 'pair_queue', 'prostate_queue', 'prostate_slices_queue', 'phantom_queue',
+           'unets_queue', 'weak_sam_queue', 'ablations_queue', 'Experiment', 'experiment_queue', 'experiment_folder',
+           'show_queue', 'in_columns', 'lacks_data', 'lacks_weights', 'chosen', 'run_experiment', 'notebook_mode',
+           'notebook_records', 'history_of', 'run_of', 'project_root', 'still_to_run']
 
 # %% ../nbs/32_experiment.ipynb #35821070
 import os, tempfile, time
@@ -324,6 +324,11 @@ PAIR_VARIANTS |= {f'{v}-box': PAIR_VARIANTS[v] | dict(tokens='box') for v in (
 # SAM learns on augmented images, not on flips of kept features
 PAIR_VARIANTS |= {f'{v}-live': PAIR_VARIANTS[f'{v}-box'] | dict(live_views=True, precision='fp32') for v in (
     'alone-15', 'pair-15-both', 'alone-all', 'alone', 'pair-both')}
+# whose label, and which images: the surer network's
+SURER = dict(pair_label='surer', pair_trust='surer')
+PAIR_VARIANTS |= {'pair-15-surer-live': PAIR_VARIANTS['pair-15-both-live'] | SURER,
+                  'pair-15-own-live': PAIR_VARIANTS['pair-15-both-live'] | SURER | dict(pair_label='own'),
+                  'pair-surer-live': PAIR_VARIANTS['pair-both-live'] | SURER}
 # the same networks, asked twice
 PAIR_VARIANTS |= {f'{v}-mirror': PAIR_VARIANTS[f'{v}-box'] | dict(mirror=True) for v in ('alone-15', 'pair-15-both')}
 
