@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MODES', 'MAIN', 'OTHERS', 'FINE_UNET', 'ROWS', 'PAPER_ROWS', 'PAIR_ROWS', 'FINE', 'FEW', 'OTHERS_OF_PAIR', 'SCSAM_15',
-           'PAIR_VARIANTS', 'SURER', 'PHANTOM', 'PHANTOM_DATA', 'SMALL', 'SMALL_DATA', 'PHANTOM_METHODS', 'ABLATIONS',
-           'POLYPS', 'VOLUMES', 'EXPERIMENTS', 'SMOKE', 'PUBLISHED', 'SOURCES', 'remember_data', 'run_data',
-           'test_sets', 'cached_embeddings', 'record_of', 'make_record', 'process', 'run_queue', 'runs_of',
+           'PAIR_VARIANTS', 'SURER', 'FIVE', 'PHANTOM', 'PHANTOM_DATA', 'SMALL', 'SMALL_DATA', 'PHANTOM_METHODS',
+           'ABLATIONS', 'POLYPS', 'VOLUMES', 'EXPERIMENTS', 'SMOKE', 'PUBLISHED', 'SOURCES', 'remember_data',
+           'run_data', 'test_sets', 'cached_embeddings', 'record_of', 'make_record', 'process', 'run_queue', 'runs_of',
            'paper_queue', 'polyp_queue', 'pair_queue', 'prostate_queue', 'prostate_slices_queue', 'phantom_queue',
            'unets_queue', 'weak_sam_queue', 'ablations_queue', 'Experiment', 'experiment_queue', 'experiment_folder',
            'show_queue', 'in_columns', 'lacks_data', 'lacks_weights', 'chosen', 'run_experiment', 'notebook_mode',
@@ -329,6 +329,9 @@ SURER = dict(pair_label='surer', pair_trust='surer')
 PAIR_VARIANTS |= {'pair-15-surer-live': PAIR_VARIANTS['pair-15-both-live'] | SURER,
                   'pair-15-own-live': PAIR_VARIANTS['pair-15-both-live'] | SURER | dict(pair_label='own'),
                   'pair-surer-live': PAIR_VARIANTS['pair-both-live'] | SURER}
+FIVE = dict(labeled='5', precision='bf16')         # five masks: too few for SAM alone
+PAIR_VARIANTS |= {v.replace('15', '5'): PAIR_VARIANTS[v] | FIVE for v in ('alone-15-live', 'pair-15-surer-live',
+                                                                         'pair-15-own-live')}
 # the same networks, asked twice
 PAIR_VARIANTS |= {f'{v}-mirror': PAIR_VARIANTS[f'{v}-box'] | dict(mirror=True) for v in ('alone-15', 'pair-15-both')}
 
