@@ -162,7 +162,7 @@ class Recipe(Settings):
     weight_ema: float = _train(0., 'decay of a moving average of all trained weights, which is then validated and '
                                'kept; 0 = none', at_least=0, below=1, was='average')
     mirror: bool = _train(False, 'test-time augmentation: a finished run answers with the mean over an image and its '
-                          'mirror image, in twice the time')
+                          'mirror image, in twice the time; the pair also weighs its networks by how sure each is')
     branch: str = _train('validation', "the branch that is reported: 'validation' (the best one there) or its name",
                          was='report')
     unet: str = _unet('paper', "'paper', or the name of a timm encoder")

@@ -6,7 +6,7 @@
 __all__ = ['UNLABELED', 'COMMON', 'UNET', 'SAM', 'PROMPTS', 'METHODS', 'ROOMS', 'PLUGINS', 'group', 'make_sam', 'learned_tokens',
            'unet_optimizer', 'sam_optimizer', 'class_logits', 'total', 'Method', 'register', 'methods', 'find_method',
            'build', 'refuse_unread', 'all_uses', 'write_uses', 'load_plugin', 'load_kept', 'average_in', 'EMA',
-           'evaluating', 'mirrored', 'mean_probs', 'predict_batch', 'predict_arrays']
+           'evaluating', 'mirrored', 'predict_batch', 'predict_arrays']
 
 # %% ../nbs/20a_method.ipynb #c2d57952
 import contextlib, copy, importlib, importlib.metadata, importlib.util, json, torch
@@ -169,6 +169,10 @@ class Method(_Networks):
         Returns {branch: (B, K, H, W)}, each summing to 1 over K.
         """
         raise NotImplementedError(f'{type(self).__name__} does not predict')
+
+    def combine(self, one: dict, other: dict) -> dict: # {branch: (B, K, H, W)}
+        "One answer of two that `predict` gave: about images, and, mirrored back, about their mirror images."
+        return {b: (p + other[b])/2 for b, p in one.items()}
 
     def prompts(self, images: Tensor, probs: dict, seeds=None) -> dict|None:
         """What SAM was asked when `predict(images, seeds=seeds)` gave `probs`: as of `make_prompts`; None = nothing.
@@ -367,24 +371,19 @@ def mirrored(method: Method, images: Tensor, seeds=None) -> dict: # as of `Metho
     "What the method says of the mirror images, mirrored back."
     return {b: p.flip(-1) for b, p in method.predict(images.flip(-1), seeds=seeds).items()}
 
-
-def mean_probs(one: dict, other: dict) -> dict: # {branch: (B, K, H, W)}
-    "The mean of two predictions, branch by branch."
-    return {b: (p + other[b])/2 for b, p in one.items()}
-
 # %% ../nbs/20a_method.ipynb #d98c2ea7
 def predict_batch(method: Method,
                   pixels,          # (B, S, S, 3) uint8
                   ids,             # of the cases
                   embeddings=None, # array (B, …) of what `Sam.frozen_part` gives
                   device=None,     # None = where the method is
-                  mirror: bool = False # the mean over each image and its mirror image
+                  mirror: bool = False # asked about each image and about its mirror image
                  ) -> tuple:       # images (B, 3, S, S), {branch: (B, K, S, S)}
     """Predictions for images as they are in memory.
 
     `pixels`: uint8 (B, S, S, 3). `ids`: of the cases; they seed the random prompts.
     `embeddings`: array (B, ...) of what `Sam.frozen_part` gives. `device`: None = where the method is.
-    `mirror`: the mean over each image and its mirror image, whose answer is mirrored back.
+    `mirror`: asked about each image and about its mirror image; `Method.combine` makes one answer of both.
     Returns images (B, 3, S, S) in [0, 1], and {branch: (B, K, S, S)}.
     """
     first = next(method.parameters(), None)
@@ -396,7 +395,7 @@ def predict_batch(method: Method,
     with evaluating(method):
         probs = method.predict(images, embeddings=embeddings, seeds=seeds)
         if mirror:
-            probs = mean_probs(probs, mirrored(method, images, seeds))
+            probs = method.combine(probs, mirrored(method, images, seeds))
     return images, probs
 
 

@@ -143,6 +143,10 @@ class _Answering(ScSam):
         p, q = self.answers(images, embeddings, None if seeds is None else torch.as_tensor(seeds, device=images.device))
         return {'unet': p, 'sam': q, 'mean': (p + q)/2}
 
+    def combine(self, one: dict, other: dict) -> dict: # {branch: (B, K, H, W)}
+        "The mean of two answers; the mean of both networks is weighted by how sure each is of this image."
+        return super().combine(one, other) | {'mean': weigh(*((one[b], other[b]) for b in ('unet', 'sam')))[0]}
+
     def lighten(self) -> dict: # what differs in the recipe of the lighter method
         "Keep what predicts: the slow averages take the place of the trained weights."
         if self.slow is None: return {}

@@ -25,7 +25,7 @@ from .viz import BRANCHES, CLASSES, YELLOW, disagreement, draw_boxes, draw_point
 from .decisions import PROMPT, Decisions, file_stem
 from .sam import load_sam
 from .prompts import mask_box, released_points
-from .method import evaluating, mean_probs, mirrored, predict_batch
+from .method import evaluating, mirrored, predict_batch
 from .feed import Embeddings
 from .snapshots import PseudoLabels, asked_points, label_maps, with_background
 from .learner import Run, load_run
@@ -45,9 +45,11 @@ class CaseView:
     points: tuple = ((), ())           # what SAM was asked: xy (N, 2) in fractions of the image, labels (N,) 1, 0 or -1
     boxes: tuple = ()                  # likewise: (N, 4) left, top, right, bottom
     classes: int = 2                   # of masks that no branch has made
+    answer: np.ndarray|None = None     # (K, S, S) of all branches together; None = their plain mean
 
     @property
-    def mean(self) -> np.ndarray: return sum(self.probs.values()) / len(self.probs)
+    def mean(self) -> np.ndarray: # (K, S, S)
+        return sum(self.probs.values()) / len(self.probs) if self.answer is None else self.answer
 
     @property
     def layers(self) -> list: # names
@@ -422,8 +424,8 @@ class _Asked(_Images):
         points = (np.asarray(xy).reshape(-1, 2) + .5) / self.size, np.asarray(labels).reshape(-1)
         if self.subject.recipe.mirror:                       # the points are those of the image as it is
             with evaluating(method):
-                probs = mean_probs(probs, mirrored(method, x, [mix(id)]))
-        return {k: v[0].numpy() for k, v in probs.items() if k != 'mean'}, points
+                probs = method.combine(probs, mirrored(method, x, [mix(id)]))
+        return {k: v[0].numpy() for k, v in probs.items()}, points
 
 # %% ../nbs/40_review.ipynb #e8d85d01
 class Gallery(_Asked):
@@ -442,7 +444,7 @@ class Gallery(_Asked):
                 return self.saved.probs(*at), ((), ()), str(e)
         if self.subject.run is None: return {}, ((), ()), ''
         probs, points = self._predict(id)
-        parts = [np.round(255 * p[None, 1:]).astype(np.uint8) for p in probs.values()]
+        parts = [np.round(255 * p[None, 1:]).astype(np.uint8) for b, p in probs.items() if b != 'mean']
         for k, v in score_arrays(parts, None, self.classes).items():
             self.scores[k][self.row[id]] = v[0]
         return probs, points, ''
@@ -467,7 +469,8 @@ class Gallery(_Asked):
         if 'box' in self.subject.recipe.prompts and {'unet', 'sam'} <= set(probs):
             boxes = (mask_box(torch.from_numpy(probs['unet'])[None])[0].numpy() + (0, 0, 1, 1)) / self.size
             boxes = boxes[~np.isnan(boxes).any(1)]
-        view = CaseView(id, image, probs, truth, None, points, boxes, self.classes)
+        branches = {b: p for b, p in probs.items() if b != 'mean'}
+        view = CaseView(id, image, branches, truth, None, points, boxes, self.classes, probs.get('mean'))
         return view, native, [p for p in (*problems, wrong) if p]
 
 # %% ../nbs/40_review.ipynb #a6106921

@@ -17,7 +17,7 @@ from .files import atomic, read_json, write_json
 from .data import IGNORE, as_seen, read_resized, resize_mask, to_float
 from .metrics import dice
 from .records import csv_text
-from .method import evaluating, mean_probs, mirrored
+from .method import evaluating, mirrored
 from .learner import Run
 
 # %% ../nbs/43_trust.ipynb #cc606b48
@@ -43,8 +43,8 @@ def signals(run: Run, cases,
             probs, other = run.method.predict(x, seeds=seeds), mirrored(run.method, x, seeds)
         if branch not in probs: raise ScsamError(f'branch {branch!r}: this run predicts {", ".join(probs)}')
         one, two = (p.argmax(1).cpu().numpy() for p in (probs[branch], other[branch]))
-        if run.recipe.mirror:                                  # then the mean of both is what the run answers
-            probs = mean_probs(probs, other)
+        if run.recipe.mirror:                                  # then both together are what the run answers
+            probs = run.method.combine(probs, other)
         maps = {b: p.argmax(1).cpu().numpy().astype(np.uint8) for b, p in probs.items()}
         top = probs[branch].amax(1).float().cpu().numpy()
         pair = [b for b in maps if b != 'mean'][:2]
