@@ -289,7 +289,7 @@ class TinyViT(nn.Module):
                 b.attn = TinyAttention(b.dim, a.key_dim, a.num_heads, attn_ratio=1, resolution=a.resolution)
         for m in self.modules():
             if isinstance(m, norm):
-                m.__class__ = FoldedNorm                             # deep in timm's blocks; its tensors stay as they are
+                m.__class__ = FoldedNorm                 # deep in timm's blocks; its tensors stay as they are
         self.neck = _neck(320, 256)
 
     @_own_precision
