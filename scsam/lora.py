@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from .config import PEFT, Recipe, ScsamError, nearest
 from .files import atomic, parse_json, regular
+from .sam import FoldedNorm
 
 # %% ../nbs/12_lora.ipynb #2b04d9e6
 class LoRA(nn.Linear):
@@ -209,8 +210,9 @@ def count_trained(sam: nn.Module) -> dict: # part → parameters
 def round_frozen(encoder: nn.Module # a ViT or TinyViT, changed in place
                 ) -> nn.Module:
     "Round frozen weights of linear layers and convolutions to bfloat16; the encoder then computes in mixed precision."
+    folded = {id(m.conv) for m in encoder.modules() if isinstance(m, FoldedNorm)}   # rounded when it has been folded
     for m in encoder.modules():
-        if not isinstance(m, (nn.Linear, nn.Conv2d)): continue
+        if not isinstance(m, (nn.Linear, nn.Conv2d)) or id(m) in folded: continue
         for p in m.parameters(recurse=False):
             if not p.requires_grad:
                 p.data = p.data.bfloat16()
