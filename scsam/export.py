@@ -247,7 +247,7 @@ Written by scsam {version}.
 GRAPH_USE = """
 {which} is the branch `unet` alone, for programs without scsam: RGB images (batch, 3, {size}, {size}),
 resized bilinearly, values in [0, 1]; out come class probabilities of the same size.{twice}"""
-TWICE = ' scsam takes the mean over the image and its mirror\nimage, mirrored back; a graph is asked once.'
+TWICE = ' scsam also asks\nabout the mirror image and joins both answers; a graph is asked once.'
 
 # %% ../nbs/42_export.ipynb #6ffac715
 def model_card(run: Run, record: dict|None, files: dict, # name -> what is said of it
