@@ -276,13 +276,13 @@ PRESETS = {
                  precision='bf16', augment_labeled='strong', unet='tf_efficientnet_lite0', unet_weights='imagenet',
                  unet_optimizer='adamw', unet_lr=9e-4, unet_encoder_lr=.3333, unet_dropout=.2, sam='litemedsam',
                  peft='decoder', cache_embeddings=True, sam_stages=1, sam_flips=True, sam_dropout=.5, prompts=(),
-                 branch='mean', pair_wait=.25, rampup=.1, tokens='box', pair_label='surer', pair_trust='surer',
-                 live_views=True, mirror=True),
+                 branch='mean', pair_wait=.25, rampup=.1, unet_to_sam=0., tokens='box', pair_label='surer',
+                 pair_trust='surer', live_views=True, mirror=True),
     'smoke': dict(image_size=64, sam='tiny', weights='random', steps=6, val_every=3, batch_labeled=2,
                   batch_unlabeled=2, labeled='4', val=.2)}
 PRESETS['demo'] = PRESETS['pair'] | dict(image_size=64, batch_labeled=4, batch_unlabeled=4, steps=64, val_every=32,
-                                         precision='fp32', pair_label='mean', pair_trust='agreement',
-                                         live_views=False, mirror=False)
+                                         precision='fp32', unet_to_sam=1., pair_label='mean',
+                                         pair_trust='agreement', live_views=False, mirror=False)
 
 # %% ../nbs/00_config.ipynb #1349a485
 def mix(*keys) -> int:

@@ -342,7 +342,7 @@ def pair_queue(mode: str) -> dict[str, Recipe]:
         what = PAIR_VARIANTS[variant]
         slow = dict(weight_ema=.99) if 'method' in what else {}     # `scsam-pair` has slow averages of its own
         base = dict(labeled='72', seed=seed, data_seed=seed, tokens='learned', pair_label='mean',
-                    pair_trust='agreement', unet_to_sam=0., live_views=False, mirror=False)
+                    pair_trust='agreement', live_views=False, mirror=False)
         return Recipe.preset('pair', **base, **slow).replace(**what)
     first = ('unet', 'sam', 'pair', 'alone', 'alone-15', 'pair-15-both', 'scsam-15', 'scsam-15-alone', 'alone-15-box',
              'pair-15-both-box', 'scsam-15-box')
