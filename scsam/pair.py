@@ -107,14 +107,15 @@ def weigh(*answers: tuple  # of each network, as for `sureness`
     """The networks' answers, each weighted by the fourth power of its sureness, and the largest sureness.
 
     `answers`: of each network, a pair as for `sureness`. Returns probabilities (B, K, H, W), and (B,) in [0, 1]; where
-    no network finds an object, the plain mean and its smallest background probability.
+    no network finds an object, the plain mean and the smallest background probability of any answer.
     """
     means = torch.stack([(a + b)/2 for a, b in answers])
     sure = torch.stack([sureness(a, b) for a, b in answers])
-    none = sure.amax(0) == 0
-    weights = torch.where(none, 1., sure**4)
+    weights = sure.clamp(min=1e-6)**4                                # equal where none is sure of anything
     label = (weights[..., None, None, None]*means).sum(0)/weights.sum(0)[:, None, None, None]
-    return label, torch.where(none, label[:, 0].flatten(1).amin(1), sure.amax(0))
+    nothing = torch.stack([x[:, 0] for pair in answers for x in pair]).flatten(2).amin((0, 2))
+    found = (means.argmax(2) > 0).flatten(2).any(2).any(0)
+    return label, torch.where(found, sure.amax(0), nothing)
 
 # %% ../nbs/24_pair.ipynb #ea846f66
 class _Answering(ScSam):
