@@ -314,7 +314,6 @@ class TinyViT(nn.Module):
 
     def forward(self, x): return self.upper(self.lower(x)) # (B, 3, H, W), normalised → (B, 256, H/stride, W/stride)
 
-
 # %% ../nbs/11_sam.ipynb #664dac3c
 def _ours(state: dict) -> dict: # of official names
     "A checkpoint's tensors under the names that they have here."
