@@ -320,10 +320,10 @@ PAIR_VARIANTS = {  # `pair_queue` begins with the question; the rest says why
 PAIR_VARIANTS |= {f'{v}-box': PAIR_VARIANTS[v] | dict(tokens='box') for v in (
     'alone-15', 'pair-15-both', 'pair-15', 'alone-all', 'scsam-15', 'scsam-15-alone', 'cpc-sam-15',
     'alone-15-points', 'pair-15-points', 'pair-15-other', 'alone', 'pair-both', 'pair', 'sam', 'alone-256',
-    'pair-256-both')}
+    'pair-256-both', 'knowsam-15')}
 # SAM learns on augmented images, not on flips of kept features
 PAIR_VARIANTS |= {f'{v}-live': PAIR_VARIANTS[f'{v}-box'] | dict(live_views=True, precision='fp32') for v in (
-    'alone-15', 'pair-15-both', 'alone-all', 'alone', 'pair-both')}
+    'alone-15', 'pair-15-both', 'alone-all', 'alone', 'pair-both', 'scsam-15', 'cpc-sam-15', 'knowsam-15')}
 # whose label, and which images: the surer network's
 SURER = dict(pair_label='surer', pair_trust='surer')
 PAIR_VARIANTS |= {'pair-15-surer-live': PAIR_VARIANTS['pair-15-both-live'] | SURER,
@@ -332,8 +332,16 @@ PAIR_VARIANTS |= {'pair-15-surer-live': PAIR_VARIANTS['pair-15-both-live'] | SUR
 FIVE = dict(labeled='5', precision='bf16')         # five masks: too few for SAM alone
 PAIR_VARIANTS |= {v.replace('15', '5'): PAIR_VARIANTS[v] | FIVE for v in ('alone-15-live', 'pair-15-surer-live',
                                                                          'pair-15-own-live')}
+# both networks at 256 px; three times as many steps
+PAIR_VARIANTS |= {f'{v}-at-256': PAIR_VARIANTS[v] | dict(image_size=256, precision='bf16') for v in (
+    'alone-live', 'pair-surer-live', 'alone-15-live', 'pair-15-surer-live')}
+PAIR_VARIANTS |= {f'{v}-long': PAIR_VARIANTS[v] | dict(steps=720, val_every=720) for v in (
+    'alone-15-live', 'pair-15-surer-live')}
 # the same networks, asked twice
 PAIR_VARIANTS |= {f'{v}-mirror': PAIR_VARIANTS[f'{v}-box'] | dict(mirror=True) for v in ('alone-15', 'pair-15-both')}
+PAIR_VARIANTS |= {f'{v}-mirror': PAIR_VARIANTS[v] | dict(mirror=True) for v in (
+    'alone-15-live', 'pair-15-surer-live', 'alone-5-live', 'pair-5-surer-live', 'alone-live-at-256',
+    'pair-surer-live-at-256')}
 
 
 def pair_queue(mode: str) -> dict[str, Recipe]:
@@ -345,7 +353,8 @@ def pair_queue(mode: str) -> dict[str, Recipe]:
                     pair_trust='agreement', live_views=False, mirror=False)
         return Recipe.preset('pair', **base, **slow).replace(**what)
     first = ('unet', 'sam', 'pair', 'alone', 'alone-15', 'pair-15-both', 'scsam-15', 'scsam-15-alone', 'alone-15-box',
-             'pair-15-both-box', 'scsam-15-box')
+             'pair-15-both-box', 'scsam-15-box', 'alone-15-live', 'pair-15-surer-live', 'pair-15-own-live',
+             'alone-5-live', 'pair-5-surer-live', 'pair-5-own-live')
     rest = [v for v in PAIR_VARIANTS if v not in first]
     order = [(v, s) for s in range(5) for v in first] + [(v, s) for s in range(3) for v in rest]
     return {f'{v}-s{s}': run(v, s) for v, s in order}
