@@ -6,8 +6,8 @@
 __all__ = ['PACKAGES', 'BLOCKS', 'FORMAT', 'BUDGET', 'SHAPE', 'SHOWN', 'POLYP_ENDPOINT', 'ORACLE', 'environment', 'summarise',
            'paired', 'over_seeds', 'clusters', 'Record', 'summarise_scores', 'new_record', 'add_scores', 'validate',
            'content_hash', 'write_record', 'read_record', 'find_records', 'csv_text', 'Runs', 'endpoint', 'Difference',
-           'difference', 'Differences', 'differences', 'Cell', 'Row', 'table', 'check_reported', 'published',
-           'read_reported', 'Table']
+           'difference', 'Differences', 'differences', 'minus', 'apart', 'Cell', 'Row', 'table', 'check_reported',
+           'published', 'read_reported', 'Table']
 
 # %% ../nbs/05_records.ipynb #b45a5bfa
 import csv, hashlib, html, importlib.metadata, inspect, io, json, os, platform, re, string, subprocess
@@ -516,6 +516,23 @@ def differences(rows: dict,    # label -> (records of a, records of b), and mayb
     cell = lambda sets, a, b, branch=None: difference(a, b, sets, metric, branch)
     return Differences({label: [cell(sets, *pair) for sets in columns.values()] for label, pair in rows.items()},
                        list(columns))
+
+# %% ../nbs/05_records.ipynb #23940e73
+def minus(runs: Runs,
+          columns: dict|list, # as in `differences`
+          *rows: tuple        # (row, row, branch of the first, branch of the second); '' = the reported one
+         ) -> Differences:
+    "`differences` of rows by their names; those that have no seed in common are left out."
+    named = lambda row, branch: f'{branch} of {row}' if branch else row
+    return differences({f'{named(a, p)} − {named(b, q)}': (runs[a], runs[b], *([(p, q)] if p else []))
+                        for a, b, p, q in rows if set(runs[a]) & set(runs[b])}, columns)
+
+
+def apart(runs: Runs, a: str, b: str) -> set: # of names
+    "The recipe values in which two rows differ, at any seed that both have."
+    values = lambda record: Recipe.from_dict(record['recipe']).to_dict()
+    both = [(values(runs[a][seed]), values(runs[b][seed])) for seed in set(runs[a]) & set(runs[b])]
+    return {k for one, two in both for k in one if one[k] != two[k]}
 
 # %% ../nbs/05_records.ipynb #a2c0c80f
 @dataclass
