@@ -8,9 +8,9 @@ __all__ = ['MODES', 'MAIN', 'OTHERS', 'FINE_UNET', 'ROWS', 'PAPER_ROWS', 'PAIR_R
            'ABLATIONS', 'POLYPS', 'VOLUMES', 'EXPERIMENTS', 'SMOKE', 'PUBLISHED', 'SOURCES', 'remember_data',
            'run_data', 'test_sets', 'cached_embeddings', 'record_of', 'make_record', 'process', 'run_queue', 'runs_of',
            'paper_queue', 'polyp_queue', 'pair_queue', 'prostate_queue', 'prostate_slices_queue', 'phantom_queue',
-           'unets_queue', 'weak_sam_queue', 'ablations_queue', 'Experiment', 'experiment_queue', 'experiment_folder',
-           'show_queue', 'in_columns', 'lacks_data', 'lacks_weights', 'chosen', 'run_experiment', 'notebook_mode',
-           'notebook_records', 'history_of', 'run_of', 'project_root', 'still_to_run']
+           'unets_queue', 'weak_sam_queue', 'pair_elsewhere', 'ablations_queue', 'Experiment', 'experiment_queue',
+           'experiment_folder', 'show_queue', 'in_columns', 'lacks_data', 'lacks_weights', 'chosen', 'run_experiment',
+           'notebook_mode', 'notebook_records', 'history_of', 'run_of', 'project_root', 'still_to_run']
 
 # %% ../nbs/32_experiment.ipynb #35821070
 import os, tempfile, time
@@ -432,6 +432,15 @@ def weak_sam_queue(mode: str) -> dict[str, Recipe]:
     return runs_of(base, variants, (0, 1, 2))
 
 
+def pair_elsewhere(without: tuple = (), **changes): # mode -> queue
+    "The pair with its exchange of labels, with each network's own, and without, in small; three seeds."
+    base = Recipe.preset('pair', **(dict(steps=240, val=0, unet_to_sam=1., mirror=False) | changes))
+    rows = {'alone': dict(unlabeled_weight=0.), 'pair': {}, 'pair-own': dict(pair_label='own'),
+            'alone-all': dict(unlabeled_weight=0., labeled='100%')}
+    rows = {k: v for k, v in rows.items() if k not in without}
+    return lambda mode: {k: r.replace(data_seed=r.seed) for k, r in runs_of(base, rows, (0, 1, 2)).items()}
+
+
 def ablations_queue(mode: str) -> dict[str, Recipe]:
     "SC-SAM with one thing changed, on generated images, three seeds."
     return runs_of(PHANTOM, ABLATIONS, (0, 1, 2))
@@ -456,7 +465,7 @@ def _files(folder: str, needs: str, kind: str|None = None, held_out: dict|None =
 
 def _no_full(name: str):
     "Experiments that have no paper setting."
-    raise ScsamError(f"{name} is made of generated images and has no 'full' mode; use 'cpu'")
+    raise ScsamError(f"{name} has no 'full' mode, since no paper has such a setting; use 'cpu'")
 
 # %% ../nbs/32_experiment.ipynb #68cbe117
 @dataclass(frozen=True)
@@ -484,6 +493,10 @@ EXPERIMENTS = {
     'prostate-slices': Experiment(prostate_slices_queue, _files(*_mri, 'promise12-slices', **_volumes), _grey,
                                   metrics=('dice', 'iou', 'hd95', 'assd')),
     'phantom': Experiment(phantom_queue, _generated(**PHANTOM_DATA), _small, full=False),
+    'pair-phantom': Experiment(pair_elsewhere(labeled='5', image_size=64), _generated(**SMALL_DATA), _small, full=False,
+                               snapshots=0),
+    'pair-prostate': Experiment(pair_elsewhere(('alone-all',), labeled='2'), _files(*_mri, 'promise12', **_volumes), _grey,
+                                full=False, metrics=('dice', 'iou', 'hd95', 'assd'), snapshots=0),
     'unets': Experiment(unets_queue, _generated(**SMALL_DATA), _small, full=False),
     'weak-sam': Experiment(weak_sam_queue, _generated(**SMALL_DATA), _small, full=False),
     'ablations': Experiment(ablations_queue, _generated(**PHANTOM_DATA), _small, full=False)}
@@ -501,7 +514,12 @@ def experiment_queue(name: str,              # a key of `EXPERIMENTS`
     if mode == 'full' and not EXPERIMENTS[name].full:
         _no_full(name)
     queue = EXPERIMENTS[name].queue('cpu' if mode == 'smoke' else mode)
-    return {k: r.replace(**SMOKE) for k, r in queue.items() if r.seed == 0} if mode == 'smoke' else queue
+    if mode != 'smoke': return queue
+    small = {}
+    for k, r in ((k, r.replace(**SMOKE)) for k, r in queue.items() if r.seed == 0):
+        if r not in small.values():                              # rows may have differed in size or steps alone
+            small[k] = r
+    return small
 
 
 def experiment_folder(name: str, mode: str,
