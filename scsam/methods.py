@@ -49,10 +49,7 @@ class MeanTeacher(SemiUNet):
 
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor]:
         self.teacher.update(self.unet, step)
-        parts = super().losses(batch, step)
-        if self.training:
-            self.teacher(batch.images)  # without noise: what batch norm is to measure
-        return parts
+        return super().losses(batch, step)
 
     def noisy(self, images: Tensor) -> Tensor: # (B, 3, H, W)
         "Images with Gaussian noise, cut off at two standard deviations."
@@ -65,6 +62,8 @@ class MeanTeacher(SemiUNet):
 
     def unlabeled(self, z: Tensor, images: Tensor, valid: Tensor, step: int, batch: Batch) -> dict[str, Tensor]:
         target = self.teacher(self.noisy(images), measure=False).softmax(1)
+        if self.training:
+            self.teacher(images)  # without noise: what batch norm is to measure
         difference = consistency(z, target, valid & self.trusted(images, step))
         return {'consistency': self.recipe.consistency*self.ramp(step)*difference}
 

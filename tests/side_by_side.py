@@ -8,7 +8,8 @@
 
 Every variant is a process of its own with one thread. They take one step in turn (A B C A B C ...), so that a busy
 machine disturbs all alike; a step's time is the processor time of its process, and the first is not counted. A ratio is
-a variant's median over the yardstick's: one image of 256 pixels through segment_anything's own ViT-B, both directions.
+a variant's median over the yardstick's: one image of 256 pixels through segment_anything's own ViT-B, both directions,
+in bf16 beside a variant in bf16, since processors of one name differ in that.
 The exit status is 1 where a ratio is over 10 % larger than the one that was kept on the same kind of processor (some
 have no bf16 of their own); --write on another kind begins the file anew. COMMAND is a program that prints `ready`, and
 then, for each line that it reads, takes one step and prints a JSON list: seconds, peak memory in MB.
@@ -20,9 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 KEPT = ROOT/'results'/'speed'/'side_by_side.json'
 VIT = dict(sam='vit_b', weights='random', labeled='8', batch_labeled=2, batch_unlabeled=2)
 CPU = dict(preset='cpu', weights='random', labeled='8')
-PAIR = dict(CPU, method='scsam-pair', batch_labeled=8, batch_unlabeled=8, unet='tf_efficientnet_lite0', prompts=(),
-            sam_stages=1, sam_flips=True, sam_dropout=.5, cutmix=.5, augment_labeled='strong',
-            unet_optimizer='adamw', precision='bf16')
+PAIR = dict(preset='pair', weights='random', unet_weights='', labeled='8', val=0, unet_to_sam=1., pair_wait=0.)
 VARIANTS = {'vit-b lora fp32': VIT, 'vit-b lora bf16': dict(VIT, precision='bf16'),
             'vit-b lora bf16 recomputed': dict(VIT, precision='bf16', grad_checkpoint=True),
             'cpu preset fp32': CPU, 'cpu preset bf16': dict(CPU, precision='bf16'), 'pair 128 px bf16': PAIR,
@@ -30,13 +29,17 @@ VARIANTS = {'vit-b lora fp32': VIT, 'vit-b lora bf16': dict(VIT, precision='bf16
 TOLERANCE = 1.1
 
 
-def yardstick():
+def yardstick(bf16: bool):
     "segment_anything's encoder, forward and backward."
     import torch
     from segment_anything.modeling import ImageEncoderViT
     net = ImageEncoderViT(256, use_rel_pos=True, window_size=14, global_attn_indexes=(2, 5, 8, 11))
     images = torch.rand(1, 3, 256, 256)
-    return lambda step: net(images).square().mean().backward()
+    def run(step):
+        with torch.autocast('cpu', torch.bfloat16, enabled=bf16):
+            loss = net(images).float().square().mean()
+        loss.backward()
+    return run
 
 
 def training(recipe: dict):
@@ -66,7 +69,7 @@ def work(name: str):
     import resource, torch
     warnings.filterwarnings('ignore')
     torch.set_num_threads(1)
-    run = yardstick() if name == 'yardstick' else training(dict(VARIANTS[name]))
+    run = training(dict(VARIANTS[name])) if name in VARIANTS else yardstick('bf16' in name)
     print('ready', flush=True)
     for step, _ in enumerate(sys.stdin):
         start = time.process_time()
@@ -116,7 +119,7 @@ def main():
     def program(name, root):
         return [sys.executable, str(Path(__file__).resolve()), '--work', name], {'PYTHONPATH': str(root)}
     for name in names: # one after another beside the yardstick: memory for two or three programs is enough
-        commands = {'yardstick': program('yardstick', ROOT), name: program(name, ROOT)}
+        commands = {'yardstick': program('yardstick' + ' bf16'*('bf16' in name), ROOT), name: program(name, ROOT)}
         if a.base: commands[f'{name}, base'] = program(name, a.base.resolve())
         commands.update({n: (shlex.split(c), {}) for n, c in (o.split('=', 1) for o in a.other)})
         found = together(commands, a.steps)
