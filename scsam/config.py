@@ -222,8 +222,9 @@ class Recipe(Settings):
     rampup: float = _exchange(.25, 'fraction of the steps in which unet_to_sam grows from exp(-5) to 1', at_least=0,
                               at_most=1)
     pair_label: str = _pair('mean', "what both learn on unlabelled images: the mean of both teachers' answers; that of "
-                            "their answers to image and mirror image, weighted by how sure each is; each one's own; "
-                            "or the other's; shuffled = a control", 'mean', 'surer', 'own', 'other', 'shuffled')
+                            "their answers to image and mirror image, weighted by how sure each is; SynFoC's "
+                            "weighted mean; each one's own; or the other's; shuffled = a control",
+                            'mean', 'surer', 'synfoc', 'own', 'other', 'shuffled')
     pair_trust: str = _pair('agreement', "weight of an unlabelled image: the Dice of the two teachers' answers; how "
                             'sure the surer one is; or 1', 'agreement', 'surer', 'all')
     unlabeled_weight: float = _pair(1., "weight of the unlabelled images' loss, after the ramp-up", at_least=0)

@@ -328,6 +328,8 @@ PAIR_VARIANTS |= {f'{v}-live': PAIR_VARIANTS[f'{v}-box'] | dict(live_views=True,
 SURER = dict(pair_label='surer', pair_trust='surer')
 PAIR_VARIANTS |= {'pair-15-surer-live': PAIR_VARIANTS['pair-15-both-live'] | SURER,
                   'pair-15-own-live': PAIR_VARIANTS['pair-15-both-live'] | SURER | dict(pair_label='own'),
+                  'pair-15-synfoc-live': PAIR_VARIANTS['pair-15-both-live'] | dict(
+                      pair_label='synfoc', pair_trust='all', pseudo='confident', confidence=.95),
                   'pair-surer-live': PAIR_VARIANTS['pair-both-live'] | SURER}
 FIVE = dict(labeled='5', precision='bf16')         # five masks: too few for SAM alone
 PAIR_VARIANTS |= {v.replace('15', '5'): PAIR_VARIANTS[v] | FIVE for v in ('alone-15-live', 'pair-15-surer-live',

@@ -12,7 +12,7 @@ from .config import Recipe
 from .data import Batch
 from .augment import augment, flip, paste, random_box
 from .losses import ce_dice, foreground_dice, pseudo_label, rampup
-from .method import PROMPTS, SAM, UNET, UNLABELED, average_in, group, register, total
+from .method import PROMPTS, SAM, UNET, UNLABELED, average_in, evaluating, group, register, total
 from .cotrain import ScSam
 
 # %% ../nbs/24_pair.ipynb #3fd6a0bf
@@ -163,7 +163,15 @@ class _Labelling(_Answering):
     def asks_twice(self) -> bool: # is the mirror image asked about, too?
         return 'surer' in (self.recipe.pair_label, self.recipe.pair_trust)
 
-    def labels(self, p: Tensor, q: Tensor, again: tuple|None = None
+    @property
+    def asks_student(self) -> bool: return self.recipe.pair_label == 'synfoc' # is the U-Net itself asked, too?
+
+    @torch.no_grad()
+    def student(self, images: Tensor) -> Tensor: # class probabilities (B, K, H, W)
+        "What the U-Net says now, without averaging."
+        with evaluating(self.unet): return self.unet(images).float().softmax(1)
+
+    def labels(self, p: Tensor, q: Tensor, again: tuple|None = None, now: Tensor|None = None
                ) -> tuple:  # label of the U-Net, label of SAM (B, H, W), weight (B,) in [0, 1]
         "What both learn from the teachers' answers `p` and `q` (B, K, H, W), and how much an image counts."
         r, mean, trust = self.recipe, (p + q)/2, {'all': torch.ones(len(p), device=p.device)}
@@ -171,6 +179,9 @@ class _Labelling(_Answering):
         if again:                              # the answers to the mirror images, mirrored back
             label, trust['surer'] = weigh((p, again[0]), (q, again[1]))
             made['surer'] = label, label
+        if now is not None:                    # what the U-Net says itself
+            share = (foreground_dice(now, p.argmax(1))*foreground_dice(p, q.argmax(1)))[:, None, None, None]
+            made['synfoc'] = (share*p + (1 - share)*q,)*2
         if r.pair_trust == 'agreement':
             trust['agreement'] = foreground_dice(p, q.argmax(1))
         return *(pseudo_label(x, r.pseudo, r.confidence) for x in made[r.pair_label]), trust[r.pair_trust]
@@ -230,7 +241,8 @@ class Pair(_Labelling):
         ss = [self.sam_view(x[here], cut(learned, here), p[here], masks[here], None, kind)]
         if free:
             again = [a.flip(-1) for a in self.answers(x[there].flip(-1))] if self.asks_twice else None
-            for_unet, for_sam, agree = self.labels(p[there], q[there], again)
+            now = self.student(x[there]) if self.asks_student else None
+            for_unet, for_sam, agree = self.labels(p[there], q[there], again, now)
             trust = agree[:, None, None].expand(for_sam.shape)
             if r.sam_to_unet:
                 us.append(self.unet_view(x[there], for_unet, trust, r.augment, r.cutmix))
