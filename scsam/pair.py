@@ -163,9 +163,6 @@ class _Labelling(_Answering):
     def asks_twice(self) -> bool: # is the mirror image asked about, too?
         return 'surer' in (self.recipe.pair_label, self.recipe.pair_trust)
 
-    @property
-    def asks_student(self) -> bool: return self.recipe.pair_label == 'synfoc' # is the U-Net itself asked, too?
-
     @torch.no_grad()
     def student(self, images: Tensor) -> Tensor: # class probabilities (B, K, H, W)
         "What the U-Net says now, without averaging."
@@ -203,6 +200,7 @@ class _Labelling(_Answering):
         return tuple(paste_others(mix, x, kept, flip(p, flips), label, weight))
 
 
+# %% ../nbs/24_pair.ipynb #b289107a
 def join(views: list, i: int) -> Tensor|None:
     "Part `i` of several views, as one batch; None where it is None."
     return None if views[0][i] is None else torch.cat([v[i] for v in views])
@@ -241,7 +239,7 @@ class Pair(_Labelling):
         ss = [self.sam_view(x[here], cut(learned, here), p[here], masks[here], None, kind)]
         if free:
             again = [a.flip(-1) for a in self.answers(x[there].flip(-1))] if self.asks_twice else None
-            now = self.student(x[there]) if self.asks_student else None
+            now = self.student(x[there]) if r.pair_label == 'synfoc' else None
             for_unet, for_sam, agree = self.labels(p[there], q[there], again, now)
             trust = agree[:, None, None].expand(for_sam.shape)
             if r.sam_to_unet:
