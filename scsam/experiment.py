@@ -498,7 +498,8 @@ EXPERIMENTS = {
     'pair-phantom': Experiment(pair_elsewhere(labeled='5', image_size=64), _generated(**SMALL_DATA), _small, full=False,
                                snapshots=0),
     'pair-prostate': Experiment(pair_elsewhere(('alone-all',), labeled='2'),
-                                _files(*_mri, 'promise12', **_volumes), _grey, full=False, metrics=('dice', 'iou', 'hd95', 'assd'), snapshots=0),
+                                _files(*_mri, 'promise12', **_volumes), _grey, full=False,
+                                metrics=('dice', 'iou', 'hd95', 'assd'), snapshots=0),
     'unets': Experiment(unets_queue, _generated(**SMALL_DATA), _small, full=False),
     'weak-sam': Experiment(weak_sam_queue, _generated(**SMALL_DATA), _small, full=False),
     'ablations': Experiment(ablations_queue, _generated(**PHANTOM_DATA), _small, full=False)}
