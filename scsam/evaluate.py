@@ -20,7 +20,7 @@ from .files import atomic, file_name, file_names, sweep
 from .data import Case, Dataset, as_seen, class_values, labels_of, read_resized, resize_mask
 from .pixels import stretch, to_rgb as image_rgb, to_values
 from .metrics import HIGHER_IS_BETTER, METRICS, score
-from .method import evaluating, predict_batch
+from .method import evaluating, memory_kept, predict_batch
 from .methods import oracle_boxes
 from .records import summarise, summarise_scores
 from .viz import BRANCHES, CLASSES, errors, overlay, show_grid
@@ -257,6 +257,7 @@ def _sets(data) -> dict: # {name: cases}
     return sets
 
 
+@memory_kept()
 def evaluate(method, data,            # a `Dataset` with test sets, or {name: cases}
              recipe: Recipe,          # image_size and num_classes
              metrics=('dice', 'iou'), # keys of `scsam.metrics.METRICS`

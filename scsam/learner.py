@@ -25,7 +25,7 @@ from .data import Dataset, as_seen, load_arrays, read_manifest
 from .sam import Sam
 from .lora import widen
 from .losses import foreground_dice
-from .method import PLUGINS, Method, build as make_method, load_kept, predict_arrays
+from .method import PLUGINS, Method, build as make_method, load_kept, memory_kept, predict_arrays
 from .feed import Embeddings, Feed, Roles, assign_roles
 from .checkpoint import (Average, load_checkpoint, load_tensors, load_trained, save_checkpoint, save_tensors,
                               trained_state)
@@ -153,6 +153,7 @@ def _tensorboard(folder: Path|None, step: int):
     return SummaryWriter(folder, purge_step=step + 1 if step else None)
 
 # %% ../nbs/30c_learner.ipynb #7aed9385
+@memory_kept()
 def fit(method: nn.Module, data: Dataset, recipe: Recipe, out_dir: str|Path,
         resume: str = 'auto',              # 'auto': take up what is there; 'never': an existing run is an error
         max_minutes: float|None = None,    # stop at a checkpoint after this time

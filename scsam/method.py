@@ -6,10 +6,10 @@
 __all__ = ['UNLABELED', 'COMMON', 'UNET', 'SAM', 'PROMPTS', 'METHODS', 'ROOMS', 'PLUGINS', 'group', 'make_sam', 'learned_tokens',
            'unet_optimizer', 'sam_optimizer', 'class_logits', 'total', 'Method', 'register', 'methods', 'find_method',
            'build', 'refuse_unread', 'all_uses', 'write_uses', 'load_plugin', 'load_kept', 'average_in', 'EMA',
-           'evaluating', 'mirrored', 'predict_batch', 'predict_arrays']
+           'evaluating', 'mirrored', 'predict_batch', 'predict_arrays', 'memory_kept']
 
 # %% ../nbs/20a_method.ipynb #c2d57952
-import contextlib, copy, importlib, importlib.metadata, importlib.util, json, torch
+import contextlib, copy, ctypes, importlib, importlib.metadata, importlib.util, json, torch
 from dataclasses import fields
 from pathlib import Path
 from torch import nn, Tensor
@@ -411,3 +411,24 @@ def predict_arrays(method: Method, arrays, # `scsam.data.Arrays`
         rows = slice(i, min(i + batch_size, len(arrays.images)))
         yield rows, predict_batch(method, arrays.images[rows], arrays.ids[rows],
                                   None if embeddings is None else embeddings[rows], device)[1]
+
+# %% ../nbs/20a_method.ipynb #41dedc1f
+@contextlib.contextmanager
+def memory_kept():
+    "What is freed stays with this process for its next use, where the C library is glibc; also a decorator."
+    try:
+        libc = ctypes.CDLL(None)
+        tune, trim = libc.mallopt, libc.malloc_trim
+    except (AttributeError, OSError, TypeError):                         # another library, or another system
+        yield
+        return
+    TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4                # of malloc.h
+    tune(MMAP_MAX, 0)                                                    # no block is mapped for itself
+    tune(TRIM_THRESHOLD, -1)                                             # and the heap never shrinks
+    try:
+        yield
+    finally:                                                             # what glibc arrives at by itself
+        tune(MMAP_MAX, 2**16)
+        tune(MMAP_THRESHOLD, 2**25)
+        tune(TRIM_THRESHOLD, 2**26)
+        trim(0)

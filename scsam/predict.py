@@ -16,6 +16,7 @@ from .config import ScsamError, nearest
 from .data import as_seen, class_values, file_sha256, resize_image
 from .evaluate import native_strips, predict_cases, save_labels, _predict
 from .files import atomic, file_names, locked, parse_json, regular, sweep, writing
+from .method import memory_kept
 from .learner import Run
 from .metrics import dice
 from .viz import overlay, save, uncertainty
@@ -192,6 +193,7 @@ def jobs_of(cases,
     return jobs
 
 # %% ../nbs/31a_predict.ipynb #f0abed00
+@memory_kept()
 def predict_files(run: Run,
                   cases,                     # images, and slices of whole volumes
                   out: str|Path,             # folder for the files
