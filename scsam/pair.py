@@ -214,7 +214,8 @@ class Pair(_Labelling):
         'ema', 'rampup', 'pseudo', 'confidence', 'teacher', 'views', 'sam_to_unet', 'unet_to_sam'}
 
     @property
-    def needs_unlabeled(self) -> bool: return self.recipe.unlabeled_weight > 0
+    def needs_unlabeled(self) -> bool:                           # somebody learns from them
+        return self.recipe.unlabeled_weight > 0 and bool(self.recipe.sam_to_unet or self.recipe.unet_to_sam)
 
     @property
     def needs_embeddings(self) -> bool:                          # for answers, where it does not learn on them
