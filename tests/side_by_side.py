@@ -64,18 +64,23 @@ def training(recipe: dict):
     return run
 
 
-def work(name: str):
-    "One variant: a step for each line that is read."
-    import resource, torch
-    warnings.filterwarnings('ignore')
-    torch.set_num_threads(1)
-    run = training(dict(VARIANTS[name])) if name in VARIANTS else yardstick('bf16' in name)
+def answer(run):
+    "Takes `run(0)`, `run(1)`, ...: a step for each line that is read."
+    import resource
     print('ready', flush=True)
     for step, _ in enumerate(sys.stdin):
         start = time.process_time()
         run(step)
         took, kilobytes = time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         print(json.dumps([took, kilobytes/2**10]), flush=True)
+
+
+def work(name: str):
+    "One variant."
+    import torch
+    warnings.filterwarnings('ignore')
+    torch.set_num_threads(1)
+    answer(training(dict(VARIANTS[name])) if name in VARIANTS else yardstick('bf16' in name))
 
 
 def together(commands: dict, steps: int) -> dict: # {name: (command, environment)} → {name: figures}
