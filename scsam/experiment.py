@@ -331,6 +331,8 @@ PAIR_VARIANTS |= {'pair-15-surer-live': PAIR_VARIANTS['pair-15-both-live'] | SUR
                   'pair-15-synfoc-live': PAIR_VARIANTS['pair-15-both-live'] | dict(
                       pair_label='synfoc', pair_trust='all', pseudo='confident', confidence=.95),
                   'pair-surer-live': PAIR_VARIANTS['pair-both-live'] | SURER}
+# the preset as it is: SAM teaches the U-Net and learns nothing from unlabelled images
+PAIR_VARIANTS['pair-preset'] = PAIR_VARIANTS['pair-surer-live'] | dict(unet_to_sam=0., precision='bf16', mirror=True)
 FIVE = dict(labeled='5', precision='bf16')         # five masks: too few for SAM alone
 PAIR_VARIANTS |= {v.replace('15', '5'): PAIR_VARIANTS[v] | FIVE for v in ('alone-15-live', 'pair-15-surer-live',
                                                                          'pair-15-own-live')}
@@ -338,6 +340,8 @@ PAIR_VARIANTS |= {v.replace('15', '5'): PAIR_VARIANTS[v] | FIVE for v in ('alone
 PAIR_VARIANTS |= {f'{v}-at-256': PAIR_VARIANTS[v] | dict(image_size=256, precision='bf16') for v in (
     'alone-live', 'pair-surer-live', 'alone-15-live', 'pair-15-surer-live')}
 PAIR_VARIANTS |= {f'{v}-long': PAIR_VARIANTS[v] | dict(steps=720, val_every=720) for v in (
+    'alone-15-live', 'pair-15-surer-live')}
+PAIR_VARIANTS |= {f'{v}-bf16': PAIR_VARIANTS[v] | dict(precision='bf16') for v in (
     'alone-15-live', 'pair-15-surer-live')}
 # the same networks, asked twice
 PAIR_VARIANTS |= {f'{v}-mirror': PAIR_VARIANTS[f'{v}-box'] | dict(mirror=True) for v in ('alone-15', 'pair-15-both')}
