@@ -107,6 +107,7 @@ def attend(q, k, v,     # (B, heads, M, d'), (B, heads, N, d'), (B, heads, N, d)
 # %% ../nbs/11_sam.ipynb #fd49749e
 class Attention(nn.Module):
     "Self-attention over a grid, or over windows of it, with decomposed relative positions."
+    together = None              # all windows in one call, the padding asking too; None = on a GPU
     def __init__(self, dim: int,      # channels
                  heads: int,
                  side: int,           # cells on each side of the grid that the checkpoint was trained on
@@ -118,12 +119,19 @@ class Attention(nn.Module):
         self.rel_pos_w = nn.Parameter(torch.zeros(2*(window or side) - 1, dim//heads))
 
     def forward(self, x): # (B, h, w, C) → same
-        qkv, side = self.qkv(x), self.window
-        if side:
-            y = by_windows(qkv, side, lambda part: self._within(part, (side, side)))
-        else:
-            y = self._within(qkv, tuple(x.shape[1:3]))
-        return self.proj(y)
+        qkv, side, (h, w) = self.qkv(x), self.window, x.shape[1:3]
+        if not side: return self.proj(self._within(qkv, (h, w)))
+        if self.together or self.together is None and x.device.type != 'cpu':
+            qkv = self._padded(qkv, (-(-h//side)*side, -(-w//side)*side))
+        return self.proj(by_windows(qkv, side, lambda part: self._within(part, (side, side)))[:, :h, :w])
+
+    def _padded(self, qkv, size): # (n, r, c, m), the last outputs of `qkv`, → (n, *size, m)
+        "What `qkv` makes of a grid padded with zeros."
+        n, r, c, m = qkv.shape
+        if (r, c) == tuple(size): return qkv
+        grid = self.qkv.bias[-m:].to(qkv.dtype).expand(n, *size, -1).clone()
+        grid[:, :r, :c] = qkv
+        return grid
 
     def _within(self, qkv, size): # (n, r, c, 3C), what there is of n padded grids of `size` → (n, r, c, C)
         "Attention of the real cells to all cells of their grid."
@@ -131,9 +139,7 @@ class Attention(nn.Module):
         def heads(t, count): return t.reshape(n, -1, count, self.heads, C//3//self.heads).permute(2, 0, 3, 1, 4)
         q, k, v = heads(qkv, 3) # (n, heads, r*c, d) each
         if (r, c) != size:
-            grid = self.qkv.bias[C//3:].to(qkv.dtype).expand(n, *size, -1).clone()
-            grid[:, :r, :c] = qkv[..., C//3:]
-            k, v = heads(grid, 2) # (n, heads, h*w, d)
+            k, v = heads(self._padded(qkv[..., C//3:], size), 2) # (n, heads, h*w, d)
         q, k = with_positions(q, k, self.rel_pos_h, self.rel_pos_w, size, (r, c))
         return attend(q, k, v).transpose(1, 2).reshape(n, r, c, C//3)
 
