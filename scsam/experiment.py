@@ -336,6 +336,10 @@ PAIR_VARIANTS['pair-preset'] = PAIR_VARIANTS['pair-surer-live'] | dict(unet_to_s
 FIVE = dict(labeled='5', precision='bf16')         # five masks: too few for SAM alone
 PAIR_VARIANTS |= {v.replace('15', '5'): PAIR_VARIANTS[v] | FIVE for v in ('alone-15-live', 'pair-15-surer-live',
                                                                          'pair-15-own-live')}
+# a SAM that has met no medical image, trained whole
+PAIR_VARIANTS |= {f'{v}-imagenet': PAIR_VARIANTS[f'{v}-live'] | dict(
+    sam='imagenet', peft='full', sam_stages=0, cache_embeddings=False, sam_lr=6e-4)
+    for v in ('alone-15', 'pair-15-surer', 'pair-15-own', 'alone-all')}
 # both networks at 256 px; three times as many steps
 PAIR_VARIANTS |= {f'{v}-at-256': PAIR_VARIANTS[v] | dict(image_size=256, precision='bf16') for v in (
     'alone-live', 'pair-surer-live', 'alone-15-live', 'pair-15-surer-live')}

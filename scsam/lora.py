@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from .config import PEFT, Recipe, ScsamError, nearest
 from .files import atomic, parse_json, regular
-from .sam import FoldedNorm
+from .sam import FoldedNorm, Pyramid
 
 # %% ../nbs/12_lora.ipynb #2b04d9e6
 class LoRA(nn.Linear):
@@ -255,6 +255,9 @@ def apply_peft(sam: nn.Module,             # a Sam, changed in place
         dropout, blocks, peft = recipe.lora_dropout, block_numbers(recipe.lora_blocks), recipe.peft
         stages, sam.encoder.grad_checkpoint = recipe.sam_stages, recipe.grad_checkpoint
     if peft not in PEFT: raise ScsamError(f'unknown peft {peft!r}{nearest(peft, PEFT)}')
+    if isinstance(sam.encoder, Pyramid) and peft != 'full':
+        raise ScsamError(f"peft={peft!r} would leave parts of {sam.name!r} as they are, which nothing has trained; "
+                         "use peft='full'")
     if peft == 'lora':
         add_lora(sam.encoder, rank, alpha, targets, dropout, blocks)
     if peft == 'adapter':

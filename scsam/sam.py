@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['resize_positions', 'relative_table', 'by_windows', 'with_positions', 'attend', 'Attention', 'Block', 'PatchEmbed',
-           'ChannelNorm', 'ViT', 'TinyAttention', 'FoldedNorm', 'TinyViT', 'normalised', 'across', 'two_way',
+           'ChannelNorm', 'ViT', 'TinyAttention', 'FoldedNorm', 'TinyViT', 'Pyramid', 'normalised', 'across', 'two_way',
            'fine_logits', 'mask_logits', 'scale_prompts', 'by_class', 'Sam', 'load_sam']
 
 # %% ../nbs/11_sam.ipynb #7dcdb256
@@ -17,9 +17,11 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint as recompute
 from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
 from segment_anything.modeling.common import MLPBlock
-from timm.models import tiny_vit
+from timm.layers import freeze_batch_norm_2d
+from timm.models import create_model, tiny_vit
 from .config import ScsamError
 from .weights import SAMS, Checkpoint, checkpoint, describe_checkpoint, find_weights, read_checkpoint
+from .unet import load_encoder
 
 # %% ../nbs/11_sam.ipynb #99d9c28e
 def resize_positions(table: torch.Tensor, # (1, h, w, C) absolute position embedding
@@ -336,6 +338,24 @@ def _ours(state: dict) -> dict: # of official names
         out[k] = v
     return out
 
+# %% ../nbs/11_sam.ipynb #45e531c6
+class Pyramid(nn.Module):
+    "Three maps of a classifier of photographs, EfficientNet-Lite0, added into one embedding."
+    stride, stages, name = 8, (), 'tf_efficientnet_lite0'
+    def __init__(self, out: int = 256): # channels of the embedding
+        super().__init__()
+        self.grad_checkpoint = self.rounded = False
+        self.body = freeze_batch_norm_2d(create_model(self.name, features_only=True, out_indices=(2, 3, 4)))
+        self.lateral = nn.ModuleList(nn.Conv2d(c, out, 1) for c in self.body.feature_info.channels())
+        self.neck = _neck(out, out)
+
+    @_own_precision
+    def forward(self, x): # (B, 3, H, W), normalised → (B, out, H/8, W/8)
+        *finer, y = (side(f) for side, f in zip(self.lateral, _run(self.body, x, self.grad_checkpoint)))
+        for f in reversed(finer):
+            y = f + F.interpolate(y, f.shape[-2:], mode='bilinear')
+        return self.neck(y)
+
 # %% ../nbs/11_sam.ipynb #0b02a96f
 def normalised(images, how: str): # (B, 3, H, W) in [0, 1] → same shape
     """'sam': by the mean and deviation of 0–255 RGB; else each image stretched to [0, 1].
@@ -634,7 +654,7 @@ def _build(c: Checkpoint, image_size=256, num_classes=2) -> Sam:
     if c.arch in _VITS:
         encoder = ViT(**_VITS[c.arch])
     else:
-        encoder = TinyViT(1 if c.arch == 'tinyvit_s4' else 4)
+        encoder = Pyramid() if c.arch == 'pyramid' else TinyViT(1 if c.arch == 'tinyvit_s4' else 4)
     return Sam(c, encoder, _VITS.get(c.arch, {}).get('out', 256), image_size, num_classes)
 
 
@@ -655,7 +675,7 @@ def load_sam(name: str,                 # a key of `SAMS`
             ) -> Sam:
     """A SAM with its checkpoint's weights, found, verified and loaded.
 
-    `name`: a key of `SAMS`. `weights`: None or '' = the official file; a path; or 'random'.
+    `name`: a key of `SAMS`. `weights`: None or '' = the official file, if there is one; a path; or 'random'.
     `image_size`: side, or (H, W), of the images in pixels. `num_classes`: background included, for those who prompt
     it.
     Weights that are absent, damaged, or of another architecture are a `ScsamError`.
@@ -665,8 +685,10 @@ def load_sam(name: str,                 # a key of `SAMS`
         if not 32 <= s <= 4096:
             raise ScsamError(f'sam: image_size={image_size} is out of range; sides from 64 to 1024 pixels are usual')
     rows = torch.channels_last # the memory layout in which convolutions are fast
-    if str(weights) == 'random' or (c.arch == 'tiny' and not weights):
+    if str(weights) == 'random' or not (c.file or weights):
         sam = _build(c, image_size, num_classes).eval()
+        if c.arch == 'pyramid' and not weights:
+            load_encoder(sam.encoder.body, sam.encoder.name)
         return sam if c.arch == 'tiny' else sam.to(memory_format=rows) # the tiny one's state can be saved as it is
     path, sha256 = find_weights(name, weights)
     state = _ours(read_checkpoint(path))
