@@ -333,6 +333,8 @@ PAIR_VARIANTS |= {'pair-15-surer-live': PAIR_VARIANTS['pair-15-both-live'] | SUR
                   'pair-surer-live': PAIR_VARIANTS['pair-both-live'] | SURER}
 # the preset as it is: SAM teaches the U-Net and learns nothing from unlabelled images
 PAIR_VARIANTS['pair-preset'] = PAIR_VARIANTS['pair-surer-live'] | dict(unet_to_sam=0., precision='bf16', mirror=True)
+PAIR_VARIANTS |= {'alone-preset': PAIR_VARIANTS['pair-preset'] | dict(unlabeled_weight=0.),
+                  'alone-all-preset': PAIR_VARIANTS['pair-preset'] | dict(unlabeled_weight=0., labeled='100%')}
 FIVE = dict(labeled='5', precision='bf16')         # five masks: too few for SAM alone
 PAIR_VARIANTS |= {v.replace('15', '5'): PAIR_VARIANTS[v] | FIVE for v in ('alone-15-live', 'pair-15-surer-live',
                                                                          'pair-15-own-live')}
