@@ -22,7 +22,7 @@ from .data import file_sha256
 class Checkpoint:
     "The facts about one set of pretrained weights."
     name: str             # what `load_sam` calls it
-    arch: str             # 'vit_b', 'vit_l', 'vit_h', 'tinyvit', 'tinyvit_s4' (stem without stride), 'pyramid' or 'tiny'
+    arch: str             # 'vit_b', 'vit_l', 'vit_h', 'tinyvit', 'tinyvit_s4' (no stride in the stem), 'pyramid', 'tiny'
     params: float         # millions of parameters of encoder, prompt encoder and mask decoder
     normalise: str        # 'sam' or 'minmax'
     file: str = ''        # the official file name
@@ -63,7 +63,7 @@ SAMS = {c.name: c for c in [
                '6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f', licence='Apache-2.0',
                trained_on='distilled from vit_h on 1 % of SA-1B', page='https://github.com/ChaoningZhang/MobileSAM'),
     Checkpoint('imagenet', 'pyramid', 7.8, 'sam', licence='Apache-2.0',
-               trained_on='ImageNet-1k: 1.28 M photographs (the encoder, `tf_efficientnet_lite0`); the rest on nothing'),
+               trained_on='ImageNet-1k: 1.28 M photographs (the encoder, `tf_efficientnet_lite0`); the rest: nothing'),
     Checkpoint('tiny', 'tiny', 0.1, 'sam', trained_on='nothing: random weights, for tests')]}
 
 # %% ../nbs/09_weights.ipynb #b8a054d2
