@@ -22,7 +22,7 @@ from .data import file_sha256
 class Checkpoint:
     "The facts about one set of pretrained weights."
     name: str             # what `load_sam` calls it
-    arch: str             # 'vit_b', 'vit_l', 'vit_h', 'tinyvit', 'tinyvit_s4' (no stride in the stem), 'pyramid', 'tiny'
+    arch: str             # 'vit_b', 'vit_l', 'vit_h', 'tinyvit', 'tinyvit_s4' (stem unstrided), 'pyramid', 'tiny'
     params: float         # millions of parameters of encoder, prompt encoder and mask decoder
     normalise: str        # 'sam' or 'minmax'
     file: str = ''        # the official file name
