@@ -649,6 +649,7 @@ class Batch:
     ids: tuple = ()                       # of B case ids
     embeddings: torch.Tensor|None = None  # (B, C, h, w): SAM's cached embedding of the unaugmented images
     flips: torch.Tensor|None = None       # bool (B, 2): (vertical, horizontal) flips from embeddings to images
+    mirrored: torch.Tensor|None = None    # (unlabelled rows, C, h, w): the same of the mirror images
 
     def __len__(self): return len(self.images)
 

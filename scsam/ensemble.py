@@ -23,7 +23,7 @@ def mean_cases(members: list,    # of (Run, branch)
     "Label maps of the members' mean, in the order of the cases."
     streams = []
     for run, _ in members:
-        known = (cached_embeddings(run, {name: cases}, progress) or {}).get(name)
+        known = (cached_embeddings(run, {name: cases}) or {}).get(name)
         streams.append(predict_probs(run.method, cases, run.recipe, batch_size, embeddings=known, progress=progress))
     for answers in zip(*streams):
         probs = [p[branch] for (_, p), (_, branch) in zip(answers, members)]

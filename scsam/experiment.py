@@ -68,14 +68,14 @@ def test_sets(data: Dataset) -> dict: # {name: Dataset}
     return sets
 
 
-def cached_embeddings(run: Run, sets: dict, progress: bool = False
+def cached_embeddings(run: Run, sets: dict
                       ) -> dict|None:  # {name: Embeddings}; None where the encoder was trained
     "SAM's embeddings of the test images, for runs whose encoder was frozen and cached."
     if not run.recipe.cache_embeddings or run.method.sam is None: return None
     r, kept = run.recipe, cache_dir()/'images'
     images = lambda cases: load_arrays(as_seen(cases, r.neighbours), r.image_size, masks=False, cache=kept).images
     precision = 'bf16' if run.method.sam.encoder.rounded else 'fp32'
-    how = dict(device=next(run.method.parameters()).device, precision=precision, progress=progress)
+    how = dict(device=next(run.method.parameters()).device, precision=precision)
     return {k: Embeddings(run.method.sam, images(v), **how) for k, v in sets.items()}
 
 # %% ../nbs/32_experiment.ipynb #4c2e8fa5
@@ -101,7 +101,7 @@ def make_record(run: Run,
                ) -> Record:                  # not yet written
     "Score a run on its data's test sets."
     sets = test_sets(data)
-    scores = evaluate(run.method, sets, run.recipe, metrics, embeddings=cached_embeddings(run, sets, progress),
+    scores = evaluate(run.method, sets, run.recipe, metrics, embeddings=cached_embeddings(run, sets),
                       progress=progress, save=save, oracle=run.method.sam if oracle else None)['scores']
     total = sum(c.role in ('train', 'val') for c in data)
     return record_of(run, experiment, data.name, total, scores, name)

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 from .config import Recipe, cache_dir, generator
 from .data import (IGNORE, Batch, Dataset, Joined, TwoStream, as_seen, load_arrays, read_sealed, to_float,
                         write_sealed)
@@ -73,14 +72,12 @@ class _Kept:
             return
         write_sealed(self._path(key), self.shape, np.float16, [x])
 
-    def __getitem__(self, rows) -> np.ndarray: # rows: a slice, or a sequence of ints
-        keys = self.keys[rows] if isinstance(rows, slice) else [self.keys[i] for i in rows]
-        return np.stack([np.load(self._path(k)) if self.memory is None else self.memory[k] for k in keys])
+    def _get(self, key) -> np.ndarray: return np.load(self._path(key)) if self.memory is None else self.memory[key]
 
     def since(self, row: int) -> '_Kept':
         "Those of the images from `row` on."
         rest = copy.copy(self)
-        rest.keys = self.keys[row:]
+        rest.keys, rest.first = self.keys[row:], self.first + row
         return rest
 
     def __len__(self): return len(self.keys)
@@ -90,10 +87,11 @@ class Embeddings(_Kept):
     """What the frozen part of SAM's encoder gives for images.
 
     `embeddings[rows]` is a float16 array (B, ...): embeddings (B, C, h, w) where the whole encoder is frozen, else what
-    its last frozen stage gives.
+    its last frozen stage gives. What is not there yet is computed then.
 
     `images`: uint8 (N, S, S, 3). `folder`: None = `cache_dir()/embeddings`.
     `precision`: 'fp32', or 'bf16', which halves the time where the processor knows it. `batch_size`: images at once.
+    `mirror`: of the images mirrored left to right.
     """
     def __init__(self, sam: Sam,
                  images: np.ndarray,            # (N, S, S, 3) uint8
@@ -101,23 +99,35 @@ class Embeddings(_Kept):
                  device='cpu',
                  precision: str = 'fp32',       # bf16 halves the time where the processor knows it
                  batch_size: int = 8,
-                 progress: bool = False):
+                 mirror: bool = False):         # of the images mirrored left to right
+        self.sam, self.images, self.first, self.mirror = sam, images, 0, mirror
+        self.device, self.precision, self.batch_size = device, precision, batch_size
         self.shape = sam.frozen_shape(images.shape[1])
         self.memory = {} if sam.sha256 == 'random' else None
         part = f'-at-{sam.working_size}' if sam.working_size else ''
         part += f'-below-{sam.trained_stages}' if sam.trained_stages else ''
         made_by = f'{sam.name}-{sam.sha256[:16]}-{images.shape[1]}px-{precision}{part}'
         self.folder = Path(folder or cache_dir()/'embeddings')/made_by
-        self.keys = [hashlib.sha256(np.ascontiguousarray(x).tobytes()).hexdigest()[:32] for x in images]
-        todo = list({k: i for i, k in enumerate(self.keys) if not self._there(k)}.values())
-        mixed = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == 'bf16')
-        show = dict(desc='encode images', disable=not (progress and todo), leave=False)
-        for i in tqdm(range(0, len(todo), batch_size), **show):
-            rows = todo[i:i+batch_size]
-            with evaluating(sam), mixed:
-                e = sam.frozen_part(to_float(images[rows], device)).half().cpu().numpy()
-            for row, x in zip(rows, e):
-                self._put(self.keys[row], x)
+        self.keys = [hashlib.sha256(self._turned(x[None]).tobytes()).hexdigest()[:32] for x in images]
+
+    def _turned(self, x: np.ndarray) -> np.ndarray: return np.ascontiguousarray(x[:, :, ::-1] if self.mirror else x)
+
+    def __getitem__(self, rows) -> np.ndarray: # rows: a slice, or a sequence of ints
+        rows = [int(i) for i in (range(len(self))[rows] if isinstance(rows, slice) else rows)]
+        self.compute(rows)
+        return np.stack([self._get(self.keys[i]) for i in rows])
+
+    def compute(self, rows): # a sequence of ints
+        "Encode those of the images for which nothing is kept yet."
+        todo = list({self.keys[i]: i for i in rows if not self._there(self.keys[i])}.values())
+        mixed = torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.precision == 'bf16')
+        for at in range(0, len(todo), self.batch_size):
+            some = todo[at:at+self.batch_size]
+            x = self._turned(self.images[[self.first + i for i in some]])
+            with evaluating(self.sam), mixed:
+                e = self.sam.frozen_part(to_float(x, self.device)).half().cpu().numpy()
+            for i, y in zip(some, e):
+                self._put(self.keys[i], y)
 
 # %% ../nbs/30_feed.ipynb #99deb3be
 def view_kinds(recipe: Recipe, view: str) -> tuple: # keys of `scsam.augment.VIEWS`, of labelled and unlabelled images
@@ -133,7 +143,8 @@ class _Pool:
                  sam: Sam|None = None,       # whose embeddings to cache; None = no cache
                  needs_unlabeled: bool = True,
                  view: str = '',             # 'weak': also of unlabelled images; 'none': all come as they are
-                 device='cpu', progress: bool = False, cache=None):
+                 device='cpu', progress: bool = False, cache=None,
+                 twice: bool = False):       # also embeddings of the mirror images of unlabelled ones
         self.recipe, self.device, self.kinds = recipe, device, view_kinds(recipe, view)
         unlabeled = roles.unlabeled if needs_unlabeled else []
         size = recipe.image_size
@@ -143,9 +154,12 @@ class _Pool:
         if unlabeled:
             two = self.unlabeled = load_arrays(seen(unlabeled), size, masks=False, **how)
             self.images, self.ids = Joined(one.images, two.images), self.ids + list(two.ids) # not a second copy
-        self.embeddings = None
+        self.embeddings = self.mirrored = None
         if recipe.cache_embeddings and sam is not None:
-            self.embeddings = Embeddings(sam, self.images, device=device, precision=recipe.precision, progress=progress)
+            how = dict(device=device, precision=recipe.precision)
+            self.embeddings = Embeddings(sam, self.images, **how)
+            if twice and unlabeled:
+                self.mirrored = Embeddings(sam, self.images, **how, mirror=True)
         self.n = len(one.images)
         self.stream = TwoStream(self.n, len(unlabeled), recipe.batch_labeled,
                                 recipe.batch_unlabeled if unlabeled else 0, recipe.seed)
@@ -164,7 +178,7 @@ class Feed(_Pool):
 
     `sam`: whose embeddings to cache; None = no cache. `needs_unlabeled`: False = labelled images only.
     `view`: 'weak': also of unlabelled images; 'none': all come as they are; '' = as the recipe says.
-    `cache`: of the decoded images, as in `load_arrays`.
+    `cache`: of the decoded images, as in `load_arrays`. `twice`: also embeddings of unlabelled images' mirror images.
     """
     def at(self, step: int, rank: int = 0, count: int = 1) -> Batch:
         """The batch of `step`; of several processes each gets equal parts of its labelled and of its unlabelled rows.
@@ -183,8 +197,16 @@ class Feed(_Pool):
                 views.append(self._view(rows[-1], not first, kind, draws))
         images, masks, valid, flips = (torch.cat(x) for x in zip(*views))
         cut, rows = len(rows[0]), np.concatenate(rows)
-        seen = None if self.embeddings is None else torch.from_numpy(self.embeddings[rows]).to(self.device)
+        def known(e, rows): return None if e is None else torch.from_numpy(e[rows]).to(self.device)
+        seen, mirrored = known(self.embeddings, rows), known(self.mirrored, rows[cut:])
         if seen is not None and r.sam_flips:
             seen, flips = flip(seen, flips), None
         return Batch(images=images, masks=masks, valid=valid, n_labeled=cut, ids=[self.ids[i] for i in rows],
-                     embeddings=seen, flips=None if seen is None else flips)
+                     embeddings=seen, flips=None if seen is None else flips, mirrored=mirrored)
+
+    def fill(self) -> 'Feed': # itself
+        "Compute all that is kept of the images now, not when a step first asks for it."
+        for e, first in ((self.embeddings, 0), (self.mirrored, self.n)):
+            if e is not None:
+                e.compute(range(first, len(e)))
+        return self

@@ -223,7 +223,7 @@ class _Started:
         sam = method.sam if recipe.cache_embeddings else None
         with acc.main_process_first():         # what it computes once and puts into the cache, the others read
             self.feed = Feed(roles, recipe, sam if method.needs_embeddings else None, method.needs_unlabeled,
-                             method.view, acc.device, self.progress, cache)
+                             method.view, acc.device, self.progress, cache, method.asks_twice)
             if self.main:
                 self.val = Validation(roles.val, recipe, sam, acc.device, cache)
                 self.snapshots = Snapshots(out/'snapshots', roles, recipe, snapshots, self.feed, sam, acc.device,

@@ -157,6 +157,11 @@ class Method(_Networks):
         "Does training ask SAM about images as they are? If not, none is cached for training."
         return not self.recipe.live_views
 
+    @property
+    def asks_twice(self) -> bool:
+        "Does training ask SAM about the mirror images of unlabelled images, too?"
+        return False
+
     def predict(self, images: Tensor,   # (B, 3, H, W) in [0, 1]
                 embeddings=None,        # what `Sam.frozen_part` gave for these images; None = SAM looks at them now
                 seeds=None              # B integers that make random prompts each image's own; None = torch's generator

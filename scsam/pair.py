@@ -160,7 +160,7 @@ class _Answering(ScSam):
 class _Labelling(_Answering):
     "What both networks learn on an unlabelled image, and how each of them sees it."
     @property
-    def asks_twice(self) -> bool: # is the mirror image asked about, too?
+    def asks_twice(self) -> bool:
         return 'surer' in (self.recipe.pair_label, self.recipe.pair_trust)
 
     @torch.no_grad()
@@ -239,7 +239,8 @@ class Pair(_Labelling):
         us = [self.unet_view(x[here], masks[here], None, kind)]
         ss = [self.sam_view(x[here], cut(learned, here), p[here], masks[here], None, kind)]
         if free:
-            again = [a.flip(-1) for a in self.answers(x[there].flip(-1))] if self.asks_twice else None
+            turned = None if batch.mirrored is None else batch.mirrored.float()
+            again = [a.flip(-1) for a in self.answers(x[there].flip(-1), turned)] if self.asks_twice else None
             now = self.student(x[there]) if r.pair_label == 'synfoc' else None
             for_unet, for_sam, agree = self.labels(p[there], q[there], again, now)
             trust = agree[:, None, None].expand(for_sam.shape)

@@ -104,7 +104,7 @@ class Snapshots:
         if sam is not None and feed.unlabeled and feed.embeddings:
             self.seen = feed.embeddings.since(feed.n)
         elif sam is not None:
-            self.seen = Embeddings(sam, mine.images, device=device, precision=recipe.precision, progress=progress)
+            self.seen = Embeddings(sam, mine.images, device=device, precision=recipe.precision)
 
     def take(self, method: nn.Module, step: int, history: History):
         "Write the snapshot of `step`, and the mean Dice of each branch, where there are masks, into the history."

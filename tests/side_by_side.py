@@ -52,7 +52,7 @@ def training(recipe: dict):
     r = Recipe.preset(recipe.pop('preset', 'paper'), **recipe)
     method = make_method(r).train()
     optimizers, roles = method.optimizers(), assign_roles(load_dataset('phantom', n=24, test=0), r)
-    feed = Feed(roles, r, getattr(method, 'sam', None), needs_unlabeled=method.needs_unlabeled, view=method.view)
+    feed = Feed(roles, r, method.sam, method.needs_unlabeled, method.view, twice=method.asks_twice).fill()
     def run(step):
         seed_step(r.seed, step)
         for o in optimizers: o.zero_grad()
