@@ -197,7 +197,8 @@ def look_first(run: Run, cases, expected: Expected|None, # of the branch that wa
     "One row for every image: area, confidence, signal and, where it is known, expected Dice with its interval."
     rows = []
     for case, mask, f in signals(run, cases, branch):
-        row, place = {'id': case.id, **{k: round(f[k], 4) for k in SIGNALS if k in f}}, (_alike(f), case.id)
+        row, blank = {'id': case.id, **{k: round(f[k], 4) for k in SIGNALS if k in f}}, signal(f) == NOTHING
+        place = not blank or case.index is not None, _alike(f), case.id
         if expected:
             known = expected(signal(f))
             row |= {k: round(v, 4) for k, v in zip(('expected_dice', 'low', 'high'), known)}
