@@ -332,7 +332,7 @@ def _rest(run: Run, rest: list, first: list, expected, n: int = 12) -> str:
     few = min(n, len(rest))
     note = 'An expected Dice stands beside every mask in masks.csv.'
     if not expected:
-        note = (f'Fewer than {ENOUGH} masks give no expected Dice; masks.csv begins with the images in which nothing is '
+        note = (f'Fewer than {ENOUGH} masks give no expected Dice; masks.csv begins with images in which nothing is '
                 'found, and then is sorted by agreement.')
     minutes = max(1, round(few*BOX_SECONDS/60))
     todo = (f'To improve them: scsam inspect {run.dir} shows first the images about which the networks disagree most; '
