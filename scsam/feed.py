@@ -62,17 +62,15 @@ class _Kept:
     "Arrays by key: files in `folder`, or entries of `memory` where it is a dictionary."
     def _path(self, key) -> Path: return self.folder/f'{key}.npy'
 
-    def _there(self, key) -> bool: # not where the file was damaged: then it is made anew
-        if self.memory is not None: return key in self.memory
-        return read_sealed(self._path(key), self.shape, np.float16) is not None
+    def _get(self, key) -> np.ndarray|None: # None where it is absent or its file is damaged: then it is made anew
+        if self.memory is not None: return self.memory.get(key)
+        return read_sealed(self._path(key), self.shape, np.float16)
 
     def _put(self, key, x):
         if self.memory is not None:
             self.memory[key] = x
             return
         write_sealed(self._path(key), self.shape, np.float16, [x])
-
-    def _get(self, key) -> np.ndarray: return np.load(self._path(key)) if self.memory is None else self.memory[key]
 
     def since(self, row: int) -> '_Kept':
         "Those of the images from `row` on."
@@ -119,7 +117,7 @@ class Embeddings(_Kept):
 
     def compute(self, rows): # a sequence of ints
         "Encode those of the images for which nothing is kept yet."
-        todo = list({self.keys[i]: i for i in rows if not self._there(self.keys[i])}.values())
+        todo = list({self.keys[i]: i for i in rows if self._get(self.keys[i]) is None}.values())
         mixed = torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.precision == 'bf16')
         for at in range(0, len(todo), self.batch_size):
             some = todo[at:at+self.batch_size]
@@ -159,7 +157,7 @@ class _Pool:
             how = dict(device=device, precision=recipe.precision)
             self.embeddings = Embeddings(sam, self.images, **how)
             if twice and unlabeled:
-                self.mirrored = Embeddings(sam, self.images, **how, mirror=True)
+                self.mirrored = Embeddings(sam, two.images, **how, mirror=True)
         self.n = len(one.images)
         self.stream = TwoStream(self.n, len(unlabeled), recipe.batch_labeled,
                                 recipe.batch_unlabeled if unlabeled else 0, recipe.seed)
@@ -198,7 +196,7 @@ class Feed(_Pool):
         images, masks, valid, flips = (torch.cat(x) for x in zip(*views))
         cut, rows = len(rows[0]), np.concatenate(rows)
         def known(e, rows): return None if e is None else torch.from_numpy(e[rows]).to(self.device)
-        seen, mirrored = known(self.embeddings, rows), known(self.mirrored, rows[cut:])
+        seen, mirrored = known(self.embeddings, rows), known(self.mirrored, rows[cut:] - self.n)
         if seen is not None and r.sam_flips:
             seen, flips = flip(seen, flips), None
         return Batch(images=images, masks=masks, valid=valid, n_labeled=cut, ids=[self.ids[i] for i in rows],
@@ -206,7 +204,7 @@ class Feed(_Pool):
 
     def fill(self) -> 'Feed': # itself
         "Compute all that is kept of the images now, not when a step first asks for it."
-        for e, first in ((self.embeddings, 0), (self.mirrored, self.n)):
+        for e in (self.embeddings, self.mirrored):
             if e is not None:
-                e.compute(range(first, len(e)))
+                e.compute(range(len(e)))
         return self

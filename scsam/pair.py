@@ -239,8 +239,7 @@ class Pair(_Labelling):
         us = [self.unet_view(x[here], masks[here], None, kind)]
         ss = [self.sam_view(x[here], cut(learned, here), p[here], masks[here], None, kind)]
         if free:
-            turned = None if batch.mirrored is None else batch.mirrored.float()
-            again = [a.flip(-1) for a in self.answers(x[there].flip(-1), turned)] if self.asks_twice else None
+            again = [a.flip(-1) for a in self.answers(x[there].flip(-1), batch.mirrored)] if self.asks_twice else None
             now = self.student(x[there]) if r.pair_label == 'synfoc' else None
             for_unet, for_sam, agree = self.labels(p[there], q[there], again, now)
             trust = agree[:, None, None].expand(for_sam.shape)

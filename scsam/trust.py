@@ -197,10 +197,10 @@ def look_first(run: Run, cases, expected: Expected|None, # of the branch that wa
     "One row for every image: area, confidence, signal and, where it is known, expected Dice with its interval."
     rows = []
     for case, mask, f in signals(run, cases, branch):
-        row, blank = {'id': case.id, **{k: round(f[k], 4) for k in SIGNALS if k in f}}, signal(f) == NOTHING
-        place = not blank or case.index is not None, _alike(f), case.id
+        row, s = {'id': case.id, **{k: round(f[k], 4) for k in SIGNALS if k in f}}, signal(f)
+        place = s != NOTHING or case.index is not None, _alike(f), case.id
         if expected:
-            known = expected(signal(f))
+            known = expected(s)
             row |= {k: round(v, 4) for k, v in zip(('expected_dice', 'low', 'high'), known)}
             place = known[0], *place
         rows.append((place, row))
