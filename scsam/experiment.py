@@ -335,6 +335,10 @@ PAIR_VARIANTS |= {'pair-15-surer-live': PAIR_VARIANTS['pair-15-both-live'] | SUR
 PAIR_VARIANTS['pair-preset'] = PAIR_VARIANTS['pair-surer-live'] | dict(unet_to_sam=0., precision='bf16', mirror=True)
 PAIR_VARIANTS |= {'alone-preset': PAIR_VARIANTS['pair-preset'] | dict(unlabeled_weight=0.),
                   'alone-all-preset': PAIR_VARIANTS['pair-preset'] | dict(unlabeled_weight=0., labeled='100%')}
+# 10 %; the masks of validation labelled instead; all labels with as many images a step as an exchange sees
+PAIR_VARIANTS |= {f'{v}-10-preset': PAIR_VARIANTS[f'{v}-preset'] | dict(labeled='145') for v in ('alone', 'pair')}
+PAIR_VARIANTS |= {'alone-217-preset': PAIR_VARIANTS['alone-preset'] | dict(labeled='217', val=0.),
+                  'alone-all-preset-16': PAIR_VARIANTS['alone-all-preset'] | dict(batch_labeled=16)}
 FIVE = dict(labeled='5', precision='bf16')         # five masks: too few for SAM alone
 PAIR_VARIANTS |= {v.replace('15', '5'): PAIR_VARIANTS[v] | FIVE for v in ('alone-15-live', 'pair-15-surer-live',
                                                                          'pair-15-own-live')}
@@ -342,6 +346,9 @@ PAIR_VARIANTS |= {v.replace('15', '5'): PAIR_VARIANTS[v] | FIVE for v in ('alone
 PAIR_VARIANTS |= {f'{v}-imagenet': PAIR_VARIANTS[f'{v}-live'] | dict(
     sam='imagenet', peft='full', sam_stages=0, cache_embeddings=False, sam_lr=6e-4)
     for v in ('alone-15', 'pair-15-surer', 'pair-15-own', 'alone-all')}
+# SAM from random weights, with which its frozen stages see little
+PAIR_VARIANTS |= {f'{v}-random': PAIR_VARIANTS[f'{v}-live'] | dict(weights='random', precision='bf16')
+                  for v in ('alone-15', 'pair-15-surer')}
 # both networks at 256 px; three times as many steps
 PAIR_VARIANTS |= {f'{v}-at-256': PAIR_VARIANTS[v] | dict(image_size=256, precision='bf16') for v in (
     'alone-live', 'pair-surer-live', 'alone-15-live', 'pair-15-surer-live')}
