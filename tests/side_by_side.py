@@ -4,7 +4,8 @@
     python tests/side_by_side.py --only pair,cpu     some of the variants
     python tests/side_by_side.py --write             measure, and keep the result there
     python tests/side_by_side.py --base DIR          the same variants of another checkout too, in turn with these
-    python tests/side_by_side.py --other 'NAME=COMMAND'   a program of your own, such as one that steps released code
+    python tests/side_by_side.py --other 'NAME=COMMAND'   a program of your own, such as tests/released_step.py; --write
+                                                     keeps it `beside` each variant
 
 Every variant is a process of its own with one thread. They take one step in turn (A B C A B C ...), so that a busy
 machine disturbs all alike; a step's time is the processor time of its process, and the first is not counted. A ratio is
@@ -117,16 +118,18 @@ def main():
     kept, worse = json.loads(KEPT.read_text()) if KEPT.exists() else {'variants': {}}, []
     sys.path.insert(0, str(ROOT))
     from scsam.records import environment
-    here, there = environment()['machine']['cpu'], kept.get('machine', {}).get('cpu')
+    now = environment()
+    here, there = now['machine']['cpu'], kept.get('machine', {}).get('cpu')
     known = kept['variants'] if here == there else {}
     if a.write: kept['variants'] = dict(known)
     if there and not known: print(f'the kept ratios are of another processor ({there}; this is {here}): not compared')
+    others = {n: (shlex.split(c), {}) for n, c in (o.split('=', 1) for o in a.other)}
     def program(name, root):
         return [sys.executable, str(Path(__file__).resolve()), '--work', name], {'PYTHONPATH': str(root)}
     for name in names: # one after another beside the yardstick: memory for two or three programs is enough
         commands = {'yardstick': program('yardstick' + ' bf16'*('bf16' in name), ROOT), name: program(name, ROOT)}
         if a.base: commands[f'{name}, base'] = program(name, a.base.resolve())
-        commands.update({n: (shlex.split(c), {}) for n, c in (o.split('=', 1) for o in a.other)})
+        commands.update(others)
         found = together(commands, a.steps)
         before = known.get(name, {}).get('ratio')
         for k, f in found.items():
@@ -137,8 +140,12 @@ def main():
         if before and found[name]['ratio'] > TOLERANCE*before:
             worse.append(f'{name}: {found[name]["ratio"]/before:.2f} times the kept ratio')
         if a.write:
-            kept['variants'][name] = json.loads(json.dumps(found[name]), parse_float=lambda x: round(float(x), 3))
-            kept |= {'format': 'scsam-side-by-side-1', **environment()}
+            ours = found[name]
+            beside = {k: found[k] | {'commit': now['commit'], **{f'{m} of it': ours[m]/found[k][m]
+                                                                  for m in ('seconds', 'megabytes')}} for k in others}
+            figures = ours | {'beside': beside or known.get(name, {}).get('beside', {})}
+            kept['variants'][name] = json.loads(json.dumps(figures), parse_float=lambda x: round(float(x), 3))
+            kept |= {'format': 'scsam-side-by-side-1', **now}
             KEPT.write_text(json.dumps(kept, indent=1) + '\n')
     if worse: raise SystemExit('slower than what is kept: ' + '; '.join(worse))
 
