@@ -6,8 +6,8 @@
     ... --other 'without anomaly mode=python tests/released_step.py SC-SAM --plain'
 
 Its trainer's `train` on the CPU, with the settings of its `run.py` and random weights; 2 + 2 images of 256 pixels from
-memory, so without its loader and its augmentation, which ours does within the step. It carries no licence and is no part
-of this package: the checkout is imported as it is, with stand-ins for packages that a training step does not use.
+memory, so without its loader and its augmentation, which ours does within the step. It carries no licence and is no
+part of this package: a checkout is imported as it is, with stand-ins for packages that a training step does not use.
 """
 import importlib.util, sys, tempfile, warnings
 from types import SimpleNamespace
