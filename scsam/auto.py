@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from .config import Recipe, ScsamError
 from .files import read_json, write_json
-from .rundir import finished
+from .rundir import finished, own_place
 from .data import Dataset
 from .check import check
 from .decisions import Decisions, read_decisions
@@ -162,6 +162,7 @@ def make_plan(data: Dataset, k: int = 5, methods: tuple = (), hours: float|None 
     `hours`: time that all of it may take; folds, methods and steps are cut to fit; None = no limit.
     `progress`: show a bar while the images are looked at. `given`: recipe values by hand, and 'preset'.
     """
+    if k < 2: raise ScsamError(f'{k} folds: every mask is to be left out once, which takes 2 or more')
     check(data, errors_only=True, progress=progress).raise_errors()
     recipe, why = choose(data, **given)
     masks = data.where(role='train', has_mask=True)
@@ -215,6 +216,7 @@ PLAN = {'format': {1}, 'recipes': {...: {...: (str, float, bool, [str])}}, 'fold
 
 def keep_plan(plan: Plan, out: str|Path):
     "Leave the plan in `out`: the same command resumes it, however fast the machine is then."
+    own_place(out, 'plan.json')
     recipes = {m: r.to_dict() for m, r in plan.recipes.items()}
     Path(out).mkdir(parents=True, exist_ok=True)
     write_json(Path(out)/'plan.json', {'format': 1, **vars(plan), 'recipes': recipes})

@@ -19,7 +19,7 @@ from scipy.ndimage import gaussian_filter1d
 from .config import ScsamError
 from .data import IGNORE, Case, Dataset
 from .datasets import clinic_video, load_dataset
-from .layout import SUFFIXES, UNREAD, folder_means, tolerate
+from .layout import NAMES_NOTHING, SUFFIXES, UNREAD, folder_means, tolerate
 from .pixels import _counts, _on_black, open_image, remarks, rgb_strips, shape_of
 from .volumes import read_volume
 
@@ -575,7 +575,7 @@ def _files(dataset, cases, looks, add):
         add('unmasked', f'test: {len(lacking)} images such as {lacking[0].name}, which are left for scsam predict')
     for path, why in dataset.left.items():
         if path in lacking: continue
-        if path.name.lower().endswith((*SUFFIXES, *UNREAD)) or why.startswith('a table'):
+        if path.name.lower().endswith((*SUFFIXES, *UNREAD)) or why.startswith(('a table', NAMES_NOTHING)):
             add('unused', f'{path}: {why}')
     roles = {c.role for c in cases}
     names = [c for c in cases if c.role == 'train' and c.image is not None

@@ -75,14 +75,14 @@ def train(args: argparse.Namespace):
     from scsam.check import check
     from scsam.experiment import remember_data
     from scsam.learner import fit, main_process
-    from scsam.rundir import finished, read_training
+    from scsam.rundir import begun, finished, read_training
     options = {'labels': 'resample'} if args.resample_labels else {}
     data, args.data = with_masks(args.data, args.kind, **options)
     recipe, out = recipe_from(args, data.num_classes), Path(args.out)
     method = _built(recipe, args.preset)
     if main_process():
         ask_first(recipe, args)
-    if not out.exists() and main_process():
+    if not begun(out) and main_process():
         announce(args, f'reading the {len(data)} cases of {args.data}')
         check(data, errors_only=True, progress=not args.quiet).raise_errors()
     if args.folds: return _train_folds(args, data, recipe, options)
@@ -130,6 +130,9 @@ def _told(recipe: Recipe, done: dict, out: Path):
     decided = f" ({n['corrected']} corrected, {n['rejected']} rejected by a person)" if 'decisions' in n else ''
     print(f"{recipe.method}: {n['labeled']} labelled, {n['unlabeled']} unlabelled{decided}, {n['validation']} "
           f"validation images; {s(done['steps'])} in {done['seconds']:.0f} s on {done['device']}")
+    if n.get('unused'):
+        print(f"note: {n['unused']} decisions change nothing here: their images have masks of their own, or are set aside "
+              'for validation or test')
     dice = f", validation Dice {best['dice']:.3f}" if best['dice'] is not None else ''
     print(f"selected: step {best['step']} ({best['by']}), branch {best['branch']}{dice}")
     if best['by'] == 'validation' and n['validation'] < FEW:

@@ -74,6 +74,7 @@ class FileReader:
 def _same_size(image: Path, mask: Path, size: tuple):
     "A mask has its image's size; a camera's turn that explains a difference, or that sizes cannot show, is said."
     upright, stored, turn = shape_of(image)
+    mask_turn = shape_of(mask)[2]
     if size != upright:
         why = "; a mask must have its image's size: export one of them again"
         if size == stored:
@@ -82,7 +83,11 @@ def _same_size(image: Path, mask: Path, size: tuple):
                    'save the image upright, or turn the mask likewise')
         raise ScsamError(f'{mask} is {size[0]} x {size[1]} pixels (width x height), but its image {image} is '
                          f'{upright[0]} x {upright[1]}{why}')
-    if turn != 1 and upright == stored and shape_of(mask)[2] == 1:
+    if mask_turn not in (1, turn):
+        raise ScsamError(f'{mask} is {turns(mask_turn)} by a camera (EXIF orientation {mask_turn}) and its image is '
+                         f'{turns(turn) if turn != 1 else "not"}; a mask is not photographed, so the tag is likely a '
+                         'copy: remove it from the mask, or save both upright')
+    if turn != 1 and upright == stored and mask_turn == 1:
         remark('turn', f'{image} is {turns(turn)} by its camera (EXIF orientation {turn}) and {mask} is not; their '
                        'sizes cannot show whether the mask was drawn on the turned image: look at both')
 

@@ -20,7 +20,8 @@ from .files import regular
 from .layout import (LISTS, IMAGE_DIRS, MASK_DIRS, SUFFIXES, TABLES, VOLUMES, Sorted, fault, folder, folder_means,
                           is_junk, leave_unmasked, listed, name_key, no_image_file, one_channel,
                           place, suffix_of, _bare, pair, pictures, read_classes, sort_files,
-                          subfolder, tolerate, same_name, listed_splits)
+                          subfolder, tolerate, same_name, listed_splits, without_predictions, UNLABELED,
+                          _there)
 from .phantom import phantom
 from .volumes import (SliceReader, dicom_files, each_alone, is_dicom, volume_cases, volume_extent, volume_name,
                            volume_patient,
@@ -112,7 +113,7 @@ def volumes_in(folder: Path,
             if (Path(at)/f).is_symlink():
                 fault(f'{Path(at)/f} is a link to a folder, which is not followed; copy the folder here or remove the '
                       f'link')
-        files = sorted(f for f in files if not f.startswith('.'))
+        files = _there(Path(at), files)
         found = [Path(at)/f for f in files if f.lower().endswith(VOLUMES)]
         slices = [f.name for f in dicom_files(Path(at))] if _may_be_dicom(files) else []
         alone = [Path(at)/f for f in slices]
@@ -178,7 +179,7 @@ def _leave_others(others: list, found: Sorted, root: Path):
     "What is in a folder of volumes and is none, and volumes of several frames that nothing needs."
     lacking, strange = {volume_name(i.path) for i in found.items if not i.masks}, []
     for p in others:
-        if p.parent == root and p.name in TABLES: continue
+        if p in found.left or p.parent == root and p.name in TABLES: continue
         stem = name_key(p.name[:len(p.name) - len(suffix_of(p))])
         if lacking and place(p.relative_to(root).as_posix(), p).thing == 'mask' and (
             is_dicom(p) or p.name.lower().endswith(SUFFIXES) or any(b in lacking for b in _bare(stem))):
@@ -322,11 +323,11 @@ def _other_columns(rows: list, path: Path):
 
 # %% ../nbs/02c_datasets.ipynb #e655cd76
 def _tells_split(rows: list, k: str) -> bool: # of a column
-    "Are its cells words such as train and test, or is it called is_test and holds 0 and 1?"
+    "Are its cells words such as train and test, or is it called is_test or labeled and holds 0 and 1?"
     cells = {(r.get(k) or '').lower() for r in rows}
     if len(cells) > 6 or k in ('image', 'mask', 'patient', 'source', 'id'): return False
     if cells <= {'0', '1', 'true', 'false', 'yes', 'no', '0.0', '1.0'}:
-        return len(cells) > 1 and re.fullmatch('(is|in|for|use)?[ _-]?(train|test|val|validation)(ing)?', k) is not None
+        return len(cells) > 1 and re.fullmatch('(is|in|for|use)?[ _-]?(train|test|val|validation|(un)?label)(l?ed|ing)?', k) is not None
     means = [folder_means(c) for c in cells]
     return len({m.role for m in means}) > 1 and all(m.role and not m.rest and not m.thing for m in means)
 
@@ -345,10 +346,10 @@ def _split_tables(data: Dataset):
           f'"role" and "image" (and "mask", where there is one), or move the table away')
 
 # %% ../nbs/02c_datasets.ipynb #9e24710b
-def _role(said: str) -> str: # as cases have it
+def _role(said: str) -> str: # as cases have it, or 'unlabeled'
     m = folder_means(said)
     if said in ('train', 'val') or said.startswith('test:') or m.rest or m.thing: return said
-    return {'test': 'test:test', 'unlabeled': 'train'}.get(m.role, m.role or said)
+    return 'test:test' if m.role == 'test' else m.role or said
 
 
 def _case_id(row: dict, image: str, path: Path, line: int) -> str:
@@ -374,7 +375,7 @@ def from_csv(path: str|Path,
                          f'image,mask,patient,role,source')
     _other_columns(rows, path)
     hint = f' (it was taken for the list of cases; if it is none, move it out of {path.parent})' if guessed else ''
-    cases, seen = [], {}
+    cases, seen, left = [], {}, {}
     for n, row in enumerate(rows, 2):
         if not row['image']:
             raise ScsamError(f'{path}, line {n}: the column "image" is empty; name a file or remove the line{hint}')
@@ -394,6 +395,9 @@ def from_csv(path: str|Path,
         said = {k: row[k] for k in ('patient', 'role', 'source') if row.get(k)}
         if 'role' in said:
             said['role'] = _role(said['role'])
+            if said['role'] == 'unlabeled':
+                said['role'] = 'train'
+                left |= {files.pop(k): UNLABELED for k in ('mask',) if k in files}
         try:
             if files['image'].name.lower().endswith(VOLUMES) or files['image'].is_dir():
                 one = volume_cases(files['image'], files.get('mask'), id,
@@ -404,7 +408,7 @@ def from_csv(path: str|Path,
         except ScsamError as e:
             raise ScsamError(f'{path}, line {n}: {e}') from None
     notes = [f'patients are told by the column patient of {path.name}'] if any(r.get('patient') for r in rows) else []
-    return Dataset(path.stem, cases, names, path.parent, notes=notes)
+    return Dataset(path.stem, cases, names, path.parent, notes=notes, left=left)
 
 # %% ../nbs/02c_datasets.ipynb #941ece72
 def own_folder(root: str|Path,     # a CSV, a folder with a CSV in it, a folder of images, or one image
@@ -420,7 +424,7 @@ def own_folder(root: str|Path,     # a CSV, a folder with a CSV in it, a folder 
         raise ScsamError(f'{listed(tables)} all have a column "image"; name one of them instead of the folder')
     data = from_csv(tables[0], guessed=True) if tables else folder(root, whole)
     if tables:
-        data.left = _not_listed(data, tables[0])
+        data.left = _not_listed(data, tables[0]) | data.left
     for f in found:
         if f not in tables:
             data.left[f] = 'a table whose column "image" names no file here, so it is not taken for the list of cases'
@@ -476,7 +480,7 @@ def _count(path: Path) -> tuple: # (images, volumes)
     images = volumes = masks = 0
     for at, folders, files in os.walk(path):
         folders[:] = [f for f in folders if not is_junk(f) and folder_means(f).thing != 'other']
-        files = [f for f in files if not f.startswith('.')]
+        files = _there(Path(at), files)
         n = sum(f.lower().endswith(SUFFIXES) for f in files)
         if any(folder_means(f).thing == 'mask' for f in Path(at).relative_to(path).parts):
             masks += n
@@ -537,6 +541,13 @@ def inputs(path: str|Path,
            kind: str|None = None # a key of `KINDS`; None = guessed; then images and volumes may be mixed
           ) -> Inputs:
     "All cases at a path, with and without masks, and every file that is none, with the reason."
+    with without_predictions() as own:
+        out = _inputs(path, kind)
+    out.left |= {p: 'made by scsam predict' for p in own}
+    return out
+
+
+def _inputs(path: str|Path, kind: str|None) -> Inputs:
     main = kind or guess_kind(path)
     out, left, both = Inputs(), [], ('folder', 'volumes')
     kinds = both if kind is None and main in both and Path(path).is_dir() and all(_count(Path(path))) else (main,)

@@ -130,6 +130,11 @@ class ReadDecisions(_Decided):
                       for i, c in self.cases.items() if c['status'] in STATUS)
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
+    def unused(self, unlabeled) -> list: # of ids
+        "The decisions that `apply` makes nothing of: about images that have masks of their own, or are set aside."
+        ids = {c.id for c in unlabeled}
+        return [i for s in ('rejected', 'corrected') for i in self.ids(s) if i not in ids]
+
     def apply(self, unlabeled,              # sequence of Case
               num_classes: int = 2,
               known=None            # ids of the whole dataset

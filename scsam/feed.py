@@ -55,6 +55,8 @@ def assign_roles(data: Dataset, recipe: Recipe,
     stay, corrected = decisions.apply(unlabeled, data.num_classes, {c.id for c in data})
     decided = {'rejected': len(unlabeled) - len(stay) - len(corrected), 'corrected': len(corrected),
                'decisions': decisions.sha256}
+    if unused := decisions.unused(unlabeled):
+        decided['unused'] = len(unused)
     return Roles(data, labeled + corrected, stay, val, decided)
 
 # %% ../nbs/30_feed.ipynb #cd4f0c80

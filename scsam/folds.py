@@ -15,7 +15,7 @@ from torch import nn
 from .config import Recipe, ScsamError
 from .files import read_json, write_json
 from .data import Dataset, read_manifest, stratified_order
-from .rundir import TRAINING, finished, read_recipe, read_training
+from .rundir import TRAINING, finished, own_place, read_recipe, read_training
 from .records import Record
 from .evaluate import evaluate
 from .experiment import record_of
@@ -51,6 +51,7 @@ def fit_folds(data: Dataset, recipe: Recipe, k: int,
     `say`: called with the number of each fold before it. `options`: of `fit`.
     Where somebody, or the clock, stops one of them, no further one is begun, and False is returned.
     """
+    own_place(out, 'fold-0')
     recipe = recipe.replace(val=0., labeled='100%')
     for i, part in enumerate(folds(data, k, recipe.data_seed)):
         say(i)

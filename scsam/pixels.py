@@ -308,9 +308,11 @@ def _ask(path, values: list, why: str, around: float|None = None): # `around`: t
         line = _table_line(sorted(values, key=lambda v: v != around))
         raise ScsamError(f'{said}; name them in a classes.json beside the images, background first, such as '
                          f'{line}{names}')
+    greys = 'save the mask with 8 bits a pixel and write {"threshold": 127} into a classes.json'
+    if colours or max(values) <= 255:
+        greys = 'for grey masks a classes.json with {"threshold": 127}'
     raise ScsamError(f'{said}; for several classes put a classes.txt beside the images (one name per line, background '
-                     'first) or a classes.json that names every value, for grey masks a classes.json with '
-                     '{"threshold": 127}')
+                     f'first) or a classes.json that names every value; {greys}')
 
 # %% ../nbs/00d_pixels.ipynb #68f26a43
 def _counts(a: np.ndarray) -> np.ndarray: # uint8 -> (256,): how often each value occurs
@@ -486,6 +488,8 @@ def _bright(im: Image.Image, path: Path, threshold: int, told: bool) -> np.ndarr
     _whole(colours, path)
     grey = colours.max(-1) if colours.ndim == 3 else colours # a pure red is as bright as white
     top = int(grey.max())
+    if top > 255 and not {*_found(grey).tolist()} <= {0, top}:
+        raise ScsamError(f'{path} has greys up to {top}, and a threshold is one of 8 bits, 0 to 255; save it with 8 bits')
     if top <= 1 and not (lossy and top): return (grey > 0).astype(np.uint8) # 1-bit masks, and masks of 0 and 1
     if top <= threshold and (top < 32 or lossy and not told):
         why = f'labels of 0 and 1 do not survive a {lossy}; save masks as PNG' if lossy and top < 32 else \

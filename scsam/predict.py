@@ -20,7 +20,7 @@ from .method import memory_kept
 from .learner import Run
 from .metrics import dice
 from .viz import overlay, save, uncertainty
-from .layout import VOLUMES, WRITTEN
+from .layout import PREDICTED, VOLUMES, WRITTEN
 from .pixels import rgb_strips, to_values
 from .volumes import read_volume, volume_suffix, write_volume
 
@@ -30,7 +30,7 @@ class Made:
     LINE = {'file': str, 'of': str, 'sha256': (str, None)}
 
     def __init__(self, folder: str|Path):
-        self.folder, self.path, self.lines = Path(folder), Path(folder)/'.scsam-predict.jsonl', {}
+        self.folder, self.path, self.lines = Path(folder), Path(folder)/PREDICTED, {}
         if self.path.is_symlink(): raise ScsamError(f'{self.path} is a link, and leads elsewhere; remove it')
         with contextlib.suppress(FileNotFoundError):
             for text in regular(self.path).read_bytes().splitlines():
@@ -227,6 +227,7 @@ def predict_files(run: Run,
         of = {j.files: hashlib.sha256(f"{run_sha} {[c.sha256()['image'] for c in j.cases]}".encode()).hexdigest()
               for j in jobs}
         states = {f: made.state(f, of[j.files]) for j in jobs for f in j.files}
+        _spare(cases, [out/f for f in states])
         other = [out/f for f, s in states.items() if s == 'other']
         if other and not overwrite:
             more = f' (and {len(other) - 1} more)' if len(other) > 1 else ''
@@ -246,6 +247,13 @@ def _batches(jobs: list, batch_size: int) -> list: # of lists of jobs
     "Images by the batch, volumes one by one."
     images, volumes = [j for j in jobs if not j.volume], [j for j in jobs if j.volume]
     return [images[i:i + batch_size] for i in range(0, len(images), batch_size)] + [[v] for v in volumes]
+
+
+def _spare(cases: list, files: list): # Paths that are to be written
+    "Refuse to write over what is read."
+    inputs = {p.resolve(): p for c in cases for p in (c.image, c.mask) if p is not None}
+    over = [inputs[f.resolve()] for f in files if f.resolve() in inputs]
+    if over: raise ScsamError(f'{over[0]} is an input, and its prediction would take its place; choose another --out')
 
 
 def _bar(batches: list, progress: bool):

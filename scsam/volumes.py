@@ -209,6 +209,45 @@ def _data_files(path: Path) -> list: # of the files that a header names
                          f'again')
     return [file]
 
+# %% ../nbs/02b_volumes.ipynb #1e8a4c12
+_BYTES = {**dict.fromkeys(('char', 'uchar', 'int8', 'int8_t', 'uint8', 'uint8_t', 'signedchar', 'unsignedchar'), 1),
+          **dict.fromkeys(('short', 'ushort', 'int16', 'int16_t', 'uint16', 'uint16_t', 'unsignedshort', 'shortint',
+                           'signedshort', 'signedshortint', 'unsignedshortint'), 2),
+          **dict.fromkeys(('int', 'uint', 'float', 'int32', 'int32_t', 'uint32', 'uint32_t', 'signedint',
+                           'unsignedint'), 4),
+          **dict.fromkeys(('double', 'longlong', 'ulonglong', 'int64', 'int64_t', 'uint64', 'uint64_t', 'long_long',
+                           'ulong_long', 'longlongint', 'signedlonglong', 'unsignedlonglong'), 8)}
+
+def _check_length(path: Path, data: list):
+    "Refuse a MetaImage or NRRD file with more or fewer voxels than its header says, or in other units than mm."
+    suffix = volume_suffix(path)
+    if suffix not in ('.mhd', '.mha', '.nrrd', '.nhdr'): return
+    with open(path, 'rb') as f:
+        head = f.read(1 << 16)
+    meta = suffix in ('.mhd', '.mha')
+    end = re.search(rb'ElementDataFile[^\n]*\n?', head) if meta else re.search(rb'\r?\n\r?\n', head)
+    start = end.end() if end else len(head)
+    fields = re.findall(rb'^\s*([\w ]+?)\s*[=:]+[ \t]*(.*?)\s*$', head[:start], re.MULTILINE)
+    said = {k.decode().lower().replace(' ', ''): v.decode(errors='replace') for k, v in fields}
+    units = re.findall('"(.*?)"', said.get('spaceunits', ''))
+    if strange := [u for u in units if u.lower() not in ('mm', 'millimeter', 'millimeters', 'millimetre', '')]:
+        raise ScsamError(f'{path} is in {strange[0]}, and scsam reads mm; save it with spacing and origin in mm')
+    if said.get('compresseddata', '').lower() == 'true' or not meta and said.get('encoding', '').lower() != 'raw': return
+    kind = said.get('elementtype', said.get('type', '')).lower().replace('met_', '').replace(' ', '')
+    channels, skip = said.get('elementnumberofchannels', '1'), said.get('headersize', said.get('byteskip', '0'))
+    sizes = [*said.get('dimsize', said.get('sizes', '')).split(), channels.strip()]
+    if kind.removesuffix('_array') not in _BYTES or skip.strip() != '0' or 'lineskip' in said: return # from the end
+    if not all(n.isdigit() for n in sizes) or len(sizes) < 3: return  # ITK says what is wrong with it
+    need, file = math.prod(map(int, sizes))*_BYTES[kind.removesuffix('_array')], data[0] if data else path
+    there = file.stat().st_size - (0 if data else start)
+    if there < need:
+        raise ScsamError(f'{file} is cut off: {there:,} of the {need:,} bytes of voxels that {path.name} says are there; '
+                         f'copy it again from its origin')
+    if there > need:
+        line = 'HeaderSize = -1' if meta else 'byte skip: -1'
+        raise ScsamError(f'{file} has {there - need:,} bytes more than the {need:,} of voxels that {path.name} says; '
+                         f'if they are a header before the voxels, say so there ({line}), else save it again')
+
 # %% ../nbs/02b_volumes.ipynb #8c4d4067
 def _complaint(path: Path, e: BaseException) -> ScsamError:
     "What a reader says, with the remedy that fits."
@@ -239,13 +278,15 @@ def _image(path: Path):
             if _is_nifti(path):
                 _check_nifti(path)
                 _check_transforms(path)
-            _data_files(path)
+            _check_length(path, _data_files(path))
             if not volume_suffix(path) and (what := without_voxels(path)): raise ScsamError(_no_image(path, what))
             im = _reader(path).Execute()
         elif len(files := _dicom_series(path)) == 1:
             im = _reader(files[0]).Execute()
         else:
-            im = sitk.ReadImage([str(f) for f in files], imageIO='GDCMImageIO')
+            # each slice has its own scale, as in PET: ITK reads all in the type of the first, where nothing else is asked
+            mixed = len({_tags(f)['scale'] for f in files}) > 1
+            im = sitk.ReadImage([str(f) for f in files], sitk.sitkFloat32 if mixed else sitk.sitkUnknown, 'GDCMImageIO')
         if path.is_dir() or not volume_suffix(path):
             _check_frames(path)
     except (RuntimeError, EOFError, OSError, zlib.error, struct.error) as e:
@@ -485,6 +526,8 @@ _TAGS = {'0020|000e': 'series', '0028|0010': 'rows', '0028|0011': 'columns', '00
          '0008|0032': 'acquisition time',
          '0008|0008': 'image type', '0008|103e': 'series description', '0008|0018': 'instance'}
 
+_SCALE = {'0028|1052': 0, '0028|1053': 1, '0028|0100': 16, '0028|0103': 0} # intercept, slope, bits, sign
+
 def _tags(file: Path) -> dict: # tag -> text
     return _tags_at(str(file), (s := os.stat(file)).st_size, s.st_mtime_ns)
 
@@ -498,7 +541,8 @@ def _tags_at(file: str, size: int, changed: int) -> dict:
     out = {k: reader.GetMetaData(k).strip('\0 ') for k in _TAGS if k in there}
     if '0028|0030' in out: # 0.50 is 0.5
         out['0028|0030'] = ' x '.join(f'{v:.4g}' for v in _numbers(out['0028|0030']))
-    return out | {'size': f'{size[0]} x {size[1]}{frames}'}
+    scale = [float(reader.GetMetaData(k) if k in there else v) for k, v in _SCALE.items()]
+    return out | {'size': f'{size[0]} x {size[1]}{frames}', 'scale': str(scale)}
 
 
 def _numbers(text: str) -> np.ndarray: return np.array(text.split('\\'), float)

@@ -361,3 +361,80 @@ def test_predictions_are_grey(top, wanted, tmp_path):
     for p in (tmp_path / "out").glob("c?.png"):
         stored = Image.open(p)
         assert stored.mode == "L" and {*np.unique(stored).tolist()} <= wanted
+
+
+@pytest.mark.parametrize("where", ["", "out", "masks"])
+def test_predictions_are_not_predicted_on(where, any_run, tmp_path):
+    "Called again, predict reads what it read before, and no mask of its own counts as truth."
+    new = tmp_path / "new"
+    pairs(new, *[f"{{}}/c{i}.png" for i in range(3)])
+    for p in (new / "masks").iterdir():
+        p.unlink()
+    (new / "masks").rmdir()
+    images = new / "images"
+    Image.open(images / "c2.png").save(images / "c2.jpg")
+    (images / "c2.png").unlink()
+    if where == "":  # beside the images, where c0.png is one of them
+        image = (images / "c0.png").read_bytes()
+        code, said = scsam("predict", any_run, images, "--out", images, "--quiet", "--overwrite")
+        assert code == 2 and "is an input" in said and (images / "c0.png").read_bytes() == image
+        for p in list(images.glob("*.png")):
+            Image.open(p).save(p.with_suffix(".jpg"))
+            p.unlink()
+    out, before = (images if where == "" else new / where), sorted(images.iterdir())
+    for turn in range(2):
+        code, said = scsam("predict", any_run, new if where else images, "--out", out, "--quiet")
+        assert code == 0 and "\n3 masks" in "\n" + said and "Dice" not in said, said
+        assert ("made by scsam predict" in said) == (turn == 1)
+    assert len([p for p in out.glob("*.png") if p not in before]) == 6, "a mask and an overlay each"
+    Image.fromarray(np.full((24, 32), 255, np.uint8)).save(out / "c0.png")  # a person's now
+    made = [p for p, why in inputs(new).left.items() if why == "made by scsam predict"]
+    assert len(made) == 5 and out / "c0.png" not in made
+
+
+@pytest.mark.parametrize("told", ["list", "json", "table"])
+def test_unlabelled_by_a_list(told, tmp_path):
+    "What a list calls unlabelled is learnt from without its mask."
+    pairs(tmp_path, *[f"{{}}/c{i}.png" for i in range(4)])
+    splits = {"labeled": ["c0"], "unlabeled": ["c1", "c2"], "test": ["c3"]}
+    if told == "list":
+        for name, lines in splits.items():
+            (tmp_path / f"{name}.txt").write_text("\n".join(lines))
+        (tmp_path / "train.txt").write_text("c0\nc1\nc2")
+    elif told == "json":
+        (tmp_path / "splits.json").write_text(json.dumps(splits))
+    else:
+        rows = [f"images/{n}.png,masks/{n}.png,{role}" for role, names in splits.items() for n in names]
+        (tmp_path / "cases.csv").write_text("\n".join(["image,mask,role", *rows]))
+    data = load_dataset(tmp_path)
+    assert [(c.role, c.has_mask) for c in data] == [("train", True), *[("train", False)] * 2, ("test:test", True)]
+    assert list(data.left.values()) == ["a mask in the unlabelled part"] * 2
+    if told == "table":
+        (tmp_path / "cases.csv").write_text("image,mask,labeled\nimages/c0.png,masks/c0.png,1\nimages/c1.png,,0\n")
+        with pytest.raises(ScsamError, match='call it "role"'):
+            load_dataset(tmp_path)
+
+
+def test_a_folder_for_the_run_may_be_there(tmp_path):
+    "The data is checked before a training, whether or not its directory exists."
+    pairs(tmp_path / "d", *[f"train/{{}}/{i}.png" for i in range(3)], "test/{}/9.png")
+    for thing in ("images", "masks"):
+        (tmp_path / "d/test" / thing / "9.png").write_bytes((tmp_path / "d/train" / thing / "0.png").read_bytes())
+    (tmp_path / "run").mkdir()
+    code, said = scsam("train", "--data", tmp_path / "d", "--preset", "smoke", "--steps", "1", "--out",
+                       tmp_path / "run", "--quiet")
+    assert code == 2 and "both sides of a split" in said
+
+
+def test_decisions_that_change_nothing_are_said(tmp_path):
+    "About images that have masks of their own."
+    from scsam.decisions import Decisions
+    pairs(tmp_path / "d", *[f"{{}}/{i}.png" for i in range(4)])
+    (tmp_path / "d/masks/3.png").unlink()
+    decisions = Decisions(tmp_path / "decisions")
+    decisions.set("0", "rejected")
+    decisions.set("3", "rejected")
+    code, said = scsam("train", "--data", tmp_path / "d", "--preset", "smoke", "--method", "unet", "--steps", "1",
+                       "--val", "0", "--labeled", "100%", "--decisions", tmp_path / "decisions", "--out",
+                       tmp_path / "run", "--quiet")
+    assert code == 0 and "1 rejected" in said and "1 decisions change nothing here" in said, said
