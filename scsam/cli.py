@@ -131,8 +131,8 @@ def _told(recipe: Recipe, done: dict, out: Path):
     print(f"{recipe.method}: {n['labeled']} labelled, {n['unlabeled']} unlabelled{decided}, {n['validation']} "
           f"validation images; {s(done['steps'])} in {done['seconds']:.0f} s on {done['device']}")
     if n.get('unused'):
-        print(f"note: {n['unused']} decisions change nothing here: their images have masks of their own, or are set aside "
-              'for validation or test')
+        print(f"note: {n['unused']} decisions change nothing here: their images have masks of their own, or are set "
+              'aside for validation or test')
     dice = f", validation Dice {best['dice']:.3f}" if best['dice'] is not None else ''
     print(f"selected: step {best['step']} ({best['by']}), branch {best['branch']}{dice}")
     if best['by'] == 'validation' and n['validation'] < FEW:

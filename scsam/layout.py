@@ -62,7 +62,7 @@ _own = contextvars.ContextVar('own', default=None)
 
 @contextlib.contextmanager
 def without_predictions():
-    "Inside, files that `scsam predict` made, and nobody changed since, are passed over, into the list that this yields."
+    "Inside, files that `scsam predict` made and nobody changed are passed over, into the list that this yields."
     token = _own.set([])
     try:
         yield _own.get()
@@ -1030,7 +1030,7 @@ def listed_splits(others: list, found: Sorted):
                 fault(f'{found.items[n].path} is named by {of[0]} ({of[1]}) and by {p} ({k}); correct one of these '
                       f'lists of a split, or '
                       f'tell the roles by a CSV with the columns image, mask, role')
-    _give_roles(found, says, any(m.role == 'train' for (at, m) in lists.items() if at in {of for _, of in says.values()}))
+    _give_roles(found, says, strict=any(lists[of].role == 'train' for _, of in says.values()))
 
 # %% ../nbs/02a_layout.ipynb #71d7893f
 def _cells(path: Path, line: str) -> list: # of a line
@@ -1048,7 +1048,7 @@ def _json_lists(path: Path) -> dict: # key -> list of names
                 if isinstance(v, list) and folder_means(k).role}
     return {}
 
-
+# %% ../nbs/02a_layout.ipynb #fdbf55a7
 class _Listed:
     "Items by the names that a list may have for them."
     def __init__(self, items: list):

@@ -489,7 +489,8 @@ def _bright(im: Image.Image, path: Path, threshold: int, told: bool) -> np.ndarr
     grey = colours.max(-1) if colours.ndim == 3 else colours # a pure red is as bright as white
     top = int(grey.max())
     if top > 255 and not {*_found(grey).tolist()} <= {0, top}:
-        raise ScsamError(f'{path} has greys up to {top}, and a threshold is one of 8 bits, 0 to 255; save it with 8 bits')
+        raise ScsamError(f'{path} has greys up to {top}, and a threshold is one of 8 bits, 0 to 255; save it with 8 '
+                         f'bits')
     if top <= 1 and not (lossy and top): return (grey > 0).astype(np.uint8) # 1-bit masks, and masks of 0 and 1
     if top <= threshold and (top < 32 or lossy and not told):
         why = f'labels of 0 and 1 do not survive a {lossy}; save masks as PNG' if lossy and top < 32 else \

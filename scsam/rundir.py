@@ -33,7 +33,7 @@ def read_recipe(run_dir: str|Path) -> Recipe:
     except ScsamError as e:
         raise e if str(path) in str(e) else ScsamError(f'{path}: {e}') from None
 
-
+# %% ../nbs/08_rundir.ipynb #585e37a0
 MARKS = {'recipe.json': 'a run', 'fold-0': 'folds', 'plan.json': 'what scsam auto has begun'} # file -> what it tells
 
 def begun(folder: str|Path) -> bool:
@@ -44,7 +44,8 @@ def begun(folder: str|Path) -> bool:
 def own_place(folder: str|Path, mark: str): # a key of `MARKS`, which may be there
     "Refuse to put files of one kind among those of another."
     other = [what for name, what in MARKS.items() if name != mark and (Path(folder)/name).exists()]
-    if other: raise ScsamError(f'{folder} holds {other[0]}, whose files would be mixed with these; choose another --out')
+    if other:
+        raise ScsamError(f'{folder} holds {other[0]}, whose files would be mixed with these; choose another --out')
 
 
 def finished(run_dir: str|Path) -> bool: # else it was stopped, or never begun

@@ -232,7 +232,8 @@ def _check_length(path: Path, data: list):
     units = re.findall('"(.*?)"', said.get('spaceunits', ''))
     if strange := [u for u in units if u.lower() not in ('mm', 'millimeter', 'millimeters', 'millimetre', '')]:
         raise ScsamError(f'{path} is in {strange[0]}, and scsam reads mm; save it with spacing and origin in mm')
-    if said.get('compresseddata', '').lower() == 'true' or not meta and said.get('encoding', '').lower() != 'raw': return
+    packed = said.get('compresseddata', '').lower() == 'true' if meta else said.get('encoding', '').lower() != 'raw'
+    if packed: return
     kind = said.get('elementtype', said.get('type', '')).lower().replace('met_', '').replace(' ', '')
     channels, skip = said.get('elementnumberofchannels', '1'), said.get('headersize', said.get('byteskip', '0'))
     sizes = [*said.get('dimsize', said.get('sizes', '')).split(), channels.strip()]
@@ -241,7 +242,7 @@ def _check_length(path: Path, data: list):
     need, file = math.prod(map(int, sizes))*_BYTES[kind.removesuffix('_array')], data[0] if data else path
     there = file.stat().st_size - (0 if data else start)
     if there < need:
-        raise ScsamError(f'{file} is cut off: {there:,} of the {need:,} bytes of voxels that {path.name} says are there; '
+        raise ScsamError(f'{file} is cut off: {there:,} bytes of voxels are there, and {path.name} says {need:,}; '
                          f'copy it again from its origin')
     if there > need:
         line = 'HeaderSize = -1' if meta else 'byte skip: -1'
@@ -284,7 +285,7 @@ def _image(path: Path):
         elif len(files := _dicom_series(path)) == 1:
             im = _reader(files[0]).Execute()
         else:
-            # each slice has its own scale, as in PET: ITK reads all in the type of the first, where nothing else is asked
+            # slices with scales of their own, as in PET: ITK reads all in the type of the first, if it is not told
             mixed = len({_tags(f)['scale'] for f in files}) > 1
             im = sitk.ReadImage([str(f) for f in files], sitk.sitkFloat32 if mixed else sitk.sitkUnknown, 'GDCMImageIO')
         if path.is_dir() or not volume_suffix(path):
