@@ -339,6 +339,7 @@ PAIR_VARIANTS |= {'alone-preset': PAIR_VARIANTS['pair-preset'] | dict(unlabeled_
 PAIR_VARIANTS |= {f'{v}-10-preset': PAIR_VARIANTS[f'{v}-preset'] | dict(labeled='145') for v in ('alone', 'pair')}
 PAIR_VARIANTS |= {'alone-217-preset': PAIR_VARIANTS['alone-preset'] | dict(labeled='217', val=0.),
                   'alone-all-preset-16': PAIR_VARIANTS['alone-all-preset'] | dict(batch_labeled=16)}
+PAIR_VARIANTS |= {f'{v}-preset-fine': PAIR_VARIANTS[f'{v}-preset'] | FINE for v in ('alone', 'pair', 'alone-all')}
 FIVE = dict(labeled='5', precision='bf16')         # five masks: too few for SAM alone
 PAIR_VARIANTS |= {v.replace('15', '5'): PAIR_VARIANTS[v] | FIVE for v in ('alone-15-live', 'pair-15-surer-live',
                                                                          'pair-15-own-live')}
