@@ -21,7 +21,7 @@ from .layout import (LISTS, IMAGE_DIRS, MASK_DIRS, SUFFIXES, TABLES, VOLUMES, So
                           is_junk, leave_unmasked, listed, name_key, no_image_file, one_channel,
                           place, suffix_of, _bare, pair, pictures, read_classes, sort_files,
                           subfolder, tolerate, same_name, listed_splits, without_predictions, UNLABELED,
-                          _there)
+                          _note_predictions, _there)
 from .phantom import phantom
 from .volumes import (SliceReader, dicom_files, each_alone, is_dicom, volume_cases, volume_extent, volume_name,
                            volume_patient,
@@ -172,6 +172,7 @@ def volumes(root: str|Path,            # a folder of volumes, a folder of DICOM 
     if not cases:
         raise ScsamError(f'{root} has no volume that can be used; of those that are there, '
                          f'{"; ".join(f"{p.name}: {w}" for p, w in found.left.items())}')
+    _note_predictions(found)
     return Dataset(root.name, cases, names, root, notes=found.notes, left=found.left)
 
 # %% ../nbs/02c_datasets.ipynb #5801cc61

@@ -6,10 +6,10 @@
 __all__ = ['SUFFIXES', 'WRITTEN', 'VOLUMES', 'ARRAYS', 'LISTS', 'UNREAD', 'MOVIES', 'PREDICTED', 'MARK', 'MADE', 'SEQUENCE',
            'ROLE_WORDS', 'THING_WORDS', 'PLAIN_WORDS', 'OTHER_WORDS', 'GROUP_WORDS', 'CLASS_WORDS', 'MOMENT', 'COPY',
            'UNLABELED', 'NAMES_NOTHING', 'IMAGE_DIRS', 'MASK_DIRS', 'TABLES', 'tolerate', 'fault', 'name_key',
-           'same_name', 'without_predictions', 'is_junk', 'pictures', 'listed', 'match', 'pair', 'no_image', 'Means',
-           'folder_means', 'Found', 'place', 'patient_folders', 'Item', 'Sorted', 'sort_files', 'read_classes',
-           'subfolder', 'one_channel', 'volume_stem', 'JoinedReader', 'joined', 'folder', 'leave_unmasked',
-           'no_image_file', 'suffix_of', 'listed_splits']
+           'same_name', 'without_predictions', 'predictions', 'is_junk', 'pictures', 'listed', 'match', 'pair',
+           'no_image', 'Means', 'folder_means', 'Found', 'place', 'patient_folders', 'Item', 'Sorted', 'sort_files',
+           'read_classes', 'subfolder', 'one_channel', 'volume_stem', 'JoinedReader', 'joined', 'folder',
+           'leave_unmasked', 'no_image_file', 'suffix_of', 'listed_splits']
 
 # %% ../nbs/02a_layout.ipynb #134efb5a
 import contextlib, contextvars, functools, hashlib, json, os, re, unicodedata
@@ -70,16 +70,25 @@ def without_predictions():
         _own.reset(token)
 
 
+def predictions(files) -> list: # of Paths
+    "Those of some files that `scsam predict` made and nobody has changed since."
+    made = {}
+    for at in {f.parent for f in files}:
+        with contextlib.suppress(OSError):
+            for line in (at/PREDICTED).read_text(encoding='utf-8', errors='replace').splitlines():
+                with contextlib.suppress(ValueError, TypeError, KeyError):
+                    said = json.loads(line)
+                    made[at/said['file']] = said['sha256']
+    return [f for f in files if f in made and made[f] in (None, file_sha256(f))]
+
+
 def _there(at: Path, files: list) -> list: # of names, sorted
     "The files of a folder that are looked at."
-    files, made = sorted(f for f in files if not f.startswith('.')), {}
-    if _own.get() is None or not (at/PREDICTED).is_file(): return files
-    for line in (at/PREDICTED).read_text(encoding='utf-8', errors='replace').splitlines():
-        with contextlib.suppress(ValueError, TypeError, KeyError):
-            made |= {(said := json.loads(line))['file']: said['sha256']}
-    own = {f for f in files if f in made and made[f] in (None, file_sha256(at/f))}
-    _own.get().extend(at/f for f in sorted(own))
-    return [f for f in files if f not in own]
+    files = sorted(f for f in files if not f.startswith('.'))
+    if _own.get() is None: return files
+    own = predictions([at/f for f in files])
+    _own.get().extend(own)
+    return [f for f in files if at/f not in own] if own else files
 
 # %% ../nbs/02a_layout.ipynb #c0df0001
 def is_junk(name: str) -> bool: # of a folder that a system or a store keeps for itself
@@ -923,7 +932,16 @@ def folder(root: str|Path,      # a folder as above, or one image
                          f'{root.name}/ or {root.name}/images, masks in {root.name}/masks or beside them as '
                          'NAME_mask.png; anything else can be said in a CSV with the columns image, mask, patient, '
                          'role, source')
+    _note_predictions(found)
     return Dataset(root.name, cases, names, root, notes=found.notes, left=found.left)
+
+
+def _note_predictions(found: Sorted):
+    "Masks by `scsam predict` count as masks where they lie among the others, and that is said."
+    own = predictions([m for i in found.items for m in i.masks])
+    if own:
+        found.notes.append(f'{len(own)} masks are predictions that nobody has changed ({listed([p.name for p in own])}), '
+                           'and count as masks here; move those away that nobody has looked at')
 
 
 def leave_unmasked(found: Sorted, whole: bool):

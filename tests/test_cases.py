@@ -388,8 +388,14 @@ def test_predictions_are_not_predicted_on(where, any_run, tmp_path):
         assert ("made by scsam predict" in said) == (turn == 1)
     assert len([p for p in out.glob("*.png") if p not in before]) == 6, "a mask and an overlay each"
     Image.fromarray(np.full((24, 32), 255, np.uint8)).save(out / "c0.png")  # a person's now
+    if where == "masks":
+        code, said = scsam("data", new)
+        assert code == 2 and "c0_overlay.png" in said and "no image of the same name" in said
+        for p in out.glob("*_overlay.png"):
+            p.unlink()
+        assert "2 masks are predictions that nobody has changed" in scsam("data", new)[1]
     made = [p for p, why in inputs(new).left.items() if why == "made by scsam predict"]
-    assert len(made) == 5 and out / "c0.png" not in made
+    assert len(made) == (2 if where == "masks" else 5) and out / "c0.png" not in made
 
 
 @pytest.mark.parametrize("told", ["list", "json", "table"])
