@@ -940,8 +940,9 @@ def _note_predictions(found: Sorted):
     "Masks by `scsam predict` count as masks where they lie among the others, and that is said."
     own = predictions([m for i in found.items for m in i.masks])
     if own:
-        found.notes.append(f'{len(own)} masks are predictions that nobody has changed ({listed([p.name for p in own])}), '
-                           'and count as masks here; move those away that nobody has looked at')
+        names = listed([p.name for p in own])
+        found.notes.append(f'{len(own)} masks are predictions that nobody has changed ({names}), and count as masks '
+                           'here; move those away that nobody has looked at')
 
 
 def leave_unmasked(found: Sorted, whole: bool):
