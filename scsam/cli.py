@@ -412,8 +412,12 @@ def _changes(words: list|None) -> dict: # of KEY=VALUE
 
 def experiment(args: argparse.Namespace):
     "Run what is missing of an experiment's queue, list the queue, or say what it will take."
-    from scsam.experiment import experiment_queue, run_experiment, show_queue
-    only = _names(args.only) if args.only else None
+    from scsam.experiment import chosen, experiment_queue, run_experiment, show_queue
+    only = None if args.only is None else _names(args.only)
+    if only == ():
+        raise ScsamError('--only names no run; name some, by name or by place in the queue, or leave it out for all')
+    if args.set and (args.list or args.plan) or only and args.list:
+        raise ScsamError('--list shows the whole queue as it is, --plan the runs of --only; leave the rest out')
     if args.plan:
         from scsam.plan import plan
         if args.mode != 'full': raise ScsamError(f"--plan is for --mode full; the queue of '{args.mode}': --list")
@@ -425,7 +429,8 @@ def experiment(args: argparse.Namespace):
     if failed:
         raise ScsamError(f'{", ".join(failed)}: ended with an error, see above; when it is fixed, the same command '
                          'runs what is missing')
-    return 0 if len(done) == len(only or experiment_queue(args.name, args.mode)) else 3
+    queue = experiment_queue(args.name, args.mode)
+    return 0 if len(done) == len(chosen(queue, only) if only else queue) else 3
 
 # %% ../nbs/50_cli.ipynb #87bc94b9
 DEMO_DATA = dict(n=100, test=30, source='colour')
@@ -444,7 +449,7 @@ def demo(args: argparse.Namespace):
     out, start = Path(args.out), time.monotonic()
     data = load_dataset('phantom', **DEMO_DATA)
     base = Recipe.preset('demo', labeled='5%', seed=args.seed, num_classes=data.num_classes)
-    if args.steps:
+    if args.steps is not None:
         base = base.replace(steps=args.steps, val_every=max(1, args.steps // 2))
     print(f'phantom: {len(data.where(role="train"))} training images, 5 % of them labelled;',
           f'{len(data.tests()["phantom"])} test images', flush=True)
@@ -747,6 +752,7 @@ def main(argv=None) -> int: # a key of `EXIT`
         return code
     if hasattr(sys.stdout, 'reconfigure'):
         sys.stdout.reconfigure(errors='backslashreplace')  # any name can be shown
+    args = code = None
     try:
         args = make_parser().parse_args(argv)
         with _stoppable():
@@ -761,8 +767,9 @@ def main(argv=None) -> int: # a key of `EXIT`
         return said(e, 2)
     except KeyboardInterrupt:
         return said('stopped before the end; give the same command again', 3)
-    except BrokenPipeError:
-        return 0
+    except BrokenPipeError: # whoever read what is printed has gone: after the work, or before it
+        slow = args is not None and args.command in ('auto', 'demo', 'experiment', 'predict', 'train')
+        return 3 if slow and code is None else code or 0
     except Exception as e:
         if why := _outside(e): return said(why, 2)
         with contextlib.suppress(OSError):

@@ -7,7 +7,7 @@ __all__ = ['STATUS', 'PROMPT', 'MADE', 'CASE', 'file_stem', 'mask_name', 'read_m
            'Decisions', 'read_decisions']
 
 # %% ../nbs/07_decisions.ipynb #f57f9a87
-import contextlib, hashlib, json, re
+import contextlib, hashlib, json, math, re
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -76,7 +76,8 @@ def _check_case(i, c, folder: Path) -> str: # '' = nothing is wrong
 
 def _check_prompt(p) -> str: # '' = nothing is wrong
     if p['class'] < 1: return f"a prompt is of class {p['class']}"
-    fits = len(p.get('box', ())) in (0, 4) and len(p.get('xy', ())) in (0, 2)
+    places = [*p.get('box', ()), *p.get('xy', ())]
+    fits = len(p.get('box', ())) in (0, 4) and len(p.get('xy', ())) in (0, 2) and all(map(math.isfinite, places))
     return '' if fits else f'{p!r:.80} is no box and no point'
 
 
@@ -204,6 +205,8 @@ class Decisions(_Writer):
             mask = np.asarray(mask)
             flat = mask.ndim == 2 and mask.dtype == np.uint8
             if not flat: raise wrong(f'a mask is a uint8 label map (H, W), not {mask.dtype} {mask.shape}')
+            if IGNORE in mask and not ((mask > 0) & (mask < IGNORE)).any():
+                raise wrong(f'a mask with {IGNORE} and no class: {IGNORE} means "no label" here; give the object 1')
             if size is None and isinstance(case, Case):
                 size = case.read_image().shape[:2]
             if size is not None and mask.shape != tuple(size): raise wrong(_sizes(mask.shape, size))

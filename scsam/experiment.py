@@ -625,7 +625,7 @@ def chosen(queue: dict, only: str|list # names or places, as in `run_experiment`
             x = names[int(x) - 1]
         if x not in queue: raise ScsamError(f'the queue has no run {x!r}{nearest(x, queue)}')
         out.append(x)
-    return out
+    return list(dict.fromkeys(out))
 
 # %% ../nbs/32_experiment.ipynb #9a3929b1
 _temporary = []                          # folders of smoke runs; removed when Python ends

@@ -259,6 +259,9 @@ def model_card(run: Run, record: dict|None, files: dict, # name -> what is said 
     what = ', '.join(map(_said, run.manifest['class_names'][1:]))
     about = (f"Segmentation of {what} at {r.image_size} x {r.image_size} pixels, masks at the image's own size. Method "
              f"{_code(r.method)}: U-Net {_code(r.unet)}, {nets}. Reported branch: {_code(branch)}.")
+    if 'plugin.py' in files:
+        about += (f' The method is code in `plugin.py`: read it, and load it once with `--plugin {folder}/plugin.py` '
+                  'after `predict`.')
     which, twice = ' or '.join(map(_code, graphs)), TWICE*r.mirror
     use = GRAPH_USE.format(size=r.image_size, which=which, twice=twice) if graphs else ''
     package = "'scsam[litemedsam]'" if r.sam == 'litemedsam' and run.training['weights'] else 'scsam'
@@ -292,6 +295,8 @@ def export_run(run: Run|str|Path,
         method, tensors, differs = portable(run, whole)
         meta = {'step': run.training['selected']['step'], 'recipe': differs}
         save_tensors(tmp/'model.safetensors', halved(tensors) if half else tensors, meta)
+        if (run.dir/'plugin.py').exists():
+            shutil.copyfile(run.dir/'plugin.py', tmp/'plugin.py')
         _write_json(run, tmp)
         if record is not None:
             shutil.copyfile(run.dir/'record.json', tmp/'record.json')

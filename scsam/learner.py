@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from .config import Recipe, ScsamError, mix, nearest, seed_step
 from .files import atomic, locked, read_json, sweep, write_json
 from .rundir import check_run, finished, read_recipe, read_training, write_training
-from .data import Dataset, as_seen, load_arrays, read_manifest
+from .data import Dataset, as_seen, file_sha256, load_arrays, read_manifest
 from .sam import Sam
 from .lora import widen
 from .losses import foreground_dice
@@ -520,6 +520,10 @@ def _check_dir(out: Path, method: Method, recipe: Recipe, manifest: dict, decide
         changed = [k for k in new if old[k] != new[k]]
         if resume == 'never':
             raise ScsamError(f"{out} already holds a run; choose another directory, or resume it (resume 'auto')")
+        plugin, kept = PLUGINS.get(recipe.method), out/'plugin.py'
+        if plugin and kept.exists() and file_sha256(kept) != file_sha256(plugin):
+            raise ScsamError(f'{out} holds a run of another version of {plugin}, which it keeps as {kept.name}; choose '
+                             'another directory, or load that one')
         if changed:
             said = ', '.join(f'{k}: {old[k]!r} there, {new[k]!r} now' for k in changed)
             raise ScsamError(f'{out} holds a run with other settings ({said}); choose another directory')

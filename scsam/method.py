@@ -286,7 +286,7 @@ def load_plugin(path: str|Path # a Python file with `@register('name')` before a
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
     except ScsamError:
         raise
-    except Exception as e:
+    except (Exception, SystemExit) as e:
         raise ScsamError(f'{path} cannot be run: {type(e).__name__}: {e}') from e
     finally:
         names = [n for n, cls in METHODS.items() if cls.__module__ == spec.name]

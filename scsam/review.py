@@ -9,7 +9,7 @@ __all__ = ['LABELS', 'MAPS', 'EDIT', 'SCORES', 'SUFFIXES', 'DRAFT', 'ORDERS', 'B
            'Unusual', 'oddness', 'diverse_order', 'Review', 'answer_again']
 
 # %% ../nbs/40_review.ipynb #eaa0a16a
-import copy, functools, importlib.util, io, json, os
+import copy, functools, importlib.util, io, json, math, os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 import numpy as np
@@ -344,14 +344,14 @@ class _Images:
         H, W = full.shape[:2]
         k = min(1, self.side / max(H, W))
         same = id not in said or case.sha256().get('image') == said[id]
-        return (resize_image(full, (round(H * k), round(W * k))), (H, W),
+        return (resize_image(full, (max(1, round(H * k)), max(1, round(W * k)))), (H, W),
                 '' if same else f'The image of {id} has changed since the run was trained.')
 
     def _thumb(self, id) -> bytes: # JPEG, 64 px high
         "A small image with the outline of the mean pseudo-label."
         try:
             image = self.case(id).read_image()
-            image = resize_image(image, (64, round(64 * image.shape[1] / image.shape[0])))
+            image = resize_image(image, (64, max(1, round(64 * image.shape[1] / image.shape[0]))))
         except ScsamError:
             image = np.full((64, 64, 3), 90, np.uint8)
         if self.saved:
@@ -694,6 +694,8 @@ class _Drawing(_Listed):
             new |= {'xy': [float(v) for v in xy], 'label': int(label)}
         else:
             new['box'] = [float(f(box[i], box[i + 2])) for f in (min, max) for i in (0, 1)]
+        if not all(map(math.isfinite, [*new.get('xy', ()), *new.get('box', ())])) or label not in (0, 1):
+            raise ScsamError(f'{new} is no box, and no point that is in (1) or out (0)')
         self.drafts.put(id, self._answered(id, [*old.prompts, new], c, old), old)
 
     def stroke(self, id: str, xy: list,  # (N, 2) in fractions of the image

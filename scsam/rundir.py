@@ -27,6 +27,8 @@ def read_recipe(run_dir: str|Path) -> Recipe:
     "The recipe of a run, finished or not."
     path = Path(run_dir)/'recipe.json'
     if not path.exists():
+        if (Path(run_dir)/'fold-0').exists():
+            raise ScsamError(f'{run_dir} holds the folds of a run; give one of them, such as {Path(run_dir)/"fold-0"}')
         raise ScsamError(f'{run_dir} holds no run (no recipe.json); give the directory that `scsam train --out` made')
     try:
         return Recipe.from_dict(read_json(path, {...: (str, float, bool, [str])}))

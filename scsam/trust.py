@@ -71,10 +71,10 @@ def monotone(x, y) -> tuple: # (knots, values), both increasing
 
     `x`, `y`: numbers of equal count. Returns (knots, values), both increasing.
     """
-    order = np.argsort(x, kind='stable')
+    x, of, counts = np.unique(np.asarray(x, float), return_inverse=True, return_counts=True)
     blocks = []                                              # [sum of y, count, first x, last x]
-    for a, b in zip(np.asarray(x, float)[order], np.asarray(y, float)[order]):
-        blocks.append([b, 1, a, a])
+    for a, n, total in zip(x, counts, np.bincount(of, np.asarray(y, float))):  # equal x have one value
+        blocks.append([total, int(n), a, a])
         while len(blocks) > 1 and blocks[-2][0]*blocks[-1][1] >= blocks[-1][0]*blocks[-2][1]:
             s, n, _, last = blocks.pop()
             blocks[-1] = [blocks[-1][0] + s, blocks[-1][1] + n, blocks[-1][2], last]
@@ -120,6 +120,8 @@ class Expected:
         x, y, bounds = d['knots'], d['values'], d['bounds']
         if not x or len(x) != len(y) or any(sorted(v) != v for v in (x, y, bounds)):
             raise ScsamError(f'{path} is damaged: its knots are no rising curve; remove it, and it is made anew')
+        if not all(0 <= v <= 1 for v in (*x, *y, *d['margins'], d.get('nothing') or 0., d['level'])):
+            raise ScsamError(f'{path} is damaged: it holds numbers outside of 0 to 1; remove it, and it is made anew')
         if len(d['margins']) != len(bounds) + 1:
             raise ScsamError(f'{path} is damaged: {len(bounds)} bounds need {len(bounds) + 1} margins; remove it, and '
                              'it is made anew')

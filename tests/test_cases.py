@@ -444,3 +444,32 @@ def test_decisions_that_change_nothing_are_said(tmp_path):
                        "--val", "0", "--labeled", "100%", "--decisions", tmp_path / "decisions", "--out",
                        tmp_path / "run", "--quiet")
     assert code == 0 and "1 rejected" in said and "1 decisions change nothing here" in said, said
+
+
+def test_a_plugin_stays_with_its_run(tmp_path):
+    "Another version of it continues no run; an exported run has it; one that ends Python is a fault of its own."
+    plugin = tmp_path / "mine.py"
+    plugin.write_text("from scsam.method import register\nfrom scsam.baselines import UNetOnly\n"
+                      "@register('mine')\nclass Mine(UNetOnly): pass\n")
+    run = ["train", "--plugin", plugin, "--method", "mine", "--data", "phantom", "--preset", "smoke", "--steps", "2",
+           "--val", "0", "--out", tmp_path / "run", "--quiet"]
+    code, said = scsam(*run)
+    assert code == 0, said
+    kept = (tmp_path / "run/plugin.py").read_bytes()
+    assert scsam("export", tmp_path / "run", "--out", tmp_path / "card", "--graphs", "none")[0] == 0
+    assert (tmp_path / "card/plugin.py").read_bytes() == kept
+    assert "--plugin" in (tmp_path / "card/README.md").read_text()
+    plugin.write_text(plugin.read_text() + "# changed\n")
+    code, said = scsam(*run)
+    assert code == 2 and "another version" in said and (tmp_path / "run/plugin.py").read_bytes() == kept
+    plugin.write_text("import sys\nsys.exit()\n")
+    code, said = scsam(*run)
+    assert code == 2 and "cannot be run: SystemExit" in said
+
+
+def test_runs_that_are_asked_for(tmp_path):
+    "An empty --only is no wish for everything; a list shows what it can show."
+    for more, says in ((("--only", ""), "names no run"), (("--only", ","), "names no run"),
+                       (("--list", "--only", "x"), "the whole queue")):
+        code, said = scsam("experiment", "unets", "--mode", "smoke", "--runs", tmp_path, "--results", tmp_path, *more)
+        assert code == 2 and says in said, said
