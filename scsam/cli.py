@@ -86,13 +86,16 @@ def train(args: argparse.Namespace):
         announce(args, f'reading the {len(data)} cases of {args.data}')
         check(data, errors_only=True, progress=not args.quiet).raise_errors()
     if args.folds: return _train_folds(args, data, recipe, options)
-    if main_process():
+    before = finished(out)
+    if main_process() and not before:
         announce(args, f'training {recipe.method} for {recipe.steps} steps; {out}/history.json shows how far it is')
     fit(method, data, recipe, out, resume=args.resume, max_minutes=args.max_minutes, progress=not args.quiet,
         cache=cache_dir()/'images', snapshots=args.snapshots, decisions=args.decisions, tensorboard=args.tensorboard)
     if not main_process(): return 0 if finished(out) else 3
     remember_data(out, args.data, args.kind, **options)
     if not finished(out): return 3
+    if before:
+        print(f'note: {out} was finished before, and nothing was trained now; another --out trains anew')
     _told(recipe, read_training(out), out)
 
 # %% ../nbs/50_cli.ipynb #48297581

@@ -319,7 +319,7 @@ def folder_subject(data,                    # a folder of images (some may have 
     recipe = Recipe.preset('cpu', sam=sam or 'litemedsam', weights=weights, image_size=image_size,
                            num_classes=data.num_classes)
     return Subject(data.name, recipe, list(data.class_names), [c.id for c in open_], {c.id: c for c in open_},
-                   Path(decisions or f'{file_stem(data.name)}-masks'), said=said)
+                   Path(decisions or f'{file_stem(data.name) or f"{mix(data.name):x}"}-masks'), said=said)
 
 # %% ../nbs/40_review.ipynb #864249be
 class _Images:

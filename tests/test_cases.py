@@ -454,7 +454,8 @@ def test_a_plugin_stays_with_its_run(tmp_path):
     run = ["train", "--plugin", plugin, "--method", "mine", "--data", "phantom", "--preset", "smoke", "--steps", "2",
            "--val", "0", "--out", tmp_path / "run", "--quiet"]
     code, said = scsam(*run)
-    assert code == 0, said
+    assert code == 0 and "finished before" not in said, said
+    assert "finished before" in scsam(*run, "--snapshots", "2")[1]
     kept = (tmp_path / "run/plugin.py").read_bytes()
     assert scsam("export", tmp_path / "run", "--out", tmp_path / "card", "--graphs", "none")[0] == 0
     assert (tmp_path / "card/plugin.py").read_bytes() == kept
