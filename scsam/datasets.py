@@ -328,7 +328,8 @@ def _tells_split(rows: list, k: str) -> bool: # of a column
     cells = {(r.get(k) or '').lower() for r in rows}
     if len(cells) > 6 or k in ('image', 'mask', 'patient', 'source', 'id'): return False
     if cells <= {'0', '1', 'true', 'false', 'yes', 'no', '0.0', '1.0'}:
-        told = '(is|in|for|use)?[ _-]?(train|test|val|validation|(un)?label)(l?ed|ing)?'
+        # a column "label" of 0 and 1 tells the class of an image
+        told = '(is|in|for|use)?[ _-]?((train|test|val|validation)(ing)?|(un)?labell?ed)'
         return len(cells) > 1 and re.fullmatch(told, k) is not None
     means = [folder_means(c) for c in cells]
     return len({m.role for m in means}) > 1 and all(m.role and not m.rest and not m.thing for m in means)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ROOM', 'not_utf8', 'writing', 'atomic', 'free_space', 'scratch', 'sweep', 'locked', 'file_names', 'file_name',
-           'expect', 'parse_json', 'regular', 'read_json', 'write_json']
+           'expect', 'parse_json', 'regular', 'read_json', 'write_json', 'collecting']
 
 # %% ../nbs/00a_files.ipynb #0298236a
 import contextlib, errno, hashlib, json, math, os, re, shutil, tempfile, time, unicodedata, warnings
@@ -348,3 +348,13 @@ def write_json(path: str|Path, value):
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
     with atomic(path) as tmp:
         tmp.write_text(text + '\n', encoding='utf-8')
+
+# %% ../nbs/00a_files.ipynb #8bcf89fe
+@contextlib.contextmanager
+def collecting(var): # a ContextVar whose value is None outside
+    "Inside, `var` holds a new list, which this yields."
+    token = var.set([])
+    try:
+        yield var.get()
+    finally:
+        var.reset(token)

@@ -6,9 +6,9 @@
 __all__ = ['SUFFIXES', 'WRITTEN', 'VOLUMES', 'ARRAYS', 'LISTS', 'UNREAD', 'MOVIES', 'PREDICTED', 'MARK', 'MADE', 'SEQUENCE',
            'ROLE_WORDS', 'THING_WORDS', 'PLAIN_WORDS', 'OTHER_WORDS', 'GROUP_WORDS', 'CLASS_WORDS', 'MOMENT', 'COPY',
            'UNLABELED', 'NAMES_NOTHING', 'IMAGE_DIRS', 'MASK_DIRS', 'TABLES', 'tolerate', 'fault', 'name_key',
-           'same_name', 'without_predictions', 'predictions', 'is_junk', 'pictures', 'listed', 'match', 'pair',
-           'no_image', 'Means', 'folder_means', 'Found', 'place', 'patient_folders', 'Item', 'Sorted', 'sort_files',
-           'read_classes', 'subfolder', 'one_channel', 'volume_stem', 'JoinedReader', 'joined', 'folder',
+           'same_name', 'without_predictions', 'prediction_note', 'predictions', 'is_junk', 'pictures', 'listed',
+           'match', 'pair', 'no_image', 'Means', 'folder_means', 'Found', 'place', 'patient_folders', 'Item', 'Sorted',
+           'sort_files', 'read_classes', 'subfolder', 'one_channel', 'volume_stem', 'JoinedReader', 'joined', 'folder',
            'leave_unmasked', 'no_image_file', 'suffix_of', 'listed_splits']
 
 # %% ../nbs/02a_layout.ipynb #134efb5a
@@ -19,19 +19,14 @@ from pathlib import Path
 import numpy as np
 from .config import ScsamError
 from .data import Case, Dataset, FileReader, file_sha256, left_out
-from .files import expect, read_json
+from .files import collecting, expect, parse_json, read_json, regular
 
 # %% ../nbs/02a_layout.ipynb #c7b07173
 _noted = contextvars.ContextVar('noted', default=None)
 
-@contextlib.contextmanager
 def tolerate():
     "Inside, faults of a layout are collected in the list that this yields, instead of being raised."
-    token = _noted.set([])
-    try:
-        yield _noted.get()
-    finally:
-        _noted.reset(token)
+    return collecting(_noted)
 
 
 def fault(message: str, each=()): # what is raised; what is noted instead, one message per file
@@ -60,25 +55,28 @@ def same_name(a: Path, b: Path) -> str: # in what two files of one name differ
 PREDICTED = '.scsam-predict.jsonl' # the note of `scsam predict` in a folder that it writes into
 _own = contextvars.ContextVar('own', default=None)
 
-@contextlib.contextmanager
 def without_predictions():
     "Inside, files that `scsam predict` made and nobody changed are passed over, into the list that this yields."
-    token = _own.set([])
-    try:
-        yield _own.get()
-    finally:
-        _own.reset(token)
+    return collecting(_own)
+
+
+def prediction_note(folder: Path) -> dict: # name of a file -> its line; the last one counts
+    "What `scsam predict` noted of the files that it made in a folder; lines that a stopped process broke are none."
+    path, lines = folder/PREDICTED, {}
+    with contextlib.suppress(FileNotFoundError):
+        for text in regular(path).read_bytes().splitlines():
+            with contextlib.suppress(ScsamError):
+                line = parse_json(text, path, {'file': str, 'of': str, 'sha256': (str, None)})
+                lines[line['file']] = line
+    return lines
 
 
 def predictions(files) -> list: # of Paths
     "Those of some files that `scsam predict` made and nobody has changed since."
     made = {}
     for at in {f.parent for f in files}:
-        with contextlib.suppress(OSError):
-            for line in (at/PREDICTED).read_text(encoding='utf-8', errors='replace').splitlines():
-                with contextlib.suppress(ValueError, TypeError, KeyError):
-                    said = json.loads(line)
-                    made[at/said['file']] = said['sha256']
+        with contextlib.suppress(OSError, ScsamError):
+            made |= {at/name: line['sha256'] for name, line in prediction_note(at).items()}
     return [f for f in files if f in made and made[f] in (None, file_sha256(f))]
 
 

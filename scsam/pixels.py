@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from .config import ScsamError
+from .files import collecting
 
 # %% ../nbs/00d_pixels.ipynb #a4aadd0a
 _heard = contextvars.ContextVar('heard', default=None)
@@ -25,14 +26,9 @@ class Remark:
     value: tuple = () # for 'colours': pairs (label, (r, g, b)) as this file has them
 
 
-@contextlib.contextmanager
 def remarks():
     "Inside, what readers notice is collected in the list that this yields."
-    token = _heard.set([])
-    try:
-        yield _heard.get()
-    finally:
-        _heard.reset(token)
+    return collecting(_heard)
 
 
 def remark(kind: str, message: str, value: tuple = ()):

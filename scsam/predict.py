@@ -15,28 +15,22 @@ from scipy import ndimage
 from .config import ScsamError, nearest
 from .data import as_seen, class_values, file_sha256, resize_image
 from .evaluate import native_strips, predict_cases, save_labels, _predict
-from .files import atomic, file_names, locked, parse_json, regular, sweep, writing
+from .files import atomic, file_names, locked, sweep, writing
 from .method import memory_kept
 from .learner import Run
 from .metrics import dice
 from .viz import overlay, save, uncertainty
-from .layout import PREDICTED, VOLUMES, WRITTEN
+from .layout import PREDICTED, VOLUMES, WRITTEN, prediction_note
 from .pixels import rgb_strips, to_values
 from .volumes import read_volume, volume_suffix, write_volume
 
 # %% ../nbs/31a_predict.ipynb #ef3b8772
 class Made:
     "The note in a folder of predictions."
-    LINE = {'file': str, 'of': str, 'sha256': (str, None)}
-
     def __init__(self, folder: str|Path):
-        self.folder, self.path, self.lines = Path(folder), Path(folder)/PREDICTED, {}
+        self.folder, self.path = Path(folder), Path(folder)/PREDICTED
         if self.path.is_symlink(): raise ScsamError(f'{self.path} is a link, and leads elsewhere; remove it')
-        with contextlib.suppress(FileNotFoundError):
-            for text in regular(self.path).read_bytes().splitlines():
-                with contextlib.suppress(ScsamError):
-                    line = parse_json(text, self.path, self.LINE)
-                    self.lines[line['file']] = line
+        self.lines = prediction_note(self.folder)
 
     def state(self, file: str, # its name in the folder
               of: str          # hash of what it is to be made of

@@ -542,7 +542,7 @@ def _tags_at(file: str, size: int, changed: int) -> dict:
     out = {k: reader.GetMetaData(k).strip('\0 ') for k in _TAGS if k in there}
     if '0028|0030' in out: # 0.50 is 0.5
         out['0028|0030'] = ' x '.join(f'{v:.4g}' for v in _numbers(out['0028|0030']))
-    scale = [float(reader.GetMetaData(k) if k in there else v) for k, v in _SCALE.items()]
+    scale = [float(k in there and reader.GetMetaData(k).strip('\0 ') or v) for k, v in _SCALE.items()]
     return out | {'size': f'{size[0]} x {size[1]}{frames}', 'scale': str(scale)}
 
 

@@ -419,6 +419,8 @@ def test_unlabelled_by_a_list(told, tmp_path):
         (tmp_path / "cases.csv").write_text("image,mask,labeled\nimages/c0.png,masks/c0.png,1\nimages/c1.png,,0\n")
         with pytest.raises(ScsamError, match='call it "role"'):
             load_dataset(tmp_path)
+        (tmp_path / "cases.csv").write_text("image,mask,label\nimages/c0.png,masks/c0.png,1\nimages/c1.png,,0\n")
+        assert [c.has_mask for c in load_dataset(tmp_path)] == [True, False], "a label of 0 or 1 is a class of images"
 
 
 def test_a_folder_for_the_run_may_be_there(tmp_path):
