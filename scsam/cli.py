@@ -191,10 +191,14 @@ def predict(args: argparse.Namespace):
     from scsam.experiment import process
     from scsam.folds import open_run
     from scsam.predict import predict_files
+    from scsam.trust import own_csv
     run, found = open_run(args.run, process().device, args.force), inputs(args.input, args.kind)
     cases = found.cases
     for line in (*left_out(found.left), *(f'note: {n}' for n in found.notes)):
         print(line)
+    if args.csv and not (args.overwrite or own_csv(table := Path(args.out)/'masks.csv')):
+        raise ScsamError(f'{table} was not written by scsam predict; move it away, give another --out, or replace it '
+                         'with --overwrite')
     how = _tidied(run, args)
     announce(args, f'predicting {len(cases)} images or slices into {args.out}')
     done = predict_files(run, cases, args.out, args.branch, args.overwrite, not args.quiet,

@@ -641,7 +641,8 @@ def to_float(images: np.ndarray, # uint8 (B, H, W, 3)
 
     `images`: uint8 (B, H, W, 3). Returns float32 (B, 3, H, W) in [0, 1] on `device`.
     """
-    return torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float() / 255
+    mine = np.require(images, requirements='CW')     # a copy where the pixels are somebody else's, or out of order
+    return torch.from_numpy(mine).to(device).permute(0, 3, 1, 2).float() / 255
 
 # %% ../nbs/01_data.ipynb #dfd3645b
 @dataclass

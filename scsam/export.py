@@ -17,7 +17,7 @@ from . import __version__
 from .config import ScsamError, mix, nearest
 from .files import read_json, scratch, write_json
 from .rundir import HISTORY, write_training
-from .data import load_arrays
+from .data import load_arrays, to_float
 from .phantom import phantom
 from .weights import ENCODERS, SAMS
 from .unet import SegmentationNet
@@ -63,7 +63,7 @@ def probe(size: int, n: int = 3) -> Tensor: # (n, 3, size, size) in [0, 1]
     `size`: side in pixels. `n`: images. Returns (n, 3, size, size) in [0, 1].
     """
     arrays = load_arrays(list(phantom(n=n, test=0)), size, masks=False)
-    return torch.from_numpy(arrays.images).permute(0, 3, 1, 2).float()/255
+    return to_float(arrays.images)
 
 
 def specialist(method: nn.Module, size: int # of images, in pixels

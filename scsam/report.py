@@ -13,6 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image
 from . import __version__
+from .config import ScsamError
 from .files import atomic, read_json
 from .rundir import HISTORY
 from .records import read_record
@@ -236,6 +237,9 @@ def report(run: Run|str|Path,
     run = run if isinstance(run, Run) else load_run(run)
     path = run.dir/'record.json'
     record = read_record(path) if path.exists() else None
+    if record is not None and record['selected'] != run.training['selected']:
+        raise ScsamError(f'{path} is the record of another run, {record["run"]!r}: the weights that it scored were '
+                         f'chosen otherwise; score this one (scsam evaluate {run.dir})')
     parts = [first, part_run(run), part_scores(record), part_curves(run)]
     if record is not None and record.changed:
         parts.insert(1, said('record.json was changed after it was written.'))

@@ -22,7 +22,7 @@ from .rundir import read_data, read_recipe
 from .data import IGNORE, Case, Dataset, as_seen, read_manifest, read_resized, resize_image, resize_mask, to_float
 from .datasets import load_dataset
 from .viz import BRANCHES, CLASSES, YELLOW, disagreement, draw_boxes, draw_points, edges, heat, rgb, uncertainty
-from .decisions import PROMPT, Decisions, file_stem
+from .decisions import PROMPT, Decisions, file_stem, image_hash
 from .sam import load_sam
 from .prompts import mask_box, released_points
 from .method import evaluating, mirrored, predict_batch
@@ -509,7 +509,7 @@ def score_truth(gallery: Gallery) -> int: # cases that have a mask to compare wi
     return int(np.isfinite(scores).sum())
 
 # %% ../nbs/40_review.ipynb #fb7b2e27
-DRAFT = {'prompts': [PROMPT], 'drawn': bool}
+DRAFT = {'prompts': [PROMPT], 'drawn': bool, 'image?': (str, None)}
 
 @dataclass(frozen=True)
 class Draft:
@@ -522,8 +522,10 @@ class Draft:
 # %% ../nbs/40_review.ipynb #dde5aa0c
 class _DraftFiles:
     "Drafts on the disk, of which the one in hand is also here."
-    def __init__(self, folder: str|Path): # of the decisions
+    def __init__(self, folder: str|Path,   # of the decisions
+                 seen=lambda id: None):    # id -> hash of its image
         self.folder, self._id, self._now, self._past = Path(folder)/'drafts', None, None, []
+        self._seen = seen
         sweep(self.folder)
 
     def path(self, id: str) -> Path: return self.folder/f'{file_stem(id)}-{mix(id):016x}.png'
@@ -537,18 +539,20 @@ class _DraftFiles:
             with Image.open(path) as im:
                 mask, about = np.array(im), parse_json(im.text['draft'], path, DRAFT)
             if mask.dtype != np.uint8: raise ScsamError(f'{mask.dtype} instead of bytes')
-            draft = Draft(mask, tuple(about['prompts']), bool(about['drawn']))
+            draft, image = Draft(mask, tuple(about['prompts']), bool(about['drawn'])), about.get('image')
         except Exception as e:      # a damaged PNG raises whatever its parts happen to raise
             raise ScsamError(f'{path}, a correction begun earlier, is damaged ({e}); remove it') from None
         if mask.shape != size:
             raise ScsamError(f'{path}, a correction begun earlier, is {mask.shape[1]} x {mask.shape[0]} pixels, but '
                              f'the image is shown at {size[1]} x {size[0]}; it is left out')
+        if image and self._seen(id) not in (None, image):
+            raise ScsamError(f'{path}, a correction begun earlier, is of another image of that name; it is left out')
         self._id, self._now, self._past = id, draft, []
         return draft
 
     def _save(self):
         info, d = PngInfo(), self._now
-        info.add_text('draft', json.dumps({'prompts': d.prompts, 'drawn': d.drawn}))
+        info.add_text('draft', json.dumps({'prompts': d.prompts, 'drawn': d.drawn, 'image': self._seen(self._id)}))
         try:
             with atomic(self.path(self._id)) as tmp:
                 Image.fromarray(d.mask).save(tmp, 'PNG', pnginfo=info)
@@ -664,6 +668,8 @@ class _Drawing(_Listed):
     def draft(self, id: str) -> Draft|None: return self.drafts.get(id, self.image(id)[0].shape[:2])
 
     def _corrected(self, id, size, native) -> tuple: # (mask or None, what is wrong)
+        if id in self.cases and self.decisions.changed([self.cases[id]]):
+            return None, f'The image of {id} is another one than the one that was decided about: decide again.'
         try:
             mask = self.decisions.mask(id, self.classes)
         except ScsamError as e:
@@ -760,17 +766,31 @@ class Review(_Deciding):
                  side: int = 1024,     # images are shown with their longer side at most this long
                  keep: int = 8):       # cases whose image, prediction and embedding stay in memory
         super().__init__(subject if isinstance(subject, Subject) else run_subject(subject, data), decisions, side, keep)
-        self.said, self._done, self.drafts = list(self.subject.said), [], Drafts(self.decisions.folder)
+        self.said, self._done, self.drafts = list(self.subject.said), [], self._drafts()
         folder = self.decisions.folder.absolute()
+        self._meant(folder)
         there = next(p for p in (folder, *folder.parents) if p.exists())
         if not os.access(there, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
             self.said.append(f'Decisions cannot be saved: {there} may not be written. Give another folder '
                              '(decisions=...), or make it writable.')
 
+    def _drafts(self) -> Drafts:
+        return Drafts(self.decisions.folder, lambda id: image_hash(self.cases[id]) if id in self.cases else None)
+
+    def _meant(self, folder: Path):
+        "Decisions that are all about other images are an error, a few are said."
+        changed, mine = self.decisions.changed(self.cases.values()), [i for i in self.decisions.cases if i in self.row]
+        if len(changed) == len(mine) > 1:
+            raise ScsamError(f'{folder} holds decisions about other images of the same names ({changed[0]}, for one); '
+                             'give a folder of its own for these: --decisions DIR (decisions=...)')
+        if changed:
+            self.said.append(f'The images of {len(changed)} decisions have changed since, such as {changed[0]}: decide '
+                             'again; training refuses the old decisions.')
+
     def visitor(self) -> 'Review':
         "The same review for another person: the same images and networks, drafts and undo of their own."
         new = copy.copy(self)
-        new.decisions, new.drafts, new._done = Decisions(self.decisions.folder), Drafts(self.decisions.folder), []
+        new.decisions, new.drafts, new._done = Decisions(self.decisions.folder), self._drafts(), []
         return new
 
     def view(self, id: str, step: int = -1) -> tuple: # (CaseView, what is wrong)
@@ -804,6 +824,7 @@ def answer_again(review: Review) -> list: # ids whose mask was made anew
     for id, c in list(review.decisions.cases.items()):
         made = c.get('made')
         if id not in review.row or not made or made['drawn'] or made['by'] == review.subject.answerer: continue
+        if review.draft(id): continue                       # somebody is at it
         draft = Draft(np.zeros(review.image(id)[0].shape[:2], np.uint8))
         for k in {p['class'] for p in made['prompts']}:
             draft = review._answered(id, made['prompts'], k, draft)

@@ -93,6 +93,7 @@ class Snapshots:
                  sam=None,                   # whose embeddings to cache; None = no cache
                  device='cpu', cache=None, progress: bool = False):
         self.folder, self.recipe, self.device = Path(folder), recipe, device
+        if count < 0: raise ScsamError(f'snapshots={count}: how many times pseudo-labels are kept, 0 or more')
         count = min(count, recipe.steps)
         self.steps = {round(i * recipe.steps / count) for i in range(1, count + 1)} - {0} if roles.unlabeled else set()
         if not self.steps: return

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NOTHING', 'SHAPE', 'ENOUGH', 'SIGNALS', 'signals', 'signal', 'monotone', 'Expected', 'calibrate', 'true_dice',
-           'expected_dice', 'look_first', 'write_csv']
+           'expected_dice', 'look_first', 'own_csv', 'write_csv']
 
 # %% ../nbs/43_trust.ipynb #f9b17388
 import bisect, csv, io, math
@@ -115,7 +115,10 @@ class Expected:
 
     @classmethod
     def load(cls, path) -> 'Expected':
-        d = read_json(path, SHAPE)
+        try:
+            d = read_json(path, SHAPE)
+        except ScsamError as e:
+            raise ScsamError(f'{e}; remove it, and it is made anew') from None
         d = {'margins': [d['margin']] if 'margin' in d else [], 'bounds': []} | d # format 1 had one margin for all
         x, y, bounds = d['knots'], d['values'], d['bounds']
         if not x or len(x) != len(y) or any(sorted(v) != v for v in (x, y, bounds)):
@@ -207,6 +210,15 @@ def look_first(run: Run, cases, expected: Expected|None, # of the branch that wa
             place = known[0], *place
         rows.append((place, row))
     return [r for _, r in sorted(rows, key=lambda t: t[0])]
+
+
+def own_csv(path: str|Path) -> bool:
+    "Is this a file that `write_csv` has written (which may be replaced), or none at all?"
+    try:
+        with open(path, 'rb') as f:
+            return f.readline().startswith(f'id,{",".join(SIGNALS[:2])}'.encode())
+    except FileNotFoundError:
+        return True
 
 
 def write_csv(rows: list, path: str|Path) -> Path:
