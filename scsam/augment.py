@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['VIEWS', 'LIGHT', 'SHIFT', 'SCALE', 'ROTATE', 'HOLE', 'STRETCH', 'BEND', 'NODES', 'MAX_HOLES', 'DRAWS', 'View', 'draw',
-           'flip', 'relight', 'coordinates', 'warp', 'cut_holes', 'augment', 'Geometry', 'geometry', 'across',
-           'random_box', 'paste', 'cutmix']
+           'flip', 'relight', 'coordinates', 'warp', 'cut_holes', 'augment', 'view_kinds', 'Geometry', 'geometry',
+           'across', 'random_box', 'paste', 'cutmix']
 
 # %% ../nbs/03_augment.ipynb #b0323d01
 import math
@@ -205,6 +205,13 @@ def augment(images: torch.Tensor,   # (B, 3, H, W) float32 in [0, 1]
             else:
                 masks = masks.masked_fill(holes & (masks != IGNORE), 0)
     return images, masks, valid, flips
+
+# %% ../nbs/03_augment.ipynb #df021626
+def view_kinds(recipe, view: str = '') -> tuple: # keys of `VIEWS`, of labelled and unlabelled images
+    "The views of a step, for a method that asks for `view`: 'weak', 'none', or '' = as the recipe says."
+    if view == 'none': return 'none', 'none'
+    weak = 'weak' if recipe.augment == 'strong' else recipe.augment
+    return recipe.augment_labeled or weak, weak if view == 'weak' else recipe.augment
 
 # %% ../nbs/03_augment.ipynb #30adcb48
 @dataclass(frozen=True)

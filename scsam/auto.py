@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['PAIR_PACKAGES', 'FEWEST', 'FEW_MASKS', 'PLAN', 'Plan', 'installed', 'best_preset', 'choose', 'default_methods',
-           'for_method', 'for_machine', 'seconds_of', 'make_plan', 'keep_plan', 'kept_plan', 'decided', 'compare',
-           'auto']
+           'for_method', 'for_machine', 'seconds_of', 'make_plan', 'keep_plan', 'kept_plan', 'decided', 'pooled',
+           'compare', 'auto']
 
 # %% ../nbs/46_auto.ipynb #189162db
 import importlib.util, tempfile, time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 import torch
 from .config import Recipe, ScsamError
@@ -131,11 +131,12 @@ def seconds_of(recipe: Recipe, data: Dataset, steps: tuple = (2, 5)) -> tuple: #
     """
     train = data.where(role='train')
     some = [c for c in train if c.has_mask][:6] + [c for c in train if not c.has_mask][:6]
-    small, method, took = data._like(some, None), make_method(recipe), []
+    small, took = data._like(some, None), []
     with tempfile.TemporaryDirectory() as d:
         for n in steps:
-            start = time.monotonic()
-            fit(method, small, recipe.replace(steps=n, val_every=0), Path(d)/str(n), progress=False)
+            brief = recipe.replace(steps=n, val_every=0)
+            method, start = make_method(brief), time.monotonic()
+            fit(method, small, brief, Path(d)/str(n), progress=False)
             if not finished(Path(d)/str(n)): raise KeyboardInterrupt    # somebody has stopped it
             took.append(time.monotonic() - start)
         start = time.monotonic()
@@ -240,12 +241,19 @@ def kept_plan(out: str|Path, k: int = 5, methods: tuple = (), hours: float|None 
 # %% ../nbs/46_auto.ipynb #89afed34
 def decided(data: Dataset, decisions: str|Path|Decisions|None) -> Dataset:
     "The data with the masks that a person has made since, and without the images that were rejected."
+    data = pooled(data)
     if decisions is None: return data
     if not isinstance(decisions, Decisions):
         decisions = read_decisions(decisions)
     stay, corrected = decisions.apply([c for c in data if not c.has_mask], data.num_classes, {c.id for c in data})
     new = {c.id: c for c in stay + corrected}
     return data._like([new.get(c.id, c) for c in data if c.has_mask or c.id in new], None)
+
+
+def pooled(data: Dataset) -> Dataset:
+    "The data with its validation part among the training images, since cross-validation takes its place."
+    if not data.where(role='val'): return data
+    return data._like([replace(c, role='train') if c.role == 'val' else c for c in data], None)
 
 
 class _Clock:
@@ -289,10 +297,10 @@ def auto(data: Dataset, plan: Plan, out: str|Path, progress: bool = False, say=p
     columns, found, branch = results[best]
     clock.begin(f'{best} on all masks', best)
     recipe = plan.recipes[best].replace(val=0., labeled='100%')
-    fit(make_method(recipe), data, recipe, out/'run', progress=progress, snapshots=1, decisions=decisions)
+    fit(make_method(recipe), pooled(data), recipe, out/'run', progress=progress, snapshots=1, decisions=decisions)
     if not finished(out/'run'): return None
     run = load_run(out/'run')
-    record = record_of(run, 'auto', known.name, len(known), {OUT_OF_FOLD: columns})
+    record = record_of(run, 'auto', known.name, len(known.where(role='train')), {OUT_OF_FOLD: columns})
     write_record(record, run.dir/'record.json')
     expected = note_expected(run.dir/'expected.json', found, branch, run.training['selected']['step'])
     rest, first = [c for c in known if not c.has_mask], []
@@ -303,6 +311,8 @@ def auto(data: Dataset, plan: Plan, out: str|Path, progress: bool = False, say=p
         say(f'{len(rest)} masks in {out}/masks; masks.csv lists those to look at first at its top')
     top = _chosen(plan, rows, best) + _out_of_fold(known, out/'folds'/best, columns, branch)
     page = report(run, out=out/'report.html', first=top + _rest(run, rest, first, expected))
+    if known.tests():
+        say(f'the test images have taken no part; scsam evaluate {run.dir} scores them')
     say(f'page: {page}')
     return page
 

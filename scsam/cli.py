@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LONG', 'FEW', 'FORMATS', 'DEMO_DATA', 'DEMO_ROWS', 'OPTIONS', 'COMMANDS', 'EXIT', 'ISSUES', 'recipe_from',
-           'ask_first', 'announce', 'with_masks', 'train', 'evaluate', 'predict', 'export', 'report', 'auto', 'table',
-           'show_table', 'data', 'compare', 'import_', 'weights', 'inspect', 'annotate', 'experiment', 'demo',
+           'ask_first', 'announce', 'with_masks', 'train', 'evaluate', 'predict', 'learnt', 'export', 'report', 'auto',
+           'table', 'show_table', 'data', 'compare', 'import_', 'weights', 'inspect', 'annotate', 'experiment', 'demo',
            'demo_table', 'demo_figure', 'make_parser', 'process_name', 'main']
 
 # %% ../nbs/50_cli.ipynb #65d1ca23
@@ -104,8 +104,10 @@ def _train_folds(args: argparse.Namespace, data, recipe: Recipe, options: dict):
     from scsam.experiment import remember_data
     from scsam.folds import finish_folds, fit_folds
     out = Path(args.out)
-    bad = [f'--{k.replace("_", "-")}' for k in ('decisions', 'labeled', 'val') if getattr(args, k)]
-    if bad: raise ScsamError(f'--folds takes every mask of the training part; leave {", ".join(bad)} out')
+    bad = [f'--{k}' for k in ('decisions', 'labeled', 'val', 'snapshots') if getattr(args, k)]
+    if bad:
+        raise ScsamError('--folds takes every mask of the training part, and keeps no pseudo-labels; leave '
+                         f'{", ".join(bad)} out')
     def say(i): announce(args, f'training {recipe.method}, fold {i + 1} of {args.folds}, for {recipe.steps} steps')
     finished = fit_folds(data, recipe, args.folds, out, not args.quiet, say, resume=args.resume,
                          max_minutes=args.max_minutes, cache=cache_dir()/'images', tensorboard=args.tensorboard)
@@ -231,18 +233,32 @@ def _tidied(run, args: argparse.Namespace) -> str: # a key of `scsam.predict.TID
 
 # %% ../nbs/50_cli.ipynb #f47409df
 def _score_beside(run, cases: list, files: list):
-    "Dice of the written masks, where the images have masks beside them."
+    "Dice of the written masks, where images that the run has not learnt from have masks beside them."
     import numpy as np
     from dataclasses import replace
     from scsam.data import FileReader, class_values
     from scsam.metrics import score
-    reader = FileReader(values=class_values(run.manifest) or tuple(range(run.recipe.num_classes)))
-    images = [c for c in cases if c.index is None or c.image is None]
-    pairs = [(replace(c, mask=f, reader=reader), c) for c, f in zip(images, files) if c.has_mask]
-    if not pairs: return
-    dice = [score(a.read_mask(), c.read_mask(), None, ('dice',), run.recipe.num_classes)['dice'] for a, c in pairs]
-    print(f'{len(dice)} of these images have masks beside them: Dice {np.mean(dice):.3f}, lowest {min(dice):.3f} '
-          f'({pairs[int(np.argmin(dice))][1].id})')
+    reader, seen = FileReader(values=class_values(run.manifest) or tuple(range(run.recipe.num_classes))), learnt(run)
+    images = [(c, f) for c, f in zip((c for c in cases if c.index is None or c.image is None), files) if c.has_mask]
+    new = [(c, f) for c, f in images if c.sha256().get('image') not in seen]
+    if len(new) < len(images):
+        print(f'{len(images) - len(new)} of these images were learnt from, or chose the weights: not scored here')
+    dice = {}
+    for c, f in new:
+        try:
+            made = replace(c, mask=f, reader=reader).read_mask()
+            dice[c.id] = score(made, c.read_mask(), None, ('dice',), run.recipe.num_classes)['dice']
+        except ScsamError as e:
+            print(f'note: the mask beside {c.id} is not compared: {e}')
+    if dice:
+        worst = min(dice, key=dice.get)
+        print(f'{len(dice)} of these images have masks beside them: Dice {np.mean(list(dice.values())):.3f}, lowest '
+              f'{dice[worst]:.3f} ({worst})')
+
+
+def learnt(run) -> set: # hashes of images
+    "The images whose masks a run has learnt from, or chose its weights by."
+    return {c['sha256'].get('image') for c in run.manifest['cases'] if c['labeled'] or c['role'] == 'val'}
 
 
 def _write_csv(run, cases: list, args: argparse.Namespace):
@@ -739,7 +755,8 @@ def make_parser() -> argparse.ArgumentParser:
             _recipe_options(c)
             c.late, c.formatter_class = _methods, argparse.RawDescriptionHelpFormatter
         if name == 'data':
-            c.usage = ('scsam data [-h] [--kind KIND] [--figure FIGURE] [--quiet] [check | compare] DATA [PROTOCOL]\n'
+            c.usage = ('scsam data [-h] [--kind KIND] [--resample-labels] [--figure FIGURE] [--quiet] [check | compare]'
+                       ' DATA [PROTOCOL]\n'
                        '       scsam data import {promise12,polyp} ZIP [ZIP ...] --out DIR [--partial]')
     return p
 

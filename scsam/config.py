@@ -64,11 +64,13 @@ def _coerce(f: dataclasses.Field, value):
     if kind in (int, float):
         if isinstance(value, bool): raise wrong
         try:
+            if kind is int and re.fullmatch('[+-]?[0-9]+', str(value).strip()): return int(value) # exact at any size
             number = float(value)
         except (TypeError, ValueError):
             raise wrong from None
         if not math.isfinite(number) or (kind is int and number != int(number)): raise wrong
         return kind(number)
+    if value is None: raise wrong
     return f.metadata['renamed'].get(str(value), str(value))
 
 # %% ../nbs/00_config.ipynb #b65bc116
@@ -219,7 +221,8 @@ class Recipe(Settings):
     views: str = _exchange('same', 'both networks see one view, or labels are made on a weak one and the U-Net learns '
                            'them on a strong one', 'same', 'different')
     entropy: float = _exchange(.9, "weight of the U-Net's mean entropy", at_least=0)
-    rampup: float = _exchange(.25, 'fraction of the steps in which unet_to_sam grows from exp(-5) to 1', at_least=0,
+    rampup: float = _exchange(.25, 'fraction of the steps in which what is learnt from unlabelled images (scsam: '
+                              'what SAM learns from the U-Net) grows in weight from exp(-5) to 1', at_least=0,
                               at_most=1)
     pair_label: str = _pair('mean', "what both learn on unlabelled images: the mean of both teachers' answers; that of "
                             "their answers to image and mirror image, weighted by how sure each is; SynFoC's "

@@ -18,6 +18,7 @@ from .config import ScsamError, nearest
 from .data import Case, Dataset, FileReader, left_out, stratified_order
 from .files import regular
 from .layout import (LISTS, IMAGE_DIRS, MASK_DIRS, SUFFIXES, TABLES, VOLUMES, Sorted, fault, folder, folder_means,
+                          patient_folders, place,
                           is_junk, leave_unmasked, listed, name_key, no_image_file, one_channel,
                           place, suffix_of, _bare, pair, pictures, read_classes, sort_files,
                           subfolder, tolerate, same_name, listed_splits, without_predictions, UNLABELED,
@@ -263,20 +264,28 @@ def _text(path: Path) -> str:
 _COMMAS = ',;\t|' # what may stand between the columns of a table
 
 
-def _rows(path: Path) -> list: # of dicts
-    text = _text(path).lstrip('\r\n')
+class _Row(dict):
+    line = 0 # of the file, in which the row ends
+
+
+def _rows(path: Path) -> list: # of `_Row`
+    whole = _text(path)
+    text = whole.lstrip('\r\n')
     comma = max(_COMMAS, key=text.split('\n', 1)[0].count)
     try:
         reader = csv.DictReader(io.StringIO(text, newline=''), delimiter=comma)
-        rows, columns = list(reader), [(k or '').strip().lower() for k in reader.fieldnames or ()]
+        columns, rows = [(k or '').strip().lower() for k in reader.fieldnames or ()], []
+        for r in reader:
+            cells = ((k, v) for k, v in r.items() if not isinstance(v, list))
+            rows.append(_Row({(k or '').strip().lower(): (v or '').strip() for k, v in cells}))
+            rows[-1].line = reader.line_num + whole[:len(whole) - len(text)].count('\n')
     except csv.Error as e:
         raise ScsamError(f'{path} is not a readable CSV: {e}; is a quotation mark left open?') from None
     twice = [k for k, many in Counter(columns).items() if k and many > 1]
     if twice: raise ScsamError(f'{path} has two columns "{twice[0]}"; remove one, or give it another name')
     if '\0' in text:
         raise ScsamError(f'{path} holds a NUL character, which no file name has; save it again as CSV in UTF-8')
-    return [{(k or '').strip().lower(): (v or '').strip() for k, v in r.items() if not isinstance(v, list)}
-            for r in rows]
+    return rows
 
 # %% ../nbs/02c_datasets.ipynb #c0df0005
 def _header(path: Path) -> list: # of names of columns, lower case; [] = cannot be read
@@ -365,6 +374,14 @@ def _case_id(row: dict, image: str, path: Path, line: int) -> str:
         raise ScsamError(f'{path}, line {line}: {id!r} is no id of a case; use letters, numbers and single slashes')
     return id
 
+# %% ../nbs/02c_datasets.ipynb #048ed8e5
+def _patients_of(ids: list) -> dict: # of volumes -> patient
+    "Who the volumes of a table are of, by their folders."
+    found = {i: place(i, Path(i)) for i in ids}
+    depth = patient_folders(list(found.values()))
+    path = {i: f.above + f.below for i, f in found.items()}
+    return {i: '/'.join(path[i][:depth[path[i]]]) or i for i in ids}
+
 # %% ../nbs/02c_datasets.ipynb #763d0872
 def from_csv(path: str|Path,
              guessed: bool = False # the table was found in a folder, not named
@@ -378,8 +395,9 @@ def from_csv(path: str|Path,
                          f'image,mask,patient,role,source')
     _other_columns(rows, path)
     hint = f' (it was taken for the list of cases; if it is none, move it out of {path.parent})' if guessed else ''
-    cases, seen, left = [], {}, {}
-    for n, row in enumerate(rows, 2):
+    cases, seen, left, volumes = [], {}, {}, []
+    for row in rows:
+        n = row.line
         if not row['image']:
             raise ScsamError(f'{path}, line {n}: the column "image" is empty; name a file or remove the line{hint}')
         files = {k: _file(path.parent, row[k], f'{path}, line {n}: the {k}') for k in ('image', 'mask') if row.get(k)}
@@ -407,10 +425,14 @@ def from_csv(path: str|Path,
                                    SliceReader(reader.values, ignore=reader.ignore))
             else:
                 one = [Case(id, files['image'], files.get('mask'), reader=reader)]
+            if 'patient' not in said and one[0].index is not None:
+                volumes.append(id)
             cases += [replace(c, **said) for c in one]
         except ScsamError as e:
             raise ScsamError(f'{path}, line {n}: {e}') from None
     notes = [f'patients are told by the column patient of {path.name}'] if any(r.get('patient') for r in rows) else []
+    whose = _patients_of(volumes)
+    cases = [replace(c, patient=whose.get(c.volume, c.patient)) for c in cases]
     return Dataset(path.stem, cases, names, path.parent, notes=notes, left=left)
 
 # %% ../nbs/02c_datasets.ipynb #941ece72

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['STRIP', 'native_strips', 'predict_probs', 'predict_cases', 'predict_image', 'is_slice', 'score_cases', 'evaluate',
-           'save_labels', 'save_predictions', 'load_predictions', 'recompute', 'choose_branch', 'worst', 'show_worst',
-           'show_scores']
+           'save_labels', 'save_predictions', 'load_predictions', 'recompute', 'worst', 'show_worst', 'show_scores']
 
 # %% ../nbs/25_evaluate.ipynb #1d13a016
 from dataclasses import dataclass
@@ -362,23 +361,6 @@ def recompute(folder: str|Path, # the `save` of `evaluate`
         found = load_predictions(Path(folder)/file_names(sets)[name], cases)
         scores.update(score_cases(found, name, recipe.num_classes, metrics))
     return {'scores': scores, 'summary': summarise_scores(scores)}
-
-# %% ../nbs/25_evaluate.ipynb #d0dd5e14
-def choose_branch(scores: dict|None = None, # of `evaluate` on the validation part; None or {} = there is none
-                  branches=(),              # names, when there are no scores
-                  metric: str = 'dice'
-                 ) -> dict:                 # {'branch', 'by', 'dice'}: part of a record's `selected`
-    "The branch with the best mean on validation; without validation SAM's, or the only one."
-    sets = [c for c in (scores or {}).values() if c['mode'] != 'slices']
-    if not sets:
-        if not branches:
-            raise ScsamError('choose_branch: without validation scores the names of the branches are needed')
-        return {'branch': 'sam' if 'sam' in branches else list(branches)[0], 'by': 'last step', 'dice': None}
-    names = [b for b, v in sets[0].items() if isinstance(v, dict) and b != 'oracle']
-    mean = {b: float(np.mean(np.concatenate([c[b][metric] for c in sets]))) for b in names}
-    best = max(mean, key=lambda b: mean[b] * (1 if HIGHER_IS_BETTER[metric] else -1)) # on a tie the first
-    dices = [v for c in sets for v in c[best].get('dice', [])]
-    return {'branch': best, 'by': 'validation', 'dice': round(float(np.mean(dices)), 6) if dices else None}
 
 # %% ../nbs/25_evaluate.ipynb #efb7918a
 def worst(columns: dict,     # one set's scores, such as evaluate(...)['scores']['Kvasir']

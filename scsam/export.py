@@ -245,7 +245,7 @@ Written by scsam {version}.
 
 # %% ../nbs/42_export.ipynb #db6182ed
 GRAPH_USE = """
-{which} is the branch `unet` alone, for programs without scsam: RGB images (batch, 3, {size}, {size}),
+{which} is the branch `unet` alone, for programs without scsam: {images} (batch, 3, {size}, {size}),
 resized bilinearly, values in [0, 1]; out come class probabilities of the same size.{twice}"""
 TWICE = ' scsam also asks\nabout the mirror image and joins both answers; a graph is asked once.'
 
@@ -263,7 +263,9 @@ def model_card(run: Run, record: dict|None, files: dict, # name -> what is said 
         about += (f' The method is code in `plugin.py`: read it, and load it once with `--plugin {folder}/plugin.py` '
                   'after `predict`.')
     which, twice = ' or '.join(map(_code, graphs)), TWICE*r.mirror
-    use = GRAPH_USE.format(size=r.image_size, which=which, twice=twice) if graphs else ''
+    images = 'RGB images' if not r.neighbours else ('the slice before, the slice itself and the one after, with grey '
+                                                    'levels as\nscsam stretches them,')
+    use = GRAPH_USE.format(size=r.image_size, which=which, twice=twice, images=images) if graphs else ''
     package = "'scsam[litemedsam]'" if r.sam == 'litemedsam' and run.training['weights'] else 'scsam'
     files = _rows(('file', 'bytes', ''), [(f'`{f}`', *said) for f, said in files.items()])
     return CARD.format(name=_said(name), about=about, folder=folder, package=package, graphs=use, data=card_data(run),

@@ -28,7 +28,7 @@ def folds(data: Dataset, k: int, seed: int = 0) -> list: # of Dataset, each with
     masks = data.where(role='train', has_mask=True)
     order = stratified_order({c.patient: c.source for c in reversed(list(masks))}, seed, 'folds')
     if not 2 <= k <= len(order):
-        remedy = 'choose fewer' if len(order) > 2 else 'draw more masks'
+        remedy = 'draw more masks' if len(order) < 2 else f'choose 2 to {len(order)}'
         raise ScsamError(f'{k} folds need {max(k, 2)} patients with masks, and there are {len(order)}; {remedy}')
     def role(c, mine): return 'test:fold' if c.patient in mine and c.has_mask else 'train'
     out = []
@@ -76,7 +76,7 @@ def unseen(data: Dataset, out: str|Path) -> list: # of (run directory, the cases
 
 def out_of_fold(data: Dataset, out: str|Path,  # of `fit_folds`
                 metrics=('dice', 'iou')
-               ) -> tuple: # (columns of scores, [(id, signal, Dice)], reported branch)
+               ) -> tuple: # (columns of scores, [(patient, signal, Dice)], reported branch)
     "Score every case that has a mask by the network that has not seen it."
     columns, found = {'ids': [], 'groups': []}, []
     for where, cases in unseen(data, out):
@@ -89,7 +89,7 @@ def out_of_fold(data: Dataset, out: str|Path,  # of `fit_folds`
             mine = columns.setdefault(b, {m: [] for m in got[b]})
             for m, v in got[b].items():
                 mine[m] += v
-        found += [(c.id, signal(f), true_dice(c, m, run.recipe.num_classes)) for c, m, f in signals(run, cases)]
+        found += [(c.patient, signal(f), true_dice(c, m, run.recipe.num_classes)) for c, m, f in signals(run, cases)]
     groups = columns['groups']
     if len(set(groups)) == len(groups):
         del columns['groups']
@@ -100,8 +100,8 @@ OUT_OF_FOLD = 'out of fold'
 
 def note_expected(path: Path, found: list, branch: str, step: int):
     "Calibrate the expected Dice on out-of-fold images, where there are enough; None otherwise."
-    if len(found) < ENOUGH: return None
-    expected = calibrate(*zip(*found), branch, step)
+    if len({patient for patient, *_ in found}) < ENOUGH: return None
+    expected = replace(calibrate(*zip(*found), branch, step), out_of_fold=True)
     expected.save(path)
     return expected
 
@@ -117,6 +117,8 @@ class FoldMean(nn.Module):
     def predict(self, images, embeddings=None, seeds=None) -> dict: # branch -> (B, K, H, W)
         answers = [m.predict(images, embeddings=embeddings, seeds=seeds) for m in self.members]
         return {b: torch.stack([a[b] for a in answers]).mean(0) for b in answers[0]}
+
+    def combine(self, one: dict, other: dict) -> dict: return self.members[0].combine(one, other)
 
 
 def is_folds(folder: str|Path) -> bool: return (Path(folder)/'folds.json').exists()

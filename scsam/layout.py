@@ -472,14 +472,13 @@ def patient_folders(found: list, # of `Found`, the images
 
 def _moments(names: list) -> dict: # name -> who it is of, where names say so: patient001_frame01, p7_ED, scan3_flair
     "Several files of one patient, by what ends their names."
-    of, known = {}, {*names}
-    for n in names:
-        m = MOMENT.match(n) or re.match(rf'^(.+?){SEQUENCE.pattern}', n, re.IGNORECASE)
-        if m:
-            of[n] = m[1]
-        elif (m := COPY.match(n)) and m[1] in known:
-            of[n] = m[1]
-    return of if len(set(of.values())) > 1 else {}
+    known = {*names}
+    copies = {n: m[1] for n in names if (m := COPY.match(n)) and m[1] in known}
+    found = {n: MOMENT.match(n) or re.match(rf'^(.+?){SEQUENCE.pattern}', n, re.IGNORECASE) for n in names}
+    of = {n: m[1] for n, m in found.items() if m and not (_is_group(m[1]) or _words_in(m[1], CLASS_WORDS))}
+    if len(of) == len(names) and len({*of.values()}) == 1: # what all names begin with is nobody's
+        of = {}
+    return {**of, **{n: of.get(base, base) for n, base in copies.items() if n not in of}}
 
 # %% ../nbs/02a_layout.ipynb #aca6313f
 UNLABELED, NAMES_NOTHING = 'a mask in the unlabelled part', 'named like a list of a split, but names no image here'

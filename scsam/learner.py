@@ -25,7 +25,7 @@ from .data import Dataset, as_seen, file_sha256, load_arrays, read_manifest
 from .sam import Sam
 from .lora import widen
 from .losses import foreground_dice
-from .method import PLUGINS, Method, build as make_method, load_kept, memory_kept, predict_arrays
+from .method import COMMON, PLUGINS, Method, build as make_method, load_kept, memory_kept, predict_arrays
 from .feed import Embeddings, Feed, Roles, assign_roles
 from .checkpoint import (Average, load_checkpoint, load_tensors, load_trained, save_checkpoint, save_tensors,
                               trained_state)
@@ -273,7 +273,7 @@ class _Learning(_Started):
 
     def log(self, now: bool):
         "Put the mean losses of a window into the history, 500 times a run or `now`."
-        if now or len(self.rows) >= max(1, self.recipe.steps // 500):
+        if now or len(self.rows) >= -(-self.recipe.steps // 500):
             _flush(self.acc, self.history, self.rows, self.step)
             self.monitor.losses()
         if now:
@@ -356,8 +356,8 @@ def _accelerator(method: nn.Module, recipe: Recipe, roles: Roles) -> Accelerator
     if recipe.precision == 'fp16' and not acc.native_amp:
         raise ScsamError(f'recipe: precision=fp16 needs a GPU, and this run is on {acc.device.type}; use bf16 or fp32')
     if recipe.precision == 'bf16' and acc.device.type == 'cpu' and bf16_cost() > 1.2:
-        print('note: this processor has no bf16 of its own; a step with precision=fp32 takes about '
-              f'1/{bf16_cost():.1f} of the time', file=sys.stderr)
+        print(f'note: this processor has no bf16 of its own: a convolution takes {bf16_cost():.1f} times as long as '
+              'with precision=fp32', file=sys.stderr)
     sizes = {'batch_labeled': recipe.batch_labeled}
     if method.needs_unlabeled and roles.unlabeled:
         sizes['batch_unlabeled'] = recipe.batch_unlabeled
@@ -479,9 +479,10 @@ def peak_memory_mb(device='cpu') -> float:
 
 # %% ../nbs/30c_learner.ipynb #b9bf7158
 def _check_recipe(method: Method, recipe: Recipe):
-    "The method must have been built from this recipe, and have the branch that the recipe names."
+    "The method must have been built from this recipe (but for how it is validated), and have the branch that it names."
     built, given = method.recipe.to_dict(), recipe.to_dict()
-    other = [k for k in built if k in method.uses and built[k] != given[k]]
+    read = (COMMON | method.uses) - {'branch', 'compile', 'val_every', 'val', 'labeled', 'data_seed'}
+    other = [k for k in built if k in read and built[k] != given[k]]
     if other:
         said = ', '.join(f'{k}: {built[k]!r} there, {given[k]!r} here' for k in other)
         raise ScsamError(f'the method was built from another recipe ({said}); build it from the recipe that is given '

@@ -284,9 +284,10 @@ def load_plugin(path: str|Path # a Python file with `@register('name')` before a
     before = {n: METHODS.pop(n) for n in PLUGINS}            # a plugin may replace what an earlier one registered
     try:
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
-    except ScsamError:
-        raise
     except (Exception, SystemExit) as e:
+        for n in [n for n, cls in METHODS.items() if cls.__module__ == spec.name]:
+            del METHODS[n]                                   # once mended, the file may register it again
+        if isinstance(e, ScsamError): raise
         raise ScsamError(f'{path} cannot be run: {type(e).__name__}: {e}') from e
     finally:
         names = [n for n, cls in METHODS.items() if cls.__module__ == spec.name]

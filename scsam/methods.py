@@ -131,7 +131,7 @@ class FixMatch(SemiUNet):
 
     def strong(self, images: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         "A perturbed view, the label moved along."
-        images, label, *_ = augment(images, label, self.recipe.augment)
+        images, label, *_ = augment(images, label, self.recipe.augment, cutout=self.recipe.cutout)
         return cutmix(images, label)[:2] if self.mix else (images, label)
 
     def unlabeled(self, z: Tensor, images: Tensor, valid: Tensor, step: int, batch: Batch) -> dict[str, Tensor]:

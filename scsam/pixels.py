@@ -7,7 +7,7 @@ __all__ = ['IGNORE', 'MAX_PIXELS', 'Remark', 'remarks', 'remark', 'open_image', 
            'remark_infinite', 'rgb_strips', 'to_rgb', 'as_rgb', 'labels_of', 'read_labels', 'to_values']
 
 # %% ../nbs/00d_pixels.ipynb #a5503474
-import contextlib, contextvars, json, os, re, stat, sys, warnings
+import contextlib, contextvars, json, os, re, stat, sys, threading, warnings
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
@@ -142,11 +142,13 @@ def _dark_is_zero(im: Image.Image, upright: Image.Image) -> Image.Image:
 
 # %% ../nbs/00d_pixels.ipynb #72cdc751
 _shapes = {} # of the images that were opened last: path -> ((size, time of change), shape)
+_remembering = threading.Lock()
 
 def _remember(path: Path, stamp: tuple, shape: tuple):
-    while len(_shapes) > 64:
-        _shapes.pop(next(iter(_shapes)), None)
-    _shapes[str(path)] = stamp, shape
+    with _remembering:                                    # files are read by several threads
+        while len(_shapes) > 64:
+            _shapes.pop(next(iter(_shapes)))
+        _shapes[str(path)] = stamp, shape
 
 
 def _shape(im: Image.Image) -> tuple: # as `shape_of` gives it

@@ -18,7 +18,7 @@ from .evaluate import native_strips, predict_cases, save_labels, _predict
 from .files import atomic, file_names, locked, sweep, writing
 from .method import memory_kept
 from .learner import Run
-from .metrics import dice
+from .metrics import score
 from .viz import overlay, save, uncertainty
 from .layout import PREDICTED, VOLUMES, WRITTEN, prediction_note
 from .pixels import rgb_strips, to_values
@@ -83,12 +83,16 @@ def choose_tidy(run: Run, cases,          # validation cases with masks
     branch, scores = branch or run.training['selected']['branch'], {k: [] for k in TIDY}
     cases = [c for c in cases if c.has_mask]
     if not cases: raise ScsamError('tidy: no validation image with a mask can choose; name one: largest, fill, both')
-    for case, maps in predict_cases(run.method, cases, run.recipe, branch=branch):
-        truth = case.read_mask()
+    wholes = {}                                                # volumes are tidied as a whole
+    for c in cases:
+        wholes.setdefault(c.id if c.index is None else c.volume, []).append(c)
+    for some in wholes.values():
+        some.sort(key=lambda c: c.index or 0)
+        masks = [maps[branch] for _, maps in predict_cases(run.method, some, run.recipe, branch=branch)]
+        pair, volume = (masks, [c.read_mask() for c in some]), some[0].index is not None
+        mask, truth = (np.stack(a) if volume else a[0] for a in pair)
         for k in TIDY:
-            mask = tidy(maps[branch], k)
-            found = [dice(mask == c, truth == c) for c in range(1, run.recipe.num_classes)]
-            scores[k].append(float(np.mean(found)))
+            scores[k].append(score(tidy(mask, k), truth, None, ('dice',), run.recipe.num_classes)['dice'])
     mean = {k: float(np.mean(v)) for k, v in scores.items()}
     return max(mean, key=lambda k: round(mean[k], 4)), mean
 

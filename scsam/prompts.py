@@ -101,7 +101,7 @@ def _farthest(region: Tensor, n: int) -> tuple[Tensor, Tensor]:
     new, dist = torch.ones_like(inner), torch.zeros_like(inner)
     picks, real = [], []
     for k in range(n):
-        # the largest new component first; inside it an inner pixel, the farthest one
+        # new components first, those with an inner pixel before thin ones, then the larger; inside, the farthest pixel
         score = (new * (2 + size / (H*W)) + inner) * far * 4 + dist
         value, i = score.masked_fill(~inside, -1.).max(1)
         picks.append(i)

@@ -285,7 +285,8 @@ def find_records(folder: str|Path, # looked through with all its sub-folders
     return found
 
 # %% ../nbs/05_records.ipynb #dd9317d7
-SHOWN = {'dice': ('Dice', 100, '%'), 'iou': ('IoU', 100, '%'), 'hd95': ('HD95', 1, ''), 'assd': ('ASSD', 1, ''),
+SHOWN = {'dice': ('Dice', 100, '%'), 'iou': ('IoU', 100, '%'), 'hd95': ('HD95', 1, ''),
+         'hd95_pooled': ('HD95 pooled', 1, ''), 'assd': ('ASSD', 1, ''),
          'missed': ('missed', 100, '%')} # name, factor, unit ('' = that of the distances)
 
 _LATEX = {'\\': r'\textbackslash{}', '&': r'\&', '%': r'\%', '$': r'\$', '#': r'\#', '_': r'\_', '{': r'\{', '}': r'\}',
@@ -488,7 +489,7 @@ class Differences:
     def verdicts(self, column: int = 0) -> str:
         "One column in words: what is better, undecided and worse, each with its largest difference first."
         found = {v: [] for v in ('better', 'no clear difference', 'worse', 'not measured')}
-        order = sorted(self.rows.items(), key=lambda x: -(x[1][column].mean or 0))
+        order = sorted(self.rows.items(), key=lambda x: -abs(x[1][column].mean or 0))
         for label, ds in order:
             d = ds[column]
             found[d.verdict].append(_md(label) + f' {d.short}' * bool(d))
@@ -678,7 +679,7 @@ def _cell(records: list, branches: list,
     left_out = ', '.join(str(r['seed']) for r, b in zip(records, branches) if not scored(r, b))
     if left_out:
         cell.notes.append(f'without seed {left_out}, which was not scored on this set')
-    if metric in ('hd95', 'assd'):
+    if SHOWN[metric][1] == 1:
         cell.notes += _missed(there, names)
     return cell
 
@@ -690,7 +691,7 @@ def _missed(there: list, names: list) -> list:
         missed = [sum(m > 0 for m in r.cases(n, b, 'missed') or []) for r, b in there]
         total = len(there[0][0]['scores'][n]['ids'])
         if any(missed):
-            notes.append('one of the two masks was empty, which counts as the diagonal, in '
+            notes.append(f'{n}: one of the two masks was empty, which counts as the diagonal, in '
                          f'{", ".join(map(str, missed))} of {total} cases')
     return notes
 
@@ -738,6 +739,7 @@ def _note_equals(rows: list, groups: list, sets: list, metric: str):
     for row, group in zip(rows, groups):
         runs = sorted(group, key=lambda x: (x[0]['seed'], x[0]['run']))
         scores = tuple(tuple(r.cases(n, b, metric) or ()) for r, b in runs for n in sets)
+        if not any(scores): continue                             # not measured
         first = seen.setdefault(scores, row)
         name = ', '.join([*first.keys.values(), first.branch.split(',')[0]])
         if first is not row:

@@ -359,10 +359,10 @@ class _Images:
             image = render(view, ['mean' if 'mean' in view.layers else self.saved.branches[0]])
         return encode_image(image, 'JPEG', quality=80)
 
-    def slices(self, id: str) -> list: # ids of the same patient's slices in order; [] where the case is no slice
+    def slices(self, id: str) -> list: # ids of the same volume's slices in order; [] where the case is no slice
         me = self.cases.get(id)
         if me is None or me.index is None: return []
-        return [c.id for c in sorted(self.cases.values(), key=lambda c: c.index or 0) if c.patient == me.patient]
+        return [c.id for c in sorted(self.cases.values(), key=lambda c: c.index or 0) if c.volume == me.volume]
 
 # %% ../nbs/40_review.ipynb #df25f9b0
 def prompt_objects(prompts: list,       # as in `Draft`
@@ -682,14 +682,17 @@ class _Drawing(_Listed):
     def _begun(self, id: str) -> Draft:
         "The draft of a case, or a new one: its corrected mask, or nothing."
         image, native, _ = self.image(id)
+        if draft := self.draft(id): return draft
         corrected, _ = self._corrected(id, image.shape[:2], native)
-        return self.draft(id) or Draft(np.zeros(image.shape[:2], np.uint8) if corrected is None else corrected)
+        if corrected is None: return Draft(np.zeros(image.shape[:2], np.uint8))
+        made = self.decisions[id].get('made', {'prompts': (), 'drawn': True, 'by': ''})
+        return Draft(corrected, tuple(made['prompts']), made['drawn'] or made['by'] != self.subject.answerer)
 
     def _answered(self, id: str, prompts: list, c: int, old: Draft) -> Draft:
-        "The draft with SAM's answer in the place of class `c`."
-        region, mask = self.ask(id, prompts, c), old.mask.copy()
-        mask[mask == c] = 0
-        mask[region] = c
+        "The draft where SAM's answer for class `c` has changed; what a hand drew elsewhere stays."
+        was, now, mask = self.ask(id, old.prompts, c), self.ask(id, prompts, c), old.mask.copy()
+        mask[was & ~now & (mask == c)] = 0
+        mask[now & ~was] = c
         return Draft(mask, tuple(prompts), old.drawn)
 
     def prompt(self, id: str, xy=None, label: int = 1, box=None, c: int = 1):
@@ -827,7 +830,7 @@ def answer_again(review: Review) -> list: # ids whose mask was made anew
         if review.draft(id): continue                       # somebody is at it
         draft = Draft(np.zeros(review.image(id)[0].shape[:2], np.uint8))
         for k in {p['class'] for p in made['prompts']}:
-            draft = review._answered(id, made['prompts'], k, draft)
+            draft = review._answered(id, made['prompts'], k, replace(draft, prompts=()))
         if oddness(draft.mask): continue
         review.drafts.put(id, draft, draft)
         review.use(id, c['note'])

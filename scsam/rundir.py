@@ -101,8 +101,8 @@ def changed(run_dir: str|Path
             ) -> list:  # names of files; of a run of an earlier version, without a seal, only the manifest can be told
     "Which files of a finished run are not as training has left them."
     d, training = Path(run_dir), read_training(run_dir)
-    sealed = {n: sha for n, sha in training.get('files', {}).items() if n in SEALED and (d/n).exists()}
-    out = [n for n, sha in sealed.items() if _sha256(d/n) != sha]
+    sealed = {n: sha for n, sha in training.get('files', {}).items() if n in SEALED}
+    out = [n for n, sha in sealed.items() if not (d/n).exists() or _sha256(d/n) != sha]
     if 'sha256' in training and training['sha256'] != content_sha256(training):
         out.append('training.json')
     if 'manifest.json' not in out and (d/'manifest.json').exists():

@@ -233,21 +233,22 @@ class ViT(nn.Module):
     def stages(self): return self.blocks
 
     @_own_precision
-    def lower(self, x, last: int = 0): # (B, 3, H, W), normalised → (B, H/16, W/16, dim)
+    def lower(self, x, last: int = 0): # (B, 3, H, W), normalised → (B, dim, H/16, W/16)
         "What the last `last` blocks start from."
         x = self.patch_embed(x)
         x = x + self.places(x.shape[1:3])
         for block in self.blocks[:len(self.blocks) - last]:
             x = _run(block, x, self.grad_checkpoint)
-        return x
+        return x.permute(0, 3, 1, 2) # a map, as of any encoder: it may be flipped like an image
 
     def lower_shape(self, h: int, w: int, last: int) -> tuple: # of an embedding of h×w cells
         "What `lower` gives for one image."
-        return h, w, self.pos_embed.shape[-1]
+        return self.pos_embed.shape[-1], h, w
 
     @_own_precision
     def upper(self, x, last: int = 0): # as from `lower` → (B, out, H/16, W/16)
         "The last `last` blocks and the neck."
+        x = x.permute(0, 2, 3, 1)
         for block in self.blocks[len(self.blocks) - last:]:
             x = _run(block, x, self.grad_checkpoint)
         return self.neck(x.permute(0, 3, 1, 2))
@@ -310,7 +311,7 @@ class TinyViT(nn.Module):
 
     def lower_shape(self, h: int, w: int, last: int) -> tuple: # of an embedding of h×w cells
         "What `lower` gives for one image: the last stage keeps the resolution, the two before it halve it."
-        finer, width = 2**max(0, last - 1), (320, 160, 128, 64)[last]
+        finer, width = 2**min(max(0, last - 1), 2), (320, 160, 128, 64, 64)[last]
         return width, h*finer, w*finer
 
     @_own_precision

@@ -83,10 +83,11 @@ def monotone(x, y) -> tuple: # (knots, values), both increasing
     return knots, values
 
 # %% ../nbs/43_trust.ipynb #d13ca4f9
-SHAPE = {'format': {1, 2, 3}, 'branch': str, 'level': float, 'knots': [float], 'values': [float], 'margins?': [float],
+SHAPE = {'format': {1, 2, 3, 4}, 'out_of_fold?': bool, 'branch': str, 'level': float, 'knots': [float],
+         'values': [float], 'margins?': [float],
          'bounds?': [float], 'margin?': float, 'fitted_on': int, 'measured_on': int, 'step': int,
          'nothing?': (float, None)}
-ENOUGH = 20 # validation images below which nothing is promised, and for each range of signals with its own margin
+ENOUGH = 20 # validation patients below which nothing is promised, and for each range of signals with its own margin
 
 @dataclass(frozen=True)
 class Expected:
@@ -101,6 +102,7 @@ class Expected:
     measured_on: int  # images
     step: int         # of the weights it is about
     nothing: float|None = None # expected Dice of an image in which nothing is found; None = as where two masks agree
+    out_of_fold: bool = False  # measured on masks of networks that saw fewer than the one it is about
 
     def __call__(self, signal: float) -> tuple: # (expected Dice, low, high)
         "`signal`: in [0, 1], or `NOTHING`. Returns (expected Dice, low, high), each 0 to 1."
@@ -111,7 +113,7 @@ class Expected:
         margin = self.margins[bisect.bisect_right(self.bounds, signal)]
         return y, max(0., y - margin), min(1., y + margin)
 
-    def save(self, path): write_json(path, {'format': 3, **asdict(self)})
+    def save(self, path): write_json(path, {'format': 4, **asdict(self)})
 
     @classmethod
     def load(cls, path) -> 'Expected':
@@ -131,29 +133,33 @@ class Expected:
         return cls(**{k: v for k, v in d.items() if k not in ('format', 'margin')})
 
 # %% ../nbs/43_trust.ipynb #300bbe86
-def calibrate(ids, x, y,          # of validation images: names, signals, Dice
+def calibrate(patients, x, y,     # of validation images: whose, signals, Dice
               branch: str, step: int, level: float = .9) -> Expected:
-    """Fit on one half of the images, measure the margins on the other; the halves depend on the names only.
+    """Fit on one half of the patients, measure the margins on the other; the halves depend on their names only.
 
-    `ids`, `x`, `y`: of validation images: names, signals in [0, 1] or `NOTHING`, Dice in [0, 1]. `branch`, `step`: what
-    they are about. `level`: share of images that the interval shall hold, 0 to 1. Fewer than `ENOUGH` images are a
-    `ScsamError`. Of n images in which nothing was found, k rightly, the expected Dice is k/(n + 1): 0 where validation
-    has none such. Where fewer than `ENOUGH` others are left, they count as images whose masks agree.
+    `patients`, `x`, `y`: of validation images: whose, signals in [0, 1] or `NOTHING`, Dice in [0, 1]. `branch`, `step`:
+    what they are about. `level`: share of images that the interval shall hold, 0 to 1. Fewer than `ENOUGH` patients are
+    a `ScsamError`: slices of one patient err alike, and say little about the next one. Of n images in which nothing was
+    found, k rightly, the expected Dice is k/(n + 1): 0 where validation has none such. Where fewer than `ENOUGH`
+    others are left, they count as images whose masks agree.
     """
-    n = len(x)
-    if n < ENOUGH: raise ScsamError(f'an expected Dice needs {ENOUGH} validation images with masks, and there are {n}')
+    who = np.array([mix('trust', i) for i in patients])
+    n = len(np.unique(who))
+    if n < ENOUGH:
+        raise ScsamError(f'an expected Dice needs {ENOUGH} validation patients with masks, and there are {n}')
     x, y, nothing = np.asarray(x, float), np.asarray(y, float), None
     none = x == NOTHING
-    if n - none.sum() < ENOUGH:
+    if len(np.unique(who[~none])) < ENOUGH:
         x = np.where(none, 1., x)
     else:
-        nothing, ids = float(y[none].sum()/(none.sum() + 1)), [i for i, no in zip(ids, none) if not no]
-        x, y = x[~none], y[~none]
-    order = np.argsort([mix('trust', i) for i in ids])
-    a, b = order[:len(x)//2], order[len(x)//2:]
+        nothing = float(y[none].sum()/(none.sum() + 1))
+        who, x, y = who[~none], x[~none], y[~none]
+    order, first = np.argsort(who, kind='stable'), np.unique(who)
+    first = np.isin(who[order], first[:len(first)//2])
+    a, b = order[first], order[~first]
     knots, values = monotone(x[a], y[a])
     miss = np.abs(y[b] - np.interp(x[b], knots, values))
-    ranges = min(3, max(1, len(b)//ENOUGH))
+    ranges = min(3, max(1, len(np.unique(who[b]))//ENOUGH))
     bounds = np.quantile(x[a], np.arange(1, ranges)/ranges)
     of = np.searchsorted(bounds, x[b], side='right')
     margins = [_conformal(miss[of == i], level) for i in range(ranges)]
@@ -185,10 +191,10 @@ def expected_dice(run: Run,
         if (e.branch, e.step) == (s['branch'], s['step']): return e
     if data is None: raise ScsamError(f'{run.dir} has no expected.json, and its data is needed to make it: give data')
     cases = [c for c in data.where(role='val') if c.has_mask]
-    if len(cases) < ENOUGH:
-        raise ScsamError(f'an expected Dice needs {ENOUGH} validation images with masks, and {run.dir} has '
-                         f'{len(cases)}; train with a larger --val')
-    found = [(c.id, signal(f), true_dice(c, m, run.recipe.num_classes)) for c, m, f in signals(run, cases)]
+    if (n := len({c.patient for c in cases})) < ENOUGH:
+        raise ScsamError(f'an expected Dice needs {ENOUGH} validation patients with masks, and {run.dir} has {n}; '
+                         'train with a larger --val')
+    found = [(c.patient, signal(f), true_dice(c, m, run.recipe.num_classes)) for c, m, f in signals(run, cases)]
     e = calibrate(*zip(*found), s['branch'], s['step'])
     e.save(path)
     return e
