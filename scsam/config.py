@@ -287,6 +287,7 @@ PRESETS = {
 PRESETS['demo'] = PRESETS['pair'] | dict(image_size=64, batch_labeled=4, batch_unlabeled=4, steps=64, val_every=32,
                                          precision='fp32', unet_to_sam=1., pair_label='mean',
                                          pair_trust='agreement', live_views=False, mirror=False)
+PRESETS['pair-fine'] = PRESETS['pair'] | dict(image_size=256, sam_size=128)
 
 # %% ../nbs/00_config.ipynb #1349a485
 def mix(*keys) -> int:
