@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LONG', 'FEW', 'FORMATS', 'DEMO_DATA', 'DEMO_ROWS', 'OPTIONS', 'COMMANDS', 'EXIT', 'ISSUES', 'recipe_from',
-           'ask_first', 'announce', 'with_masks', 'train', 'evaluate', 'predict', 'learnt', 'export', 'report', 'auto',
-           'table', 'show_table', 'data', 'compare', 'import_', 'weights', 'inspect', 'annotate', 'experiment', 'demo',
+           'ask_first', 'announce', 'with_masks', 'train', 'evaluate', 'predict', 'export', 'report', 'auto', 'table',
+           'show_table', 'data', 'compare', 'import_', 'weights', 'inspect', 'annotate', 'experiment', 'demo',
            'demo_table', 'demo_figure', 'make_parser', 'process_name', 'main']
 
 # %% ../nbs/50_cli.ipynb #65d1ca23
@@ -238,7 +238,7 @@ def _score_beside(run, cases: list, files: list):
     from dataclasses import replace
     from scsam.data import FileReader, class_values
     from scsam.metrics import score
-    reader, seen = FileReader(values=class_values(run.manifest) or tuple(range(run.recipe.num_classes))), learnt(run)
+    reader, seen = FileReader(values=class_values(run.manifest) or tuple(range(run.recipe.num_classes))), _learnt(run)
     images = [(c, f) for c, f in zip((c for c in cases if c.index is None or c.image is None), files) if c.has_mask]
     new = [(c, f) for c, f in images if c.sha256().get('image') not in seen]
     if len(new) < len(images):
@@ -256,7 +256,7 @@ def _score_beside(run, cases: list, files: list):
               f'{dice[worst]:.3f} ({worst})')
 
 
-def learnt(run) -> set: # hashes of images
+def _learnt(run) -> set: # hashes of images
     "The images whose masks a run has learnt from, or chose its weights by."
     return {c['sha256'].get('image') for c in run.manifest['cases'] if c['labeled'] or c['role'] == 'val'}
 

@@ -18,7 +18,7 @@ from .config import ScsamError, nearest
 from .data import Case, Dataset, FileReader, left_out, stratified_order
 from .files import regular
 from .layout import (LISTS, IMAGE_DIRS, MASK_DIRS, SUFFIXES, TABLES, VOLUMES, Sorted, fault, folder, folder_means,
-                          patient_folders, place,
+                          patient_folders,
                           is_junk, leave_unmasked, listed, name_key, no_image_file, one_channel,
                           place, suffix_of, _bare, pair, pictures, read_classes, sort_files,
                           subfolder, tolerate, same_name, listed_splits, without_predictions, UNLABELED,
@@ -271,6 +271,7 @@ class _Row(dict):
 def _rows(path: Path) -> list: # of `_Row`
     whole = _text(path)
     text = whole.lstrip('\r\n')
+    above = whole[:len(whole) - len(text)].count('\n')         # empty lines before the header
     comma = max(_COMMAS, key=text.split('\n', 1)[0].count)
     try:
         reader = csv.DictReader(io.StringIO(text, newline=''), delimiter=comma)
@@ -278,7 +279,7 @@ def _rows(path: Path) -> list: # of `_Row`
         for r in reader:
             cells = ((k, v) for k, v in r.items() if not isinstance(v, list))
             rows.append(_Row({(k or '').strip().lower(): (v or '').strip() for k, v in cells}))
-            rows[-1].line = reader.line_num + whole[:len(whole) - len(text)].count('\n')
+            rows[-1].line = above + reader.line_num
     except csv.Error as e:
         raise ScsamError(f'{path} is not a readable CSV: {e}; is a quotation mark left open?') from None
     twice = [k for k, many in Counter(columns).items() if k and many > 1]

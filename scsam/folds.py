@@ -20,7 +20,7 @@ from .records import Record
 from .evaluate import evaluate
 from .experiment import record_of
 from .learner import Run, fit, load_run, make_method
-from .trust import ENOUGH, calibrate, signal, signals, true_dice
+from .trust import ENOUGH, calibrate, judged, signals
 
 # %% ../nbs/45_folds.ipynb #55e017dc
 def folds(data: Dataset, k: int, seed: int = 0) -> list: # of Dataset, each with a test set 'fold'
@@ -89,7 +89,7 @@ def out_of_fold(data: Dataset, out: str|Path,  # of `fit_folds`
             mine = columns.setdefault(b, {m: [] for m in got[b]})
             for m, v in got[b].items():
                 mine[m] += v
-        found += [(c.patient, signal(f), true_dice(c, m, run.recipe.num_classes)) for c, m, f in signals(run, cases)]
+        found += judged(run, cases)
     groups = columns['groups']
     if len(set(groups)) == len(groups):
         del columns['groups']

@@ -478,7 +478,8 @@ def annotate(folder,                    # images, some of which may have masks
              port: int = 8866, browser: bool = True):
     "Draw boxes, and let SAM turn them into masks, before any training."
     subject = folder_subject(folder, kind, sam, weights, image_size, decisions)
-    review, _ = Review(subject), subject.sam               # a SAM that cannot be loaded is told before anybody draws
+    review = Review(subject)
+    subject.sam                        # loaded now: what is wrong with it is told before anybody draws
     if again:
         print(f'{len(answer_again(review))} masks were made anew by {subject.answerer}')
     app = App(review, port)

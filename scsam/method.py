@@ -281,16 +281,17 @@ def load_plugin(path: str|Path # a Python file with `@register('name')` before a
     if not path.is_file(): raise ScsamError(f'{path} is no file; give a Python file that registers a method')
     digest = file_sha256(path)
     spec = importlib.util.spec_from_file_location(f'scsam_plugin_{digest[:12]}', path)
+    def mine(): return [n for n, cls in METHODS.items() if cls.__module__ == spec.name]
     before = {n: METHODS.pop(n) for n in PLUGINS}            # a plugin may replace what an earlier one registered
     try:
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
     except (Exception, SystemExit) as e:
-        for n in [n for n, cls in METHODS.items() if cls.__module__ == spec.name]:
+        for n in mine():
             del METHODS[n]                                   # once mended, the file may register it again
         if isinstance(e, ScsamError): raise
         raise ScsamError(f'{path} cannot be run: {type(e).__name__}: {e}') from e
     finally:
-        names = [n for n, cls in METHODS.items() if cls.__module__ == spec.name]
+        names = mine()
         for n, cls in before.items():
             METHODS.setdefault(n, cls)
     if not names: raise ScsamError(f"{path} registers no method; put @register('name') before its class")

@@ -235,7 +235,7 @@ class Pair(_Labelling):
         asked = slice(0 if r.prompts else n, len(x) if free else n)
         if asked.stop > asked.start:
             p[asked], q[asked] = self.answers(x[asked], cut(seen, asked))
-        here, there, kind = slice(0, n), slice(n, None), view_kinds(r, '')[0]
+        here, there, kind = slice(0, n), slice(n, None), view_kinds(r)[0]
         us = [self.unet_view(x[here], masks[here], None, kind)]
         ss = [self.sam_view(x[here], cut(learned, here), p[here], masks[here], None, kind)]
         if free:

@@ -679,7 +679,7 @@ def _cell(records: list, branches: list,
     left_out = ', '.join(str(r['seed']) for r, b in zip(records, branches) if not scored(r, b))
     if left_out:
         cell.notes.append(f'without seed {left_out}, which was not scored on this set')
-    if SHOWN[metric][1] == 1:
+    if not SHOWN[metric][2]: # a distance
         cell.notes += _missed(there, names)
     return cell
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NOTHING', 'SHAPE', 'ENOUGH', 'SIGNALS', 'signals', 'signal', 'monotone', 'Expected', 'calibrate', 'true_dice',
-           'expected_dice', 'look_first', 'own_csv', 'write_csv']
+           'judged', 'expected_dice', 'look_first', 'own_csv', 'write_csv']
 
 # %% ../nbs/43_trust.ipynb #f9b17388
 import bisect, csv, io, math
@@ -82,13 +82,23 @@ def monotone(x, y) -> tuple: # (knots, values), both increasing
     values = [s/n for s, n, _, _ in blocks for _ in range(2)]
     return knots, values
 
-# %% ../nbs/43_trust.ipynb #d13ca4f9
+# %% ../nbs/43_trust.ipynb #f4f5e7ad
 SHAPE = {'format': {1, 2, 3, 4}, 'out_of_fold?': bool, 'branch': str, 'level': float, 'knots': [float],
          'values': [float], 'margins?': [float],
          'bounds?': [float], 'margin?': float, 'fitted_on': int, 'measured_on': int, 'step': int,
          'nothing?': (float, None)}
 ENOUGH = 20 # validation patients below which nothing is promised, and for each range of signals with its own margin
 
+def _damage(d: dict) -> str: # '' = nothing is wrong
+    "What is wrong with the numbers of an `expected.json`, beyond its shape."
+    x, y, bounds = d['knots'], d['values'], d['bounds']
+    if not x or len(x) != len(y) or any(sorted(v) != v for v in (x, y, bounds)): return 'its knots are no rising curve'
+    if not all(0 <= v <= 1 for v in (*x, *y, *d['margins'], d.get('nothing') or 0., d['level'])):
+        return 'it holds numbers outside of 0 to 1'
+    if len(d['margins']) != len(bounds) + 1: return f'{len(bounds)} bounds need {len(bounds) + 1} margins'
+    return ''
+
+# %% ../nbs/43_trust.ipynb #d13ca4f9
 @dataclass(frozen=True)
 class Expected:
     "Expected Dice of an image from its signal, with an interval."
@@ -119,17 +129,10 @@ class Expected:
     def load(cls, path) -> 'Expected':
         try:
             d = read_json(path, SHAPE)
+            d = {'margins': [d['margin']] if 'margin' in d else [], 'bounds': []} | d # format 1 had one margin for all
+            if wrong := _damage(d): raise ScsamError(f'{path} is damaged: {wrong}')
         except ScsamError as e:
             raise ScsamError(f'{e}; remove it, and it is made anew') from None
-        d = {'margins': [d['margin']] if 'margin' in d else [], 'bounds': []} | d # format 1 had one margin for all
-        x, y, bounds = d['knots'], d['values'], d['bounds']
-        if not x or len(x) != len(y) or any(sorted(v) != v for v in (x, y, bounds)):
-            raise ScsamError(f'{path} is damaged: its knots are no rising curve; remove it, and it is made anew')
-        if not all(0 <= v <= 1 for v in (*x, *y, *d['margins'], d.get('nothing') or 0., d['level'])):
-            raise ScsamError(f'{path} is damaged: it holds numbers outside of 0 to 1; remove it, and it is made anew')
-        if len(d['margins']) != len(bounds) + 1:
-            raise ScsamError(f'{path} is damaged: {len(bounds)} bounds need {len(bounds) + 1} margins; remove it, and '
-                             'it is made anew')
         return cls(**{k: v for k, v in d.items() if k not in ('format', 'margin')})
 
 # %% ../nbs/43_trust.ipynb #300bbe86
@@ -181,6 +184,11 @@ def true_dice(case, mask: np.ndarray, k: int) -> float:
     return _foreground_dice(np.where(truth == IGNORE, 0, mask), np.where(truth == IGNORE, 0, truth), k)
 
 
+def judged(run: Run, cases) -> list: # of (patient, signal, Dice)
+    "What `calibrate` learns from: cases with masks, and what the run makes of them."
+    return [(c.patient, signal(f), true_dice(c, m, run.recipe.num_classes)) for c, m, f in signals(run, cases)]
+
+
 def expected_dice(run: Run,
                   data=None # the run's data, with its roles; needed the first time
                  ) -> Expected:
@@ -194,8 +202,7 @@ def expected_dice(run: Run,
     if (n := len({c.patient for c in cases})) < ENOUGH:
         raise ScsamError(f'an expected Dice needs {ENOUGH} validation patients with masks, and {run.dir} has {n}; '
                          'train with a larger --val')
-    found = [(c.patient, signal(f), true_dice(c, m, run.recipe.num_classes)) for c, m, f in signals(run, cases)]
-    e = calibrate(*zip(*found), s['branch'], s['step'])
+    e = calibrate(*zip(*judged(run, cases)), s['branch'], s['step'])
     e.save(path)
     return e
 
