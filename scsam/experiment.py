@@ -339,7 +339,12 @@ PAIR_VARIANTS |= {'alone-preset': PAIR_VARIANTS['pair-preset'] | dict(unlabeled_
 PAIR_VARIANTS |= {f'{v}-10-preset': PAIR_VARIANTS[f'{v}-preset'] | dict(labeled='145') for v in ('alone', 'pair')}
 PAIR_VARIANTS |= {'alone-217-preset': PAIR_VARIANTS['alone-preset'] | dict(labeled='217', val=0.),
                   'alone-all-preset-16': PAIR_VARIANTS['alone-all-preset'] | dict(batch_labeled=16)}
-PAIR_VARIANTS |= {f'{v}-preset-fine': PAIR_VARIANTS[f'{v}-preset'] | FINE for v in ('alone', 'pair', 'alone-all')}
+# the other methods in the preset's place, SynFoC's label too; everything with a finer U-Net
+PAIR_VARIANTS |= {f'{m}-preset': PAIR_VARIANTS['pair-preset'] | v for m, v in OTHERS_OF_PAIR.items()}
+PAIR_VARIANTS['synfoc-preset'] = PAIR_VARIANTS['pair-preset'] | dict(
+    unet_to_sam=1., pair_label='synfoc', pair_trust='all', pseudo='confident', confidence=.95)
+PAIR_VARIANTS |= {f'{v}-preset-fine': PAIR_VARIANTS[f'{v}-preset'] | FINE
+                  for v in ('alone', 'pair', 'alone-all', 'synfoc', *OTHERS_OF_PAIR)}
 FIVE = dict(labeled='5', precision='bf16')         # five masks: too few for SAM alone
 PAIR_VARIANTS |= {v.replace('15', '5'): PAIR_VARIANTS[v] | FIVE for v in ('alone-15-live', 'pair-15-surer-live',
                                                                          'pair-15-own-live')}
@@ -374,7 +379,7 @@ def pair_queue(mode: str) -> dict[str, Recipe]:
         return Recipe.preset('pair', **base, **slow).replace(**what)
     first = ('unet', 'sam', 'pair', 'alone', 'alone-15', 'pair-15-both', 'scsam-15', 'scsam-15-alone', 'alone-15-box',
              'pair-15-both-box', 'scsam-15-box', 'alone-15-live', 'pair-15-surer-live', 'pair-15-own-live',
-             'alone-5-live', 'pair-5-surer-live', 'pair-5-own-live')
+             'alone-5-live', 'pair-5-surer-live', 'pair-5-own-live', 'alone-preset-fine', 'pair-preset-fine')
     rest = [v for v in PAIR_VARIANTS if v not in first]
     order = [(v, s) for s in range(5) for v in first] + [(v, s) for s in range(3) for v in rest]
     return {f'{v}-s{s}': run(v, s) for v, s in order}
