@@ -168,7 +168,10 @@ def evaluate(args: argparse.Namespace):
         record = folds_record(run, data, name, metrics, save, not args.quiet)
     else:
         record = make_record(run, data, name, metrics, save, not args.quiet, oracle=args.allow_oracle)
-    path = write_record(record, run.dir/'record.json')
+    path = run.dir/'record.json'
+    if not crossed:
+        _keep_out_of_fold(record, path)
+    write_record(record, path)
     if args.record:
         write_record(record, args.record)
     for metric in metrics:
@@ -177,6 +180,19 @@ def evaluate(args: argparse.Namespace):
     print(f'record: {path}')
     if not crossed:
         print(f'next: scsam report {args.run}   (one page: curves, worst cases, calibration)')
+
+
+def _keep_out_of_fold(record: dict, path: Path):
+    "Into a new record the scores of the one before it that `scsam auto` measured, and that no test set can replace."
+    from scsam.folds import OUT_OF_FOLD
+    from scsam.records import add_scores, read_record
+    if not path.exists(): return
+    try:
+        before = read_record(path)
+    except ScsamError as e:
+        return print(f'note: {e}; it is replaced')
+    if OUT_OF_FOLD in before['scores'] and not before.changed:
+        add_scores(record, {OUT_OF_FOLD: before['scores'][OUT_OF_FOLD]})
 
 
 def _inside(run_dir: Path, name: str) -> Path:

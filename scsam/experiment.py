@@ -6,11 +6,12 @@
 __all__ = ['MODES', 'MAIN', 'OTHERS', 'FINE_UNET', 'ROWS', 'PAPER_ROWS', 'PAIR_ROWS', 'FINE', 'FEW', 'OTHERS_OF_PAIR', 'SCSAM_15',
            'PAIR_VARIANTS', 'SURER', 'FIVE', 'PHANTOM', 'PHANTOM_DATA', 'SMALL', 'SMALL_DATA', 'PHANTOM_METHODS',
            'ABLATIONS', 'POLYPS', 'VOLUMES', 'EXPERIMENTS', 'SMOKE', 'PUBLISHED', 'SOURCES', 'remember_data',
-           'run_data', 'test_sets', 'cached_embeddings', 'record_of', 'make_record', 'process', 'run_queue', 'runs_of',
-           'paper_queue', 'polyp_queue', 'pair_queue', 'prostate_queue', 'prostate_slices_queue', 'phantom_queue',
-           'unets_queue', 'weak_sam_queue', 'pair_elsewhere', 'ablations_queue', 'Experiment', 'experiment_queue',
-           'experiment_folder', 'show_queue', 'in_columns', 'lacks_data', 'lacks_weights', 'chosen', 'run_experiment',
-           'notebook_mode', 'notebook_records', 'history_of', 'run_of', 'project_root', 'still_to_run']
+           'run_data', 'test_sets', 'asked_in', 'cached_embeddings', 'record_of', 'make_record', 'process', 'run_queue',
+           'runs_of', 'paper_queue', 'polyp_queue', 'pair_queue', 'prostate_queue', 'prostate_slices_queue',
+           'phantom_queue', 'unets_queue', 'weak_sam_queue', 'pair_elsewhere', 'ablations_queue', 'Experiment',
+           'experiment_queue', 'experiment_folder', 'show_queue', 'in_columns', 'lacks_data', 'lacks_weights', 'chosen',
+           'run_experiment', 'notebook_mode', 'notebook_records', 'history_of', 'run_of', 'project_root',
+           'still_to_run']
 
 # %% ../nbs/32_experiment.ipynb #35821070
 import os, tempfile, time
@@ -20,7 +21,7 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from .config import Recipe, ScsamError, cache_dir, find_data, nearest
+from .config import PRESETS, Recipe, ScsamError, cache_dir, find_data, nearest
 from .files import read_json, sweep, write_json
 from .rundir import HISTORY, finished, read_data
 from .data import Dataset, as_seen, load_arrays
@@ -68,14 +69,19 @@ def test_sets(data: Dataset) -> dict: # {name: Dataset}
     return sets
 
 
+def asked_in(run: Run) -> str|None: # None where there is no SAM
+    "The precision of SAM's encoder as loaded: one of bf16 is widened where a processor has no bfloat16 of its own."
+    sams = (m.sam for m in getattr(run.method, 'members', [run.method]))
+    return next(('bf16' if s.encoder.rounded else 'fp32' for s in sams if s is not None), None)
+
+
 def cached_embeddings(run: Run, sets: dict
                       ) -> dict|None:  # {name: Embeddings}; None where the encoder was trained
     "SAM's embeddings of the test images, for runs whose encoder was frozen and cached."
     if not run.recipe.cache_embeddings or run.method.sam is None: return None
     r, kept = run.recipe, cache_dir()/'images'
     images = lambda cases: load_arrays(as_seen(cases, r.neighbours), r.image_size, masks=False, cache=kept).images
-    precision = 'bf16' if run.method.sam.encoder.rounded else 'fp32'
-    how = dict(device=next(run.method.parameters()).device, precision=precision)
+    how = dict(device=next(run.method.parameters()).device, precision=asked_in(run))
     return {k: Embeddings(run.method.sam, images(v), **how) for k, v in sets.items()}
 
 # %% ../nbs/32_experiment.ipynb #4c2e8fa5
@@ -87,7 +93,7 @@ def record_of(run: Run, experiment: str, dataset: str, total: int, scores: dict,
     t = run.training
     return new_record(experiment, name or run.dir.name, run.recipe, dataset, run.manifest['sha256'],
                       {**t['budget'], 'total': total}, t['selected'], scores, t['weights'], t['steps'], t['seconds'],
-                      t['images_per_second'], t['peak_memory_mb'], uses=sorted(COMMON | run.method.uses), **more)
+                      t['images_per_second'], t['peak_memory_mb'], uses=sorted(COMMON | run.method.uses), asked_in=asked_in(run), **more)
 
 
 def make_record(run: Run,
@@ -267,7 +273,7 @@ def polyp_queue(mode: str) -> dict[str, Recipe]:
     }
 
 # %% ../nbs/32_experiment.ipynb #e74ef6c8
-FINE = dict(image_size=256, sam_size=128)
+FINE = {k: PRESETS['pair-fine'][k] for k in ('image_size', 'sam_size')}
 FEW = dict(labeled='15', steps=240, val_every=240, precision='fp32')
 OTHERS_OF_PAIR = {                              # the other methods with the same two networks
     **{m: dict(method=m, branch='validation') for m in ('cps', 'fixmatch', 'unimatch', 'bcp')},
@@ -334,6 +340,7 @@ PAIR_VARIANTS |= {'pair-15-surer-live': PAIR_VARIANTS['pair-15-both-live'] | SUR
 # the preset as it is: SAM teaches the U-Net and learns nothing from unlabelled images
 PAIR_VARIANTS['pair-preset'] = PAIR_VARIANTS['pair-surer-live'] | dict(unet_to_sam=0., precision='bf16', mirror=True)
 PAIR_VARIANTS |= {'alone-preset': PAIR_VARIANTS['pair-preset'] | dict(unlabeled_weight=0.),
+                  'both-preset': PAIR_VARIANTS['pair-preset'] | dict(unet_to_sam=1.),     # SAM learns from them, too
                   'alone-all-preset': PAIR_VARIANTS['pair-preset'] | dict(unlabeled_weight=0., labeled='100%')}
 # 10 %; the masks of validation labelled instead; all labels with as many images a step as an exchange sees
 PAIR_VARIANTS |= {f'{v}-10-preset': PAIR_VARIANTS[f'{v}-preset'] | dict(labeled='145') for v in ('alone', 'pair')}
@@ -344,7 +351,7 @@ PAIR_VARIANTS |= {f'{m}-preset': PAIR_VARIANTS['pair-preset'] | v for m, v in OT
 PAIR_VARIANTS['synfoc-preset'] = PAIR_VARIANTS['pair-preset'] | dict(
     unet_to_sam=1., pair_label='synfoc', pair_trust='all', pseudo='confident', confidence=.95)
 PAIR_VARIANTS |= {f'{v}-preset-fine': PAIR_VARIANTS[f'{v}-preset'] | FINE
-                  for v in ('alone', 'pair', 'alone-all', 'synfoc', *OTHERS_OF_PAIR)}
+                  for v in ('alone', 'pair', 'both', 'alone-all', 'synfoc', *OTHERS_OF_PAIR)}
 FIVE = dict(labeled='5', precision='bf16')         # five masks: too few for SAM alone
 PAIR_VARIANTS |= {v.replace('15', '5'): PAIR_VARIANTS[v] | FIVE for v in ('alone-15-live', 'pair-15-surer-live',
                                                                          'pair-15-own-live')}

@@ -201,7 +201,7 @@ def expected_dice(run: Run,
     cases = [c for c in data.where(role='val') if c.has_mask]
     if (n := len({c.patient for c in cases})) < ENOUGH:
         raise ScsamError(f'an expected Dice needs {ENOUGH} validation patients with masks, and {run.dir} has {n}; '
-                         'train with a larger --val')
+                         'train with a larger --val, or with --folds, which leaves every mask out once')
     e = calibrate(*zip(*judged(run, cases)), s['branch'], s['step'])
     e.save(path)
     return e

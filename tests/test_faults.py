@@ -70,13 +70,13 @@ from scsam.data import file_sha256, manifest_sha256
 from scsam.datasets import load_dataset
 from scsam.decisions import Decisions
 from scsam.experiment import run_data, run_queue
-from scsam.folds import load_folds
+from scsam.folds import OUT_OF_FOLD, load_folds
 from scsam.files import read_json
 from scsam.sam import load_sam
 from scsam.snapshots import History
 from scsam.learner import load_run
 from scsam.predict import predict_files
-from scsam.records import find_records, read_record, table
+from scsam.records import add_scores, find_records, read_record, table, write_record
 
 FAULTS = os.environ.get("SCSAM_FAULTS", "")
 FULL, MOST = FAULTS != "", int(FAULTS) if FAULTS.isdigit() else sys.maxsize
@@ -1090,6 +1090,20 @@ def test_moved_data_names_the_option(world, tmp_path):
     code, text = call(*argv)
     assert code == 2 and "--data" in text
     assert call(*argv, "--data", world.data)[0] == 0  # the remedy that is named is one of this command
+
+
+def test_evaluate_keeps_what_auto_measured(world, tmp_path):
+    d = world.copy(tmp_path / "run")
+    assert call("evaluate", d, "--quiet")[0] == 0
+    record = read_record(d / "record.json")
+    (name, scores), = record["scores"].items()
+    write_record(add_scores(record, {OUT_OF_FOLD: scores}), d / "record.json")
+    assert call("evaluate", d, "--quiet")[0] == 0
+    assert {*read_record(d / "record.json")["scores"]} == {name, OUT_OF_FOLD}
+    (d / "record.json").write_text("[]")
+    code, text = call("evaluate", d, "--quiet")
+    assert code == 0 and "record.json" in text and "replaced" in text, text
+    assert {*read_record(d / "record.json")["scores"]} == {name}
 
 
 LARGE = """
