@@ -209,7 +209,7 @@ def part_trust(run: Run, sets: dict, most: int = 60) -> str: # most: images of a
     head = ('test set', 'images', 'mean error', 'mean expected', 'mean true', f'in the {100*e.level:.0f} % interval')
     asked = ('images out of fold, by networks that saw fewer masks than this one: the promise of the interval is '
              'approximate') if e.out_of_fold else 'validation images: the interval promises its level for their like'
-    note = said(f'Fitted on {e.fitted_on} and measured on {e.measured_on} {asked} only. Half-width '
+    note = said(f'From {e.images} {asked} only. Half-width '
                 f'{" / ".join(f"{m:.2f}" for m in e.margins)} from low to high signals.')
     return section('Expected Dice', note, html_table(head, rows), html_image(fig, 'calibration'))
 

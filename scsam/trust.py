@@ -83,11 +83,10 @@ def monotone(x, y) -> tuple: # (knots, values), both increasing
     return knots, values
 
 # %% ../nbs/43_trust.ipynb #f4f5e7ad
-SHAPE = {'format': {1, 2, 3, 4}, 'out_of_fold?': bool, 'branch': str, 'level': float, 'knots': [float],
-         'values': [float], 'margins?': [float],
-         'bounds?': [float], 'margin?': float, 'fitted_on': int, 'measured_on': int, 'step': int,
-         'nothing?': (float, None)}
-ENOUGH = 20 # validation patients below which nothing is promised, and for each range of signals with its own margin
+SHAPE = {'format': {1, 2, 3, 4, 5}, 'out_of_fold?': bool, 'branch': str, 'level': float, 'knots': [float],
+         'values': [float], 'margins?': [float], 'bounds?': [float], 'margin?': float, 'step': int, 'images?': int,
+         'fitted_on?': int, 'measured_on?': int, 'nothing?': (float, None)}
+ENOUGH = 20 # validation patients for anything to be promised, and for each range of signals with its own margin
 
 def _damage(d: dict) -> str: # '' = nothing is wrong
     "What is wrong with the numbers of an `expected.json`, beyond its shape."
@@ -95,6 +94,7 @@ def _damage(d: dict) -> str: # '' = nothing is wrong
     if not x or len(x) != len(y) or any(sorted(v) != v for v in (x, y, bounds)): return 'its knots are no rising curve'
     if not all(0 <= v <= 1 for v in (*x, *y, *d['margins'], d.get('nothing') or 0., d['level'])):
         return 'it holds numbers outside of 0 to 1'
+    if d['images'] is None: return 'it does not say of how many images it is'
     if len(d['margins']) != len(bounds) + 1: return f'{len(bounds)} bounds need {len(bounds) + 1} margins'
     return ''
 
@@ -108,8 +108,7 @@ class Expected:
     values: list      # Dice at the knots
     margins: list     # half the interval's width, for each range of signals
     bounds: list      # signals between those ranges, one fewer
-    fitted_on: int    # images
-    measured_on: int  # images
+    images: int       # of which it was learned
     step: int         # of the weights it is about
     nothing: float|None = None # expected Dice of an image in which nothing is found; None = as where two masks agree
     out_of_fold: bool = False  # measured on masks of networks that saw fewer than the one it is about
@@ -123,23 +122,26 @@ class Expected:
         margin = self.margins[bisect.bisect_right(self.bounds, signal)]
         return y, max(0., y - margin), min(1., y + margin)
 
-    def save(self, path): write_json(path, {'format': 4, **asdict(self)})
+    def save(self, path): write_json(path, {'format': 5, **asdict(self)})
 
     @classmethod
     def load(cls, path) -> 'Expected':
         try:
             d = read_json(path, SHAPE)
-            d = {'margins': [d['margin']] if 'margin' in d else [], 'bounds': []} | d # format 1 had one margin for all
+            halves = d.get('fitted_on'), d.get('measured_on')                         # until format 4
+            d = {'images': None if None in halves else sum(halves), 'bounds': [],
+                 'margins': [d['margin']] if 'margin' in d else []} | d               # format 1 had one margin for all
             if wrong := _damage(d): raise ScsamError(f'{path} is damaged: {wrong}')
         except ScsamError as e:
             raise ScsamError(f'{e}; remove it, and it is made anew') from None
-        return cls(**{k: v for k, v in d.items() if k not in ('format', 'margin')})
+        return cls(**{k: v for k, v in d.items() if k not in ('format', 'margin', 'fitted_on', 'measured_on')})
 
 # %% ../nbs/43_trust.ipynb #300bbe86
 def calibrate(patients, x, y,     # of validation images: whose, signals, Dice
               branch: str, step: int, level: float = .9) -> Expected:
-    """Fit on one half of the patients, measure the margins on the other; the halves depend on their names only.
+    """A curve of all images; its margins from halves of the patients, each judged by the curve of the other half.
 
+    Which half a patient is in depends on the names only.
     `patients`, `x`, `y`: of validation images: whose, signals in [0, 1] or `NOTHING`, Dice in [0, 1]. `branch`, `step`:
     what they are about. `level`: share of images that the interval shall hold, 0 to 1. Fewer than `ENOUGH` patients are
     a `ScsamError`: slices of one patient err alike, and say little about the next one. Of n images in which nothing was
@@ -157,17 +159,16 @@ def calibrate(patients, x, y,     # of validation images: whose, signals, Dice
     else:
         nothing = float(y[none].sum()/(none.sum() + 1))
         who, x, y = who[~none], x[~none], y[~none]
-    order, first = np.argsort(who, kind='stable'), np.unique(who)
-    first = np.isin(who[order], first[:len(first)//2])
-    a, b = order[first], order[~first]
-    knots, values = monotone(x[a], y[a])
-    miss = np.abs(y[b] - np.interp(x[b], knots, values))
-    ranges = min(3, max(1, len(np.unique(who[b]))//ENOUGH))
-    bounds = np.quantile(x[a], np.arange(1, ranges)/ranges)
-    of = np.searchsorted(bounds, x[b], side='right')
+    names, miss = np.unique(who), np.empty(len(x))
+    first = np.isin(who, names[:len(names)//2])
+    for half in (first, ~first):
+        miss[half] = np.abs(y[half] - np.interp(x[half], *monotone(x[~half], y[~half])))
+    ranges = min(3, max(1, len(names)//ENOUGH))
+    bounds = np.quantile(x, np.arange(1, ranges)/ranges)
+    of = np.searchsorted(bounds, x, side='right')
     margins = [_conformal(miss[of == i], level) for i in range(ranges)]
-    numbers = (list(map(float, v)) for v in (knots, values, margins, bounds))
-    return Expected(branch, level, *numbers, len(a), len(b), step, nothing)
+    numbers = (list(map(float, v)) for v in (*monotone(x, y), margins, bounds))
+    return Expected(branch, level, *numbers, len(x), step, nothing)
 
 
 def _conformal(miss: np.ndarray, level: float) -> float: # 1 where there are too few to promise anything

@@ -322,8 +322,8 @@ def carded(world, d):
 
 
 EXPECTED = {
-    "format": 2, "branch": "sam", "level": 0.9, "knots": [0.1, 0.5], "values": [0.2, 0.6], "margins": [0.1, 0.2],
-    "bounds": [0.3], "fitted_on": 10, "measured_on": 10, "step": 4}
+    "format": 5, "branch": "sam", "level": 0.9, "knots": [0.1, 0.5], "values": [0.2, 0.6], "margins": [0.1, 0.2],
+    "bounds": [0.3], "images": 20, "step": 4}
 TWICE = [b'{"format": 1, "format": 1}', b'{"a": "\\ud800"}', b'"\\udc00"']
 
 
