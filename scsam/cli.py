@@ -182,6 +182,13 @@ def evaluate(args: argparse.Namespace):
         print(f'next: scsam report {args.run}   (one page: curves, worst cases, calibration)')
 
 
+def _inside(run_dir: Path, name: str) -> Path:
+    "A folder of the run; a link in a run that came from somebody else may lead anywhere."
+    path = run_dir/name
+    if path.resolve().is_relative_to(run_dir.resolve()): return path
+    raise ScsamError(f'{path} is a link that leads out of the run; remove it, so that nothing else is written to')
+
+# %% ../nbs/50_cli.ipynb #fc308a48
 def _keep_out_of_fold(record: dict, path: Path):
     "Into a new record the scores of the one before it that `scsam auto` measured, and that no test set can replace."
     from scsam.folds import OUT_OF_FOLD
@@ -193,13 +200,6 @@ def _keep_out_of_fold(record: dict, path: Path):
         return print(f'note: {e}; it is replaced')
     if OUT_OF_FOLD in before['scores'] and not before.changed:
         add_scores(record, {OUT_OF_FOLD: before['scores'][OUT_OF_FOLD]})
-
-
-def _inside(run_dir: Path, name: str) -> Path:
-    "A folder of the run; a link in a run that came from somebody else may lead anywhere."
-    path = run_dir/name
-    if path.resolve().is_relative_to(run_dir.resolve()): return path
-    raise ScsamError(f'{path} is a link that leads out of the run; remove it, so that nothing else is written to')
 
 # %% ../nbs/50_cli.ipynb #02963bb0
 def predict(args: argparse.Namespace):

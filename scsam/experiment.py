@@ -93,7 +93,8 @@ def record_of(run: Run, experiment: str, dataset: str, total: int, scores: dict,
     t = run.training
     return new_record(experiment, name or run.dir.name, run.recipe, dataset, run.manifest['sha256'],
                       {**t['budget'], 'total': total}, t['selected'], scores, t['weights'], t['steps'], t['seconds'],
-                      t['images_per_second'], t['peak_memory_mb'], uses=sorted(COMMON | run.method.uses), asked_in=asked_in(run), **more)
+                      t['images_per_second'], t['peak_memory_mb'], uses=sorted(COMMON | run.method.uses),
+                      asked_in=asked_in(run), **more)
 
 
 def make_record(run: Run,
