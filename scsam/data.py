@@ -17,7 +17,6 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 import numpy as np
-import torch
 from PIL import Image
 from .config import ScsamError, cache_dir, mix
 from .files import atomic, read_json, regular, sweep
@@ -636,11 +635,12 @@ class TwoStream:
 # %% ../nbs/01_data.ipynb #4780bb8b
 def to_float(images: np.ndarray, # uint8 (B, H, W, 3)
              device='cpu'
-            ) -> torch.Tensor:   # float32 (B, 3, H, W) in [0, 1]
+            ):                   # torch tensor, float32 (B, 3, H, W) in [0, 1]
     """Pixels as networks need them.
 
     `images`: uint8 (B, H, W, 3). Returns float32 (B, 3, H, W) in [0, 1] on `device`.
     """
+    import torch                                     # here, since whoever reads or checks files needs none
     mine = np.require(images, requirements='CW')     # a copy where the pixels are somebody else's, or out of order
     return torch.from_numpy(mine).to(device).permute(0, 3, 1, 2).float() / 255
 
@@ -648,20 +648,20 @@ def to_float(images: np.ndarray, # uint8 (B, H, W, 3)
 @dataclass
 class Batch:
     "One step's images, labelled first."
-    images: torch.Tensor                  # float (B, 3, H, W) in [0, 1]
-    masks: torch.Tensor                   # int64 (B, H, W); IGNORE everywhere on unlabelled rows
-    valid: torch.Tensor                   # bool (B, H, W); False where cut out or moved in from outside the image
+    images: 'torch.Tensor'                # float (B, 3, H, W) in [0, 1]
+    masks: 'torch.Tensor'                 # int64 (B, H, W); IGNORE everywhere on unlabelled rows
+    valid: 'torch.Tensor'                 # bool (B, H, W); False where cut out or moved in from outside the image
     n_labeled: int                        # the first rows
     ids: tuple = ()                       # of B case ids
-    embeddings: torch.Tensor|None = None  # (B, C, h, w): SAM's cached embedding of the unaugmented images
-    flips: torch.Tensor|None = None       # bool (B, 2): (vertical, horizontal) flips from embeddings to images
-    mirrored: torch.Tensor|None = None    # (unlabelled rows, C, h, w): the same of the mirror images
+    embeddings: 'torch.Tensor|None' = None  # (B, C, h, w): SAM's cached embedding of the unaugmented images
+    flips: 'torch.Tensor|None' = None     # bool (B, 2): (vertical, horizontal) flips from embeddings to images
+    mirrored: 'torch.Tensor|None' = None  # (unlabelled rows, C, h, w): the same of the mirror images
 
     def __len__(self): return len(self.images)
 
     def to(self, device) -> 'Batch':
         "The same batch on another device."
-        move = lambda v: v.to(device, non_blocking=True) if isinstance(v, torch.Tensor) else v
+        move = lambda v: v.to(device, non_blocking=True) if hasattr(v, 'to') else v
         return Batch(**{k: move(v) for k, v in vars(self).items()})
 
     @classmethod
@@ -674,6 +674,7 @@ class Batch:
         `labeled`, `unlabeled`: row numbers of `arrays`. Returns images float32 (B, 3, S, S) in [0, 1], masks int64 (B,
         S, S).
         """
+        import torch
         rows = [int(i) for i in (*labeled, *unlabeled)]
         masks = torch.from_numpy(arrays.masks[rows].astype(np.int64))
         masks[len(labeled):] = IGNORE

@@ -73,6 +73,13 @@ def test_help_needs_no_torch():
     assert "scsam-adaptive" in said and not {"torch", "timm", "numpy"} & set(loaded.split())
 
 
+def test_reading_and_checking_data_needs_no_torch():
+    code = ("import sys; from scsam.check import check; from scsam.datasets import load_dataset\n"
+            "print(check(load_dataset('phantom', n=4, test=0))); print(*sys.modules)")
+    said, loaded = python(code, ROOT).rsplit("\n", 2)[:2]
+    assert "clean" in said and not {"torch", "timm", "scipy"} & set(loaded.split())
+
+
 def test_importing_scsam_is_light():
     modules = ",".join(f"scsam.{p.stem}" for p in (ROOT / "scsam").glob("[a-z]*.py"))
     loaded = python(f"import sys, {modules}; print(*sys.modules)", ROOT).split()
