@@ -556,7 +556,10 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message):
         if message.startswith('unrecognized arguments'):
-            word = message.split()[2].split('=')[0]
+            word = message.split(maxsplit=2)[2].split()[0].split('=')[0]
+            if word[0] != '-':
+                raise ScsamError(f'{word!r} is one argument too many (or the option before it takes no value); see '
+                                 'scsam COMMAND --help')
             ends = [o for o in self.known() if word.startswith('--') and o.endswith(word[1:])] # --lr: --unet-lr, …
             meant = f'; did you mean {" or ".join(ends)}?' if ends else nearest(word, self.known())
             raise ScsamError(f'unknown option {word}{meant}')
