@@ -198,8 +198,9 @@ def _keep_out_of_fold(record: dict, path: Path):
         before = read_record(path)
     except ScsamError as e:
         return print(f'note: {e}; it is replaced')
-    if OUT_OF_FOLD in before['scores'] and not before.changed:
-        add_scores(record, {OUT_OF_FOLD: before['scores'][OUT_OF_FOLD]})
+    if OUT_OF_FOLD not in before['scores']: return
+    if before.changed: return print(f'note: {path} was changed since; its scores out of fold are not kept')
+    add_scores(record, {OUT_OF_FOLD: before['scores'][OUT_OF_FOLD]})
 
 # %% ../nbs/50_cli.ipynb #02963bb0
 def predict(args: argparse.Namespace):
@@ -556,9 +557,10 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message):
         if message.startswith('unrecognized arguments'):
-            word = message.split(maxsplit=2)[2].split()[0].split('=')[0]
-            if word[0] != '-':
-                raise ScsamError(f'{word!r} is one argument too many (or the option before it takes no value); see '
+            rest = message.partition(': ')[2]
+            word = next((w.split('=')[0] for w in rest.split() if w.startswith('-')), None)
+            if word is None:
+                raise ScsamError(f'{rest!r} is one argument too many (or the option before it takes no value); see '
                                  'scsam COMMAND --help')
             ends = [o for o in self.known() if word.startswith('--') and o.endswith(word[1:])] # --lr: --unet-lr, …
             meant = f'; did you mean {" or ".join(ends)}?' if ends else nearest(word, self.known())

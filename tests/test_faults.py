@@ -1100,10 +1100,22 @@ def test_evaluate_keeps_what_auto_measured(world, tmp_path):
     write_record(add_scores(record, {OUT_OF_FOLD: scores}), d / "record.json")
     assert call("evaluate", d, "--quiet")[0] == 0
     assert {*read_record(d / "record.json")["scores"]} == {name, OUT_OF_FOLD}
+    edited = (d / "record.json").read_text().replace('"steps": ', '"steps": 1', 1)
+    (d / "record.json").write_text(edited)
+    code, text = call("evaluate", d, "--quiet")
+    assert code == 0 and "scores out of fold are not kept" in text, text
     (d / "record.json").write_text("[]")
     code, text = call("evaluate", d, "--quiet")
     assert code == 0 and "record.json" in text and "replaced" in text, text
     assert {*read_record(d / "record.json")["scores"]} == {name}
+
+
+def test_an_argument_too_many_is_named(tmp_path):
+    for more in (["list.csv"], [""], ["my file.png"]):
+        code, text = call("predict", "run", "images", "--out", tmp_path / "out", *more)
+        assert code == 2 and f"{more[0]!r} is one argument too many" in text, text
+    code, text = call("predict", "run", "images", "--out", tmp_path / "out", "list.csv", "--cvs")
+    assert code == 2 and "did you mean '--csv'" in text, text
 
 
 LARGE = """
