@@ -330,11 +330,13 @@ def _mask_images(cases, looks, add):
     like = {p: ids for p, ids in like.items() if ids and len(ids) >= share(places[p]) * len(places[p])}
     if sum(map(len, like.values())) <= max(2, .05 * sum(map(len, places.values()))): return
     for p, ids in like.items():
-        add('mask', f'{len(ids)} of the images without a mask, such as {ids[0]}, in {p}{_renamed(p)}', *ids[:2])
+        remedy = _renamed(p, len(ids) < len(places[p]))
+        add('mask', f'{len(ids)} of the images without a mask, such as {ids[0]}, in {p}{remedy}', *ids[:2])
 
 
-def _renamed(folder: Path) -> str: # what would do, in words
+def _renamed(folder: Path, mixed: bool) -> str: # what would do, in words; `mixed`: it holds images, too
     if not folder.is_dir(): return ''
+    if mixed: return ' (if they are masks, end their names in _mask, as in NAME_mask.png, or tell by a CSV)'
     means = folder_means(folder.name)
     old, new = folder, f'{means.role}_masks'.lstrip('_')
     if means.role and not means.rest: # B/train

@@ -151,9 +151,11 @@ def evaluate(args: argparse.Namespace):
     "Score a finished run on the test sets and write its record."
     from scsam.experiment import make_record, process, run_data, test_sets
     from scsam.folds import folds_record, is_folds, open_run
+    from scsam.metrics import METRICS
     from scsam.records import read_record, table, write_record
     run = open_run(args.run, process().device, args.force)
     metrics = _names(args.metrics)
+    if not metrics: raise ScsamError(f'--metrics {args.metrics!r} names no metric; take some of {", ".join(METRICS)}')
     if args.allow_oracle and run.method.sam is None:
         raise ScsamError(f'--allow-oracle: {run.recipe.method} has no SAM that could be asked with true boxes')
     data = run_data(run, args.data)
@@ -789,6 +791,15 @@ def process_name() -> str: # '' for the main one
 
 ISSUES = 'https://github.com/scsam/scsam/issues'
 
+# %% ../nbs/50_cli.ipynb #6798a332
+def _not_empty(args: argparse.Namespace):
+    "An empty path, as an unset variable of a script leaves it, would be the folder that one is in."
+    for k, v in vars(args).items():
+        if k in ('run', 'data', 'out', 'input', 'folder', 'results', 'runs', 'decisions', 'words') \
+                and '' in (v if isinstance(v, list) else [v]):
+            raise ScsamError(f'a path is empty ({k.replace("words", "data")}); give one, or . for the folder here')
+
+
 def main(argv=None) -> int: # a key of `EXIT`
     "The command `scsam`."
     def said(text, code):
@@ -800,6 +811,7 @@ def main(argv=None) -> int: # a key of `EXIT`
     args = code = None
     try:
         args = make_parser().parse_args(argv)
+        _not_empty(args)
         with _stoppable():
             if getattr(args, 'plugin', None):
                 from scsam.method import load_plugin
@@ -824,7 +836,6 @@ def main(argv=None) -> int: # a key of `EXIT`
                     f'{sys.platform}', 70)
     finally:
         _drop_unsaid()
-
 
 # %% ../nbs/50_cli.ipynb #b1c07e44
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ __all__ = ['CLINIC_VIDEOS', 'KINDS', 'polyp', 'clinic_video', 'polyp_video', 'vo
            'promise12_slices', 'from_csv', 'own_folder', 'guess_kind', 'load_dataset', 'Inputs', 'inputs']
 
 # %% ../nbs/02c_datasets.ipynb #b8c3d7a3
-import codecs, contextlib, csv, io, os, re
+import contextlib, csv, io, os, re
 from inspect import signature
 from bisect import bisect
 from collections import Counter
@@ -16,12 +16,11 @@ from pathlib import Path
 import numpy as np
 from .config import ScsamError, nearest
 from .data import Case, Dataset, FileReader, left_out, stratified_order
-from .files import regular
 from .layout import (LISTS, IMAGE_DIRS, MASK_DIRS, SUFFIXES, TABLES, VOLUMES, Sorted, fault, folder, folder_means,
                           patient_folders,
                           is_junk, leave_unmasked, listed, name_key, no_image_file, one_channel,
                           place, suffix_of, _bare, pair, pictures, read_classes, sort_files,
-                          subfolder, tolerate, same_name, listed_splits, without_predictions, UNLABELED,
+                          subfolder, text_of, tolerate, same_name, listed_splits, without_predictions, UNLABELED,
                           _note_predictions, _there)
 from .phantom import phantom
 from .volumes import (SliceReader, dicom_files, each_alone, is_dicom, volume_cases, volume_extent, volume_name,
@@ -249,16 +248,18 @@ def promise12_slices(root: str|Path, normalize: str = 'volume') -> Dataset: # se
 
 # %% ../nbs/02c_datasets.ipynb #71149b3a
 def _text(path: Path) -> str:
-    "The text of a table: UTF-8, or what its first bytes say."
-    try:
-        raw = regular(path).read_bytes()
-        coded = 'utf-16' if raw[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else 'utf-8-sig'
-        if raw[1:2] == b'\0':
-            coded = 'utf-16-le'  # without its mark
-        text = raw.decode(coded)
-    except (OSError, UnicodeDecodeError) as e:
-        raise ScsamError(f'{path} cannot be read as UTF-8 text: {e}; save it again as CSV (UTF-8)') from None
-    return text.split('\n', 1)[-1] if text.lower().startswith('sep=') else text # a line that Excel writes
+    "The text of a table without a line that Excel writes; empty lines and remarks above its header are empty lines."
+    text = text_of(path)
+    lines = text.split('\n')
+    for k, line in enumerate(lines):
+        if line.lower().startswith('sep=') or line.startswith('#') and 'image' not in _split(line):
+            lines[k] = ''
+        elif line.strip(): break
+    return '\n'.join(lines)
+
+
+def _split(line: str) -> list: # of names of columns, lower case
+    return [c.strip(' #"\r').lower() for c in re.split(f'[{_COMMAS}]', line)]
 
 
 _COMMAS = ',;\t|' # what may stand between the columns of a table
@@ -274,10 +275,14 @@ def _rows(path: Path) -> list: # of `_Row`
     above = whole[:len(whole) - len(text)].count('\n')         # empty lines before the header
     comma = max(_COMMAS, key=text.split('\n', 1)[0].count)
     try:
-        reader = csv.DictReader(io.StringIO(text, newline=''), delimiter=comma)
+        reader = csv.DictReader(io.StringIO(text.lstrip('# '), newline=''), delimiter=comma)
         columns, rows = [(k or '').strip().lower() for k in reader.fieldnames or ()], []
         for r in reader:
-            cells = ((k, v) for k, v in r.items() if not isinstance(v, list))
+            if any(more := r.pop(None, ())):
+                raise ScsamError(f'{path}, line {above + reader.line_num}: there are more cells than columns '
+                                 f'({", ".join(m.strip() for m in more if m)}); put a cell with "{comma}" in '
+                                 f'quotation marks')
+            cells = r.items()
             rows.append(_Row({(k or '').strip().lower(): (v or '').strip() for k, v in cells}))
             rows[-1].line = above + reader.line_num
     except csv.Error as e:
@@ -298,7 +303,7 @@ def _header(path: Path) -> list: # of names of columns, lower case; [] = cannot 
             first = path.read_bytes().decode('latin-1').split('\n', 1)[0]
         except OSError:
             return []
-    return [c.strip().strip('"').lower() for c in re.split(f'[{_COMMAS}]', first)]
+    return _split(first)
 
 
 def _file(at: Path, name: str, where: str) -> Path: # relative to `at`
@@ -385,7 +390,8 @@ def _patients_of(ids: list) -> dict: # of volumes -> patient
 
 # %% ../nbs/02c_datasets.ipynb #763d0872
 def from_csv(path: str|Path,
-             guessed: bool = False # the table was found in a folder, not named
+             guessed: bool = False, # the table was found in a folder, not named
+             part: str = ''        # the split that its name tells, as in test.csv
             ) -> Dataset:
     "The cases that a CSV names: columns image, and where needed mask, patient, role, source, id."
     path = Path(path)
@@ -414,7 +420,7 @@ def from_csv(path: str|Path,
                   f'both are meant, give each an id of its own (column id)')
             continue
         seen[id] = n
-        said = {k: row[k] for k in ('patient', 'role', 'source') if row.get(k)}
+        said = {k: row[k] for k in ('patient', 'role', 'source') if row.get(k)} | ({'role': part} if part else {})
         if 'role' in said:
             said['role'] = _role(said['role'])
             if said['role'] == 'unlabeled':
@@ -446,11 +452,18 @@ def own_folder(root: str|Path,     # a CSV, a folder with a CSV in it, a folder 
     found = {f: _is_list(f) for f in sorted(root.glob('*')) if f.suffix.lower() in LISTS
              and 'image' in _header(f)} if root.is_dir() else {}
     tables = [f for f, is_list in found.items() if is_list]
-    if len(tables) > 1:
+    if len(tables) == 1 and (data := _only_notes(tables[0], root, whole)): return data
+    parts = [_part_of(f) for f in tables]
+    if len(tables) > 1 and ('' in parts or 'train' not in parts or len({*parts}) < len(parts)):
         raise ScsamError(f'{listed(tables)} all have a column "image"; name one of them instead of the folder')
-    data = from_csv(tables[0], guessed=True) if tables else folder(root, whole)
-    if tables:
-        data.left = _not_listed(data, tables[0]) | data.left
+    if len(tables) == 1 and parts[0] not in ('', 'train') and not whole:
+        raise ScsamError(f'{tables[0]} is called like the list of a part that nothing is learnt from, and no other '
+                         f'table lists images; add a train.csv, or a column role, or give the table another name')
+    if not tables:
+        data = folder(root, whole)
+    else:
+        data = _joined([from_csv(f, guessed=True, part=p) for f, p in zip(tables, parts)])
+        data.left = _not_listed(data, tables) | data.left
     for f in found:
         if f not in tables:
             data.left[f] = 'a table whose column "image" names no file here, so it is not taken for the list of cases'
@@ -463,13 +476,41 @@ def _is_list(path: Path) -> bool:
     if not rows or {'mask', 'patient', 'role'} & {*rows[0]}: return True
     return any(_file(path.parent, r['image'], f'{path}: the image').exists() for r in rows[:1000] if r['image'])
 
+# %% ../nbs/02c_datasets.ipynb #4fae0edc
+def _only_notes(table: Path, root: Path, whole: bool) -> Dataset|None:
+    "The folder without its table, where that has notes on images (image,diagnosis) and the folder has masks."
+    columns = {*_header(table)}
+    if len(columns) < 2 or {'mask', 'patient', 'role', 'source', 'id'} & columns or _part_of(table): return None
+    if rows := _rows(table):
+        _other_columns(rows, table)
+    with contextlib.suppress(ScsamError):
+        data = folder(root, whole)
+        if any(c.has_mask for c in data):
+            data.left[table] = 'a table without masks, patients or roles: the folders tell what belongs together'
+            return data
 
-def _not_listed(data: Dataset, table: Path) -> dict:
-    "Images and volumes beside a table that it does not name."
+
+def _part_of(table: Path) -> str: # 'train', 'val', 'test', 'unlabeled', or '' = its name or its columns do not say
+    return '' if 'role' in _header(table) else folder_means(table.stem).role
+
+
+def _joined(parts: list) -> Dataset: # of the tables of one folder
+    "One data set of train.csv, test.csv ..."
+    first, cases = parts[0], [c for d in parts for c in d]
+    if len(parts) == 1: return first
+    twice = [i for i, many in Counter(c.id for c in cases).items() if many > 1]
+    if twice: raise ScsamError(f'{first.root}: {listed(twice)} are in two tables of a split; correct one of them')
+    left, notes = {p: why for d in parts for p, why in d.left.items()}, [n for d in parts for n in d.notes]
+    notes.append(f'splits are told by the names of the tables {listed([d.name for d in parts])}')
+    return Dataset(first.root.name, cases, first.class_names, first.root, notes=notes, left=left)
+
+
+def _not_listed(data: Dataset, tables: list) -> dict:
+    "Images and volumes beside tables that these do not name."
     used = {p.resolve() for c in data for p in (c.image, c.mask) if p is not None}
     with tolerate():
-        there = [*pictures(table.parent).values(), *volumes_in(table.parent).values()]
-    return {p: f'not listed in {table.name}' for p in there if p.resolve() not in used}
+        there = [*pictures(tables[0].parent).values(), *volumes_in(tables[0].parent).values()]
+    return {p: f'not listed in {listed([t.name for t in tables])}' for p in there if p.resolve() not in used}
 
 # %% ../nbs/02c_datasets.ipynb #4135c8c6
 def guess_kind(path: str|Path) -> str: # a key of `KINDS`

@@ -4,22 +4,23 @@
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'WRITTEN', 'VOLUMES', 'ARRAYS', 'LISTS', 'UNREAD', 'MOVIES', 'PREDICTED', 'MARK', 'MADE', 'SEQUENCE',
-           'ROLE_WORDS', 'THING_WORDS', 'PLAIN_WORDS', 'OTHER_WORDS', 'GROUP_WORDS', 'CLASS_WORDS', 'MOMENT', 'COPY',
-           'UNLABELED', 'NAMES_NOTHING', 'IMAGE_DIRS', 'MASK_DIRS', 'TABLES', 'tolerate', 'fault', 'name_key',
-           'same_name', 'without_predictions', 'prediction_note', 'predictions', 'is_junk', 'pictures', 'listed',
-           'match', 'pair', 'no_image', 'Means', 'folder_means', 'Found', 'place', 'patient_folders', 'Item', 'Sorted',
-           'sort_files', 'read_classes', 'subfolder', 'one_channel', 'volume_stem', 'JoinedReader', 'joined', 'folder',
-           'leave_unmasked', 'no_image_file', 'suffix_of', 'listed_splits']
+           'ROLE_WORDS', 'THING_WORDS', 'PLAIN_WORDS', 'OTHER_WORDS', 'GROUP_WORDS', 'CLASS_WORDS', 'PERSON', 'MOMENT',
+           'COPY', 'COPY_WORDS', 'SIDE', 'TILE', 'UNLABELED', 'NAMES_NOTHING', 'BACKGROUND', 'IMAGE_DIRS', 'MASK_DIRS',
+           'TABLES', 'tolerate', 'fault', 'name_key', 'same_name', 'without_predictions', 'prediction_note',
+           'predictions', 'is_junk', 'pictures', 'listed', 'match', 'pair', 'no_image', 'Means', 'folder_means',
+           'Found', 'place', 'patient_folders', 'Item', 'Sorted', 'sort_files', 'read_classes', 'subfolder',
+           'one_channel', 'volume_stem', 'JoinedReader', 'joined', 'folder', 'leave_unmasked', 'no_image_file',
+           'suffix_of', 'text_of', 'listed_splits']
 
 # %% ../nbs/02a_layout.ipynb #134efb5a
-import contextlib, contextvars, functools, hashlib, json, os, re, unicodedata
+import codecs, contextlib, contextvars, functools, hashlib, json, math, os, re, unicodedata
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 import numpy as np
 from .config import ScsamError
 from .data import Case, Dataset, FileReader, file_sha256, left_out
-from .files import collecting, expect, parse_json, read_json, regular
+from .files import collecting, parse_json, read_json, regular
 
 # %% ../nbs/02a_layout.ipynb #c7b07173
 _noted = contextvars.ContextVar('noted', default=None)
@@ -150,7 +151,8 @@ def _bare(name: str) -> list: # of names
     out, m = [name], _ANY_MARK.search(name)
     if m:
         base = name[:m.start()]
-        out += [base, *([f'{base}{sep}{m[4]}' for sep in '_- .'] if m[4] else [])] # x_mask_1 is of x, or of x_1
+        # x_mask_2 and x_mask (2) are of x_2 and x (2), where these are there, else of x
+        out += [*([f'{base}{sep}{m[4]}' for sep in '_- .'] + [f'{base} ({m[4]})'] if m[4] else []), base]
     out += [_FIRST.sub(r'\1', n) for n in list(out) if _FIRST.search(n)]
     # x.jpg.png and x.jpg_mask.png are of x.jpg
     out += [n[:-len(s)] for n in list(out) if '.' in n for s in (*SUFFIXES, *VOLUMES) if n.lower().endswith(s)]
@@ -187,9 +189,10 @@ def match(images: dict, # name -> Path
           masks: list   # of (name, Path)
          ) -> tuple:    # (name of the image -> tuple of the Paths of its masks, masks without an image)
     "Masks by the names of their images. Numbered masks of one image are joined; two of other names are an error."
-    known, found, extra = _Names(images), defaultdict(list), []
+    known, found, extra, further = _Names(images), defaultdict(list), [], {}
     for name, path in masks:
         of = known.of(name)
+        _one_meaning(name, path, of, images, further)
         # 001_1, 001_2 are of 001
         if not of and (m := re.fullmatch(r'(.+?)(?:[ _.-]\(?\d+\)?|\(\d+\))', name)) and m[1] in images:
             of = [m[1]]
@@ -205,6 +208,15 @@ def match(images: dict, # name -> Path
             some = some[:1]
         out[n] = tuple(p for _, p in some)
     return out, extra
+
+# %% ../nbs/02a_layout.ipynb #00ff32d6
+def _one_meaning(name: str, path: Path, of: list, images: dict, further: dict): # `further`: image -> its numbered mask
+    "x_mask_1 beside x alone is the first mask of x; then x_mask_2 beside x_2 may be the second one, or of x_2."
+    if not (m := _ANY_MARK.search(name)) or not m[4] or (base := name[:m.start()]) not in images: return
+    was = further.setdefault(base, (of, path))
+    if was[0] != of and base in (*was[0], *of):
+        fault(f'{was[1]} and {path} may be masks of {images[base]}, or each of the image with its number; name masks '
+              f'like their images, or tell by a CSV which is meant')
 
 
 def _numbered(masks: list) -> bool: # (name, Path)
@@ -415,6 +427,7 @@ GROUP_WORDS = set('part fold batch group set subset site centre center hospital 
 CLASS_WORDS = set('benign malignant normal abnormal healthy diseased disease positive negative pos neg polyp polyps '
                   'adenoma hyperplastic serrated cancer tumor tumour tumors lesion lesions glaucoma melanoma nevus '
                   'covid pneumonia hgg lgg yes no non'.split())
+PERSON = re.compile(r'(patient|pat|pt|subject|subj|sub|case|person|proband|p)[ _.-]?\d', re.IGNORECASE)
 MOMENT = re.compile(r'^(.*[^\W_].*?)[ _.-]*(frame|slice|slc|timepoint|time|tp|phase|visit|ses|session|'
                     r'series|scan|seq|echo|'
                     r'(?<=[ _.-])[zt])[ _.-]?\d+'
@@ -425,6 +438,9 @@ MOMENT = re.compile(r'^(.*[^\W_].*?)[ _.-]*(frame|slice|slc|timepoint|time|tp|ph
 COPY = re.compile(r'^(.+?)(?:[ _.-](?:aug|augm|augmented|hflip|vflip|flip|flipped|mirror|rot|rotate|rotated|crop|copy|'
                   r'noise|blur|bright|elastic|scale|shear)[a-z]*[ _.-]?\d*)+$', re.IGNORECASE)
 
+
+COPY_WORDS = set('original originals raw aug augm augmented augmentation augmentations resized rescaled flipped '
+                 'rotated cropped enhanced preprocessed processed normalized normalised copy copies'.split())
 
 def _words_in(name: str, known: set) -> bool:
     words = re.findall(r'[^\W\d_]+', name.lower())
@@ -443,7 +459,10 @@ def _is_group(folder: str) -> bool: # a class, a part, a hospital, a sequence, a
 # %% ../nbs/02a_layout.ipynb #d61616ef
 def patient_folders(found: list, # of `Found`, the images
                    ) -> dict:    # tuple of folders -> how many of them name a patient; 0 = none
-    "A patient's folder has a number in its name and is no part, or is one of several with files of the same names."
+    """A patient's folder has a number in its name and is no part, or is one of several with files of the same names.
+
+    A folder that holds all images is nobody's, unless it is called patient_1.
+    """
     names, like, out = defaultdict(set), defaultdict(set), {}
     for f in found:
         for i in range(len(f.above + f.below)):
@@ -457,10 +476,13 @@ def patient_folders(found: list, # of `Found`, the images
     shared = lambda p: sum(often[p[:-1]][f] > 1 for f in inside[p]) * 2 >= len(inside[p])
     twins = {p for p in names if not re.search(r'\d', p[-1]) and not _is_group(p[-1]) and shared(p)}
     own = {p for p, files in inside.items() if len(files) == 1 and (p[-1] in files or shared(p))} # one image in each
+    many = len({f.key for f in found})
+    # nobody's: archive (1)
+    whole = {p for p, keys in names.items() if len(keys) == many > 1 and not PERSON.match(p[-1])}
     for f in found:
         path = f.above + f.below
         def is_patient(i):
-            if _is_group(path[i]): return False
+            if _is_group(path[i]) or path[:i + 1] in whole: return False
             if path[:i + 1] in own and re.search(r'\d', path[i]): return True
             if not re.search(r'\d', path[i]): return i >= len(f.above) and path[:i + 1] in twins
             # side by side with others like it
@@ -469,12 +491,33 @@ def patient_folders(found: list, # of `Found`, the images
             out[path] = next((i + 1 for i in range(len(path)) if is_patient(i)), 0)
     return out
 
+# %% ../nbs/02a_layout.ipynb #8b5ff67e
+SIDE = re.compile(r'^(.+?)[ _.-](l|r|left|right|od|os)(?=$|[ _.-])', re.IGNORECASE)
+TILE = re.compile(r'^(.+?)[ _.-][xyrc]?(\d+)[ _.-][xyrc]?(\d+)$', re.IGNORECASE)
+
+def _sides(names: list) -> dict: # name -> match, whose group 1 is a person
+    "Eyes and breasts: 001_L and 001_R are of one person, where someone has both."
+    found, sides = {n: m for n in names if (m := SIDE.match(n))}, defaultdict(set)
+    for m in found.values():
+        sides[m[1]].add(m[2][-1 if m[2].lower() in ('od', 'os') else 0].lower()) # of OD and OS, the last letter
+    return found if any(len(s) > 1 for s in sides.values()) else {}
+
+
+def _tiles(names: list) -> dict: # name -> match, whose group 1 is a slide
+    "Tiles of a slide: slide1_0_256, with places that are multiples of the step between them, from 0 on."
+    found = {n: m for n in names if (m := TILE.match(n))}
+    places = [int(m[k]) for m in found.values() for k in (2, 3)]
+    step = functools.reduce(math.gcd, places, 0)
+    return found if step >= 16 and len({*places}) > 1 and 0 in places else {}
+
 
 def _moments(names: list) -> dict: # name -> who it is of, where names say so: patient001_frame01, p7_ED, scan3_flair
     "Several files of one patient, by what ends their names."
     known = {*names}
     copies = {n: m[1] for n in names if (m := COPY.match(n)) and m[1] in known}
     found = {n: MOMENT.match(n) or re.match(rf'^(.+?){SEQUENCE.pattern}', n, re.IGNORECASE) for n in names}
+    for more in (_sides(names), _tiles(names)):
+        found |= {n: m for n, m in more.items() if not found[n]}
     of = {n: m[1] for n, m in found.items() if m and not (_is_group(m[1]) or _words_in(m[1], CLASS_WORDS))}
     if len(of) == len(names) and len({*of.values()}) == 1: # what all names begin with is nobody's
         of = {}
@@ -510,7 +553,7 @@ def sort_files(units: dict,  # name relative to the folder -> Path, of images an
     _splits_in_names(found, out.notes)
     _name_tests(found)
     parted = {f.role for f in found if f.thing == 'image'}
-    kept = []
+    kept, stray = [], []
     for f in found:
         if f.thing == 'other':
             out.left[f.path] = f'in a folder called {f.path.parent.name} (if it holds masks, call it masks)'
@@ -520,8 +563,14 @@ def sort_files(units: dict,  # name relative to the folder -> Path, of images an
             out.left[f.path] = 'in a folder of derivatives, and not named like a mask'
         elif not f.thing and f.role in parted:
             out.left[f.path] = 'neither in a folder of images nor in one of masks'
+            stray.append(f)
         else:
             kept.append(f)
+    names = {f.name for f in kept if f.thing != 'mask'}
+    like = [f.path for f in stray if _ANY_MARK.search(f.name) and {*_bare(f.name)[1:]} & names]
+    if like:
+        fault(f'{len(like)} files are named like masks, and lie neither in a folder of images nor in one of masks: '
+              f'{listed(like)}; call their folder masks, move them away, or tell by a CSV which masks are meant')
     images, masks = _beside([f for f in kept if f.thing != 'mask'], [f for f in kept if f.thing == 'mask'], root)
     if not images and masks:
         fault(f'{root} has masks ({listed([f.path for f in masks])}), but no image that scsam can find; put the '
@@ -542,14 +591,25 @@ def sort_files(units: dict,  # name relative to the folder -> Path, of images an
 
 # %% ../nbs/02a_layout.ipynb #d027ab9e
 def _splits_in_names(found: list, notes: list):
-    "Where no folder tells a split, and each name begins with one (train_1, testA_1), names tell it."
+    "Where no folder tells a split, and each name begins with one (train_1, testA_1) or ends in one, names tell it."
+    if any(f.role for f in found): return
     means = [folder_means(re.split('[ _.-]', f.name)[0]) for f in found]
     roles = {m.role for m in means}
-    if any(f.role for f in found) or '' in roles or not {'train'} < roles: return
+    if '' in roles or not {'train'} < roles: return _splits_at_ends(found, notes)
     if any(f.name[:2].lower() in _SHORT and not f.name[2:3].isalpha() for f in found): return # TS_001 may be initials
     for f, m in zip(found, means):
         f.role, f.words = m.role, m.rest
     notes.append('splits are told by the first words of the names of files')
+
+
+def _splits_at_ends(found: list, notes: list):
+    "21_training.png, 01_test.png: masks, such as 21_manual1, go with their images."
+    images = [f for f in found if f.thing != 'mask' and not MARK.search(f.name)]
+    means = [folder_means(re.split('[ _.-]', f.name)[-1]) for f in images]
+    if any(m.rest or m.thing or not m.role for m in means) or not {'train'} < {m.role for m in means}: return
+    for f, m in zip(images, means):
+        f.role = m.role
+    notes.append('splits are told by the last words of the names of files')
 
 
 def _name_tests(found: list):
@@ -761,6 +821,7 @@ def _describe(images: list, mask_of: dict, out: Sorted):
     "The items, and sentences about what was decided."
     depth, sources = patient_folders(images), {}
     moments = _moments([f.name for f in images if not depth[f.above + f.below]])
+    forms = {p for f in images for p in f.above + f.below if _words_in(p, COPY_WORDS)} # original/0 and augmented/0
     told, groups, more, ids = [], [], [], set()
     for f in images:
         path, n = f.above + f.below, depth[f.above + f.below]
@@ -777,7 +838,7 @@ def _describe(images: list, mask_of: dict, out: Sorted):
         elif f.name in moments:
             patient = '/'.join((*path, moments[f.name]))
         else:
-            patient = case
+            patient = prefix + '/'.join((*(p for p in path if p not in forms), f.name)) if forms else case
         if path and not n:
             groups.append(path[-1])
         masks = mask_of.get(id(f), ())
@@ -798,6 +859,20 @@ def _describe(images: list, mask_of: dict, out: Sorted):
     if more:
         out.notes.append(f'{len(more)} images have several masks, which are joined: {listed(more)}')
 
+# %% ../nbs/02a_layout.ipynb #df167818
+BACKGROUND = re.compile('background|bg|hintergrund|arri[eè]re[ _-]?plan|fondo|sfondo|fundo|tło|фон|背景|배경',
+                        re.IGNORECASE)
+
+def _background_first(table: dict, where: Path) -> dict: # name -> value
+    "What is called background comes first; where no class is, the first is, and then no other one has the value 0."
+    told = next((n for n in table if BACKGROUND.fullmatch(n)), None)
+    if told: return {told: table[told], **table}
+    dark = next((n for n, v in table.items() if v in (0, [0, 0, 0]) and n != 'ignore'), None)
+    if dark and dark != next(iter(table)):
+        raise ScsamError(f'{where}: the first class is the background, and here that is {next(iter(table))!r}, while '
+                         f'{dark!r} has the value 0; put the background first, or call it "background"')
+    return table
+
 # %% ../nbs/02a_layout.ipynb #3613699c
 def read_classes(root: Path) -> tuple: # (class names, FileReader)
     "The class table of a folder: classes.txt, classes.json, nnU-Net's dataset.json, or none (binary)."
@@ -810,18 +885,26 @@ def read_classes(root: Path) -> tuple: # (class names, FileReader)
         except UnicodeDecodeError as e:
             raise ScsamError(f'{text} is not UTF-8 text: {e}; save it again') from None
         numbered = [re.fullmatch(r'(\d+)[\s:,=]+(.+)', l) for l in lines]
-        table = {m[2]: int(m[1]) for m in numbered} if lines and all(numbered) else {l: i for i, l in enumerate(lines)}
+        named = [re.fullmatch(r'(.+?)[\s:,=]+(\d+)', l) for l in lines] # and in this order; class 1, class 2 are names
+        table = {l: i for i, l in enumerate(lines)}
+        if lines and all(numbered):
+            table = {m[2]: int(m[1]) for m in numbered}
+        elif lines and all(named) and len({m[1] for m in named}) == len(lines):
+            table = {m[1]: int(m[2]) for m in named}
         if len(table) < len(lines): raise ScsamError(f'{text} names a class twice; names must differ')
         where = text
     elif js.is_file():
         table, where = read_json(js), js
-        if isinstance(table, list):
-            table = {str(v): i for i, v in enumerate(table)}
+        if isinstance(table, list) and all(isinstance(v, str) for v in table):
+            table = {v: i for i, v in enumerate(table)}
         if not isinstance(table, dict):
             raise ScsamError(f'{js} must hold a list of names, or names with values: {{"background": 0, "polyp": 1}}')
-        if set(table) == {'threshold'}:
-            table = expect(table, {'threshold': set(range(256))}, str(js))
-            return ('background', 'foreground'), FileReader(threshold=table['threshold'])
+        if 'threshold' in table:
+            cut = table['threshold']
+            if len(table) > 1 or type(cut) is not int or not 0 <= cut < 256:
+                raise ScsamError(f'{js}: a threshold stands alone, and is a whole grey level from 0 to 255, as in '
+                                 f'{{"threshold": 127}}; for classes, give names with values')
+            return ('background', 'foreground'), FileReader(threshold=cut)
     elif nnunet.is_file() and isinstance(js := read_json(nnunet), dict) and isinstance(table := js.get('labels'), dict):
         where = nnunet
         # as its first version has it
@@ -829,6 +912,7 @@ def read_classes(root: Path) -> tuple: # (class names, FileReader)
             table = {str(v): int(k) for k, v in table.items()}
     else:
         return ('background', 'foreground'), FileReader()
+    table = _background_first(table, where)
     values = [tuple(v) if isinstance(v, list) else v for v in table.values()]
     # the value of pixels without a label
     ignore = values.pop(list(table).index('ignore')) if 'ignore' in table else None
@@ -998,11 +1082,14 @@ def no_image_file(path: Path) -> str:
         return 'arrays in a form that scsam does not read: save slices as PNG, volumes as .nii.gz'
     if path.name.lower().endswith(('.zip', '.tar', '.gz', '.7z', '.rar')): return 'an archive: unpack it'
     if path.name.lower().endswith(LISTS):
+        with contextlib.suppress(ScsamError):
+            if 'image' in re.split('[,;\t|]', text_of(path).split('\n', 1)[0].lower().strip('\r')):
+                return 'a table of cases is read from the folder itself only; name it instead of the folder'
         return ('a table without a column "image", so it is not taken for the list of cases (masks in it as run-length '
                 'codes are not read: draw them as PNG)')
     if path.name.lower().endswith(MOVIES): return 'a film: save its frames as PNG'
     if path.suffix.lower() == '.json' and re.search('split|fold', path.name.lower()):
-        return 'of splits, {"train": [names], "val": [names], "test": [names]} is read, and nothing else'
+        return 'of splits, {"train": [names], "test": [names]} or {"name": "train", …} is read, and nothing else'
     if path.suffix.lower() in ('.json', '.xml', '.geojson'):
         return 'outlines in it, if any, are not read: draw them as PNG'
     if path.suffix.lower() == '.dcm': return 'a DICOM file among images: save it as a 16-bit PNG'
@@ -1016,13 +1103,34 @@ def suffix_of(path: Path) -> str: # as it is written, such as .PNG or .nii.gz
     return path.name[-len(known):] if known else path.suffix
 
 # %% ../nbs/02a_layout.ipynb #b25d2381
+def text_of(path: Path) -> str:
+    "The text of a table or a list: UTF-8, or UTF-16 where its first bytes say so."
+    try:
+        raw = regular(path).read_bytes()
+        coded = 'utf-16' if raw[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else 'utf-8-sig'
+        if raw[1:2] == b'\0':
+            coded = 'utf-16-le'  # without its mark
+        return raw.decode(coded)
+    except (OSError, UnicodeDecodeError) as e:
+        raise ScsamError(f'{path} cannot be read as UTF-8 text: {e}; save it again as text (UTF-8)') from None
+
+
+def _lists_of(path: Path, outlines: bool) -> dict: # name of a list -> its lines
+    "The lists of splits in a file: it is one (test.txt), its columns are (train,val,test), or it gives names parts."
+    if path.suffix.lower() == '.json': return {} if outlines else _json_lists(path)
+    if path.suffix.lower() not in ('.txt', '.lst', '.list', *LISTS): return {}
+    try:
+        lines = text_of(path).splitlines()
+    except ScsamError: # in an older code; names in ASCII can be read
+        lines = path.read_text(encoding='latin-1').splitlines() if path.is_file() else []
+    if folder_means(path.stem).role: return {path.stem: lines}
+    return _column_lists(lines) or ({} if path.suffix.lower() in LISTS else _told_lists(lines))
+
+# %% ../nbs/02a_layout.ipynb #ca7762bd
 def listed_splits(others: list, found: Sorted):
     "Splits that lists such as train.txt and test.txt tell, where folders tell none; read lists leave `others`."
-    lists = {(p, p.stem): p.read_text(encoding='utf-8-sig', errors='replace').splitlines() for p in others
-             if p.suffix.lower() in ('.txt', '.lst', '.list', *LISTS) and folder_means(p.stem).role}
     stems = {i.path.stem for i in found.items} # whose JSON are outlines
-    for p in others:
-        lists |= {(p, k): lines for k, lines in (_json_lists(p) if p.stem not in stems else {}).items()}
+    lists = {(p, k): lines for p in others for k, lines in _lists_of(p, p.stem in stems).items()}
     lists, text = {at: folder_means(at[1]) for at in lists}, lists
     if not {m.role for m in lists.values()} & {'val', 'test'} or any(i.role != 'train' for i in found.items): return
     names, says = _Listed(found.items), {}
@@ -1051,7 +1159,25 @@ def listed_splits(others: list, found: Sorted):
 # %% ../nbs/02a_layout.ipynb #71d7893f
 def _cells(path: Path, line: str) -> list: # of a line
     if path.suffix.lower() in LISTS: return [c.strip().strip('"') for c in re.split('[,;\t]', line)]
-    return re.split(r'[\s,;]', line.strip())[:1]
+    return [w for w in re.split(r'[\s,;]+', line) if w]
+
+
+def _column_lists(lines: list) -> dict: # name of a column -> its cells
+    "The lists of a table whose columns are the parts of a split; {} for any other."
+    rows = [[c.strip().strip('"') for c in re.split('[,;\t]', line)] for line in lines if line.strip()]
+    columns = {c: k for k, c in enumerate(rows[0] if rows else ()) if c}
+    means = [folder_means(c) for c in columns]
+    if len({m.role for m in means}) < 2 or any(m.rest or m.thing or not m.role for m in means): return {}
+    return {c: [r[k] for r in rows[1:] if len(r) > k and r[k]] for c, k in columns.items()}
+
+
+def _told_lists(lines: list) -> dict: # name of a part -> lines
+    "The lists in lines such as `c0.png train`; {} where they are not all like this."
+    pairs = [re.fullmatch(r'(.+?)[\s,;]+(\w+)', s) for line in lines if (s := line.strip()) and s[0] != '#']
+    means = {m[2]: folder_means(m[2]) for m in pairs if m}
+    if None in pairs or any(m.rest or m.thing or not m.role for m in means.values()): return {}
+    if len({m.role for m in means.values()}) < 2: return {}
+    return {k: [m[1] for m in pairs if m[2] == k] for k in means}
 
 
 def _json_lists(path: Path) -> dict: # key -> list of names
@@ -1059,6 +1185,8 @@ def _json_lists(path: Path) -> dict: # key -> list of names
     if path.suffix.lower() != '.json' or path.name in TABLES or path.stat().st_size > 1e7: return {}
     with contextlib.suppress(OSError, ValueError):
         said = json.loads(path.read_text(encoding='utf-8-sig'))
+        if isinstance(said, dict) and said and all(isinstance(v, str) for v in said.values()): # {"c0": "train"}
+            said = {k: [n for n, v in said.items() if v == k] for k in {*said.values()}}
         names = lambda v: [str(n.get('image', '') if isinstance(n, dict) else n) for n in v]
         return {k: names(v) for k, v in (said if isinstance(said, dict) else {}).items()
                 if isinstance(v, list) and folder_means(k).role}
@@ -1090,13 +1218,18 @@ def _tails(name: str) -> list: # a/b/c, b/c, c
 
 
 def _list_lines(path: Path, lines: list, names: _Listed) -> dict: # line -> numbers of items
-    "What the lines of a list name: whole lines, their first words, or any cell; empty lines and remarks name nothing."
+    "What the lines of a list name: whole lines, or any of their words or cells; empty lines and remarks name nothing."
     out = {}
     for k, line in enumerate(lines):
         if not line.strip() or line.lstrip().startswith('#'): continue
-        of = next((n for said in (line, *_cells(path, line)) if (n := names.of(said))), set())
-        if of or k or path.suffix.lower() not in LISTS: # the first line of a table names its columns
+        if of := names.of(line):
             out[line.strip()] = of
+            continue
+        cells = [(c, n) for c in _cells(path, line) if (n := names.of(c))]
+        for c, n in cells[:1] + [(c, n) for c, n in cells[1:] if not c.isdigit()]: # a number may be a class or a score
+            out[c] = n
+        if not cells and (k or path.suffix.lower() not in LISTS): # the first line of a table names its columns
+            out[line.strip()] = set()
     return out
 
 # %% ../nbs/02a_layout.ipynb #487e9992

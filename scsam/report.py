@@ -20,7 +20,7 @@ from .records import read_record
 from .viz import BLUE, curves, errors, overlay
 from .evaluate import predict_cases, show_scores
 from .learner import Run, load_run
-from .trust import Expected, signal, signals, true_dice
+from .trust import Expected, signals, true_dice
 
 # %% ../nbs/44_report.ipynb #0635f3c7
 def esc(text) -> str: return html.escape(str(text), quote=True)
@@ -127,6 +127,8 @@ def part_scores(record: dict|None) -> str:
             figures += html_image(figure, f'Dice of every case of {name}')
     head = ('test set', 'branch', 'metric', 'mean', '95 % interval', 'cases', 'missed')
     note = said('* reported branch. Bootstrap intervals over cases or patients.')
+    if rows and not any(r[2] == 'dice' for r in rows):
+        note += said('Neither cases nor sizes are shown: they go by Dice, which was not asked for (--metrics).')
     return section('Scores', html_table(head, rows), note, figures)
 
 # %% ../nbs/44_report.ipynb #a620e623
@@ -165,7 +167,7 @@ def part_cases(run: Run, record: dict, sets: dict) -> str:
     branch, out = record['selected']['branch'], ''
     for name, columns in record['scores'].items():
         by_id = {c.id: c for c in sets.get(name.removesuffix(' slices'), [])}
-        listed = chosen_cases(columns, branch) if branch in columns else []
+        listed = chosen_cases(columns, branch) if 'dice' in columns.get(branch, ()) else []
         picked = [(what, by_id[i], d) for what, i, d in listed if i in by_id]
         if not picked: continue
         out += f'<h3>{esc(name)}</h3>' + case_rows(run, picked, branch)
@@ -177,7 +179,7 @@ def part_sizes(record: dict, sets: dict) -> str:
     branch, rows = record['selected']['branch'], []
     for name, columns in record['scores'].items():
         by_id = {c.id: c for c in sets.get(name.removesuffix(' slices'), [])}
-        if branch not in columns or any(i not in by_id for i in columns['ids']): continue
+        if 'dice' not in columns.get(branch, ()) or any(i not in by_id for i in columns['ids']): continue
         area = np.array([float(((m := by_id[i].read_mask()) > 0).mean()) for i in columns['ids']])
         dice = np.array(columns[branch]['dice'])
         for part in np.array_split(np.argsort(area, kind='stable'), min(3, len(area))):
@@ -197,7 +199,7 @@ def part_trust(run: Run, sets: dict, most: int = 60) -> str: # most: images of a
     for ax, (name, cases) in zip(axs[0], sets.items()):
         some = [c for c in cases if c.has_mask]
         some = some[::max(1, len(some)//most)][:most]
-        found = [(*e(signal(f)), true_dice(c, m, run.recipe.num_classes)) for c, m, f in signals(run, some, e.branch)]
+        found = [(*e.of(f), true_dice(c, m, run.recipe.num_classes)) for c, m, f in signals(run, some, e.branch)]
         y, low, high, truth = np.array(found).T
         rows.append((name, len(some), f'{abs(y - truth).mean():.3f}', f'{y.mean():.3f}', f'{truth.mean():.3f}',
                      f'{100*((low <= truth) & (truth <= high)).mean():.0f} %'))

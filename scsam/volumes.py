@@ -328,10 +328,18 @@ class Volume:
         return np.c_[np.reshape(self.direction, (3, 3)) * self.spacing[::-1], self.origin]
 
 
+def _without_padding(a: np.ndarray, path: Path) -> np.ndarray:
+    "What a DICOM header calls padding is as dark as the darkest voxel that was measured."
+    if not path.is_dir() and volume_suffix(path): return a
+    value = _tags(_dicom_series(path)[0] if path.is_dir() else path).get('padding')
+    padded = a == float(value) if value else np.False_
+    return np.where(padded, a[~padded].min(), a) if padded.any() and not padded.all() else a
+
+
 def read_volume(path: str|Path) -> Volume: # a volume file, or a folder that holds one DICOM series
     "Read a volume; the slices of a DICOM series are put in order of position, whatever their files are called."
     im, path = _image(path), Path(path)
-    a = _with_gaps(_sitk().GetArrayFromImage(im), path)
+    a = _without_padding(_with_gaps(_sitk().GetArrayFromImage(im), path), path)
     colour = a if a.ndim == 4 else None
     if colour is not None:
         a = np.stack([np.asarray(Image.fromarray(s).convert('L')) for s in colour])
@@ -539,19 +547,33 @@ def _tags_at(file: str, size: int, changed: int) -> dict:
     reader.ReadImageInformation()
     there, size = set(reader.GetMetaDataKeys()), reader.GetSize()
     frames = f' x {size[2]} frames' if len(size) > 2 and size[2] > 1 else ''
-    out = {k: reader.GetMetaData(k).strip('\0 ') for k in _TAGS if k in there}
+    read = lambda k: reader.GetMetaData(k).strip('\0 ')
+    out = {k: read(k) for k in _TAGS if k in there}
+    for k, many in (('0028|0030', 2), ('0020|0032', 3), ('0020|0037', 6)):
+        if not out.get(k):
+            out.pop(k, None)
+        elif len(_numbers(out[k])) != many:
+            raise ScsamError(f'{file}: its {_TAGS[k]} is {out[k]!r}, and not {many} numbers; copy it again, or save '
+                             'the series from another program as .nii.gz')
     if '0028|0030' in out: # 0.50 is 0.5
         out['0028|0030'] = ' x '.join(f'{v:.4g}' for v in _numbers(out['0028|0030']))
-    scale = [float(k in there and reader.GetMetaData(k).strip('\0 ') or v) for k, v in _SCALE.items()]
+    scale = [float(k in there and read(k) or v) for k, v in _SCALE.items()]
+    if '0028|0120' in there and out.get('0028|0004') != 'MONOCHROME1' and len(pad := _numbers(read('0028|0120'))):
+        stored = pad[0] - 65536 if scale[3] and pad[0] > 32767 else pad[0]
+        out['padding'] = str(stored * scale[1] + scale[0])
     return out | {'size': f'{size[0]} x {size[1]}{frames}', 'scale': str(scale)}
 
 
-def _numbers(text: str) -> np.ndarray: return np.array(text.split('\\'), float)
+def _numbers(text: str) -> np.ndarray: # empty where one is none
+    try:
+        return np.array(text.split('\\'), float)
+    except ValueError:
+        return np.array([])
 
 
 def _names(files: list) -> str: return listed([f.name for f in files])
 
-
+# %% ../nbs/02b_volumes.ipynb #5743564a
 def _dicom_series(folder: Path) -> list: # of paths, in order of position
     "The slices of the one series in a folder; anything else than one regular stack is refused, naming the files."
     return list(_series_of(Path(folder), _listing(folder)))

@@ -1118,6 +1118,21 @@ def test_an_argument_too_many_is_named(tmp_path):
     assert code == 2 and "did you mean '--csv'" in text, text
 
 
+@pytest.mark.parametrize("argv", (("data", ""), ("train", "--data", "", "--out", "x"), ("inspect", ""),
+                                  ("predict", "run", "images", "--out", "")))
+def test_an_empty_path_is_refused(argv, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, text = call(*argv)
+    assert code == 2 and "a path is empty" in text and not list(tmp_path.iterdir()), text
+
+
+def test_metrics_that_name_none_are_refused(world, tmp_path):
+    d = world.copy(tmp_path / "run")
+    before = (d / "record.json").read_bytes()
+    code, text = call("evaluate", d, "--metrics", " , ", "--quiet")
+    assert code == 2 and "names no metric" in text and (d / "record.json").read_bytes() == before, text
+
+
 LARGE = """
 import resource, sys, scsam.check, scsam.experiment, scsam.folds, scsam.predict
 from scsam.cli import main
