@@ -551,22 +551,25 @@ class _Parser(argparse.ArgumentParser):
             self.epilog = self.late()
         return super().format_help()
 
-    def known(self) -> list: # options of this parser and of its commands
-        commands = [a for a in self._actions if isinstance(a, argparse._SubParsersAction)]
-        parsers = [self, *(p for a in commands for p in a.choices.values())]
-        options = [o for p in parsers for a in p._actions for o in a.option_strings]
-        return list(dict.fromkeys(o for o in options if o.startswith('--')))
+    def parse_args(self, args=None, namespace=None):
+        found, rest = self.parse_known_args(args, namespace)
+        if rest:
+            commands = next(a for a in self._actions if isinstance(a, argparse._SubParsersAction))
+            commands.choices[found.command].unknown(rest)
+        return found
+
+    def unknown(self, rest: list): # of arguments
+        "Say what is wrong with arguments that this command does not take."
+        word = next((w.split('=')[0] for w in rest if w.startswith('-')), None)
+        if word is None:
+            raise ScsamError(f'{rest[0]!r} is one argument too many (or the option before it takes no value); see '
+                             f'{self.prog} --help')
+        mine = [o for a in self._actions if a.help != argparse.SUPPRESS for o in a.option_strings if o.startswith('--')]
+        ends = [o for o in mine if word.startswith('--') and o.endswith(word[1:])] # --lr: --unet-lr, …
+        meant = f'; did you mean {" or ".join(ends)}?' if ends else nearest(word, mine)
+        raise ScsamError(f'unknown option {word}{meant}')
 
     def error(self, message):
-        if message.startswith('unrecognized arguments'):
-            rest = message.partition(': ')[2]
-            word = next((w.split('=')[0] for w in rest.split() if w.startswith('-')), None)
-            if word is None:
-                raise ScsamError(f'{rest!r} is one argument too many (or the option before it takes no value); see '
-                                 'scsam COMMAND --help')
-            ends = [o for o in self.known() if word.startswith('--') and o.endswith(word[1:])] # --lr: --unet-lr, …
-            meant = f'; did you mean {" or ".join(ends)}?' if ends else nearest(word, self.known())
-            raise ScsamError(f'unknown option {word}{meant}')
         if 'invalid choice' in message and 'argument command' in message:
             word = message.split("'")[1]
             raise ScsamError(f'unknown command {word!r}{nearest(word, COMMANDS)}')

@@ -1116,6 +1116,8 @@ def test_an_argument_too_many_is_named(tmp_path):
         assert code == 2 and f"{more[0]!r} is one argument too many" in text, text
     code, text = call("predict", "run", "images", "--out", tmp_path / "out", "list.csv", "--cvs")
     assert code == 2 and "did you mean '--csv'" in text, text
+    code, text = call("predict", "run", "images", "--out", tmp_path / "out", "--zzzz")  # of this command only
+    assert code == 2 and "--csv" in text and "--port" not in text, text
 
 
 @pytest.mark.parametrize("argv", (("data", ""), ("train", "--data", "", "--out", "x"), ("inspect", ""),
