@@ -203,6 +203,8 @@ FINDINGS |= {
                           'right, and the place in space that a predicted volume gets is not'),
     'frames': ('warning', 'frames that do not say where they are, such as the moments of a clip: each is read as a '
                           'slice; the spacing between slices means nothing, and so do distances in mm'),
+    'spacing': ('warning', 'slices whose header does not say how far apart pixels are: 1 mm is taken, so that '
+                           'distances (HD95, ASSD) are in pixels'),
     'transforms': ('warning', 'headers with two transforms that differ, or with none: images, labels and predictions '
                               'are placed as is said here'),
     'infinite': ('warning', 'numbers that are NaN or infinite: they are read as dark'),

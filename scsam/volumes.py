@@ -783,9 +783,13 @@ def _placeless(path: Path, v: Volume) -> str: # '' where they say where they are
 
 
 def remark_frames(path: Path, v: Volume):
-    "If the slices of a volume are frames without a place, say so."
+    "If the slices of a volume are frames without a place, or pixels are so many mm apart as nobody says, say so."
     if what := _placeless(path, v):
         remark('frames', f'{path} holds {len(v.array)} {what} that do not say where they are')
+    file = _dicom_series(path)[0] if path.is_dir() else path
+    told = volume_suffix(file) or '0028|0030' in _tags(file) or 'frames' in _tags(file)['size']
+    if not told and len(v.array) > 1:
+        remark('spacing', f'{path} does not say how far apart its pixels are; 1 mm is taken')
 
 # %% ../nbs/02b_volumes.ipynb #5bc09c08
 _lock = threading.Lock() # one thread reads a volume, the others wait
