@@ -282,6 +282,7 @@ def _rows(path: Path) -> list: # of `_Row`
                 raise ScsamError(f'{path}, line {above + reader.line_num}: there are more cells than columns '
                                  f'({", ".join(m.strip() for m in more if m)}); put a cell with "{comma}" in '
                                  f'quotation marks')
+            if not any(r.values()): continue                         # a row of commas is an empty line
             cells = r.items()
             rows.append(_Row({(k or '').strip().lower(): (v or '').strip() for k, v in cells}))
             rows[-1].line = above + reader.line_num
@@ -420,7 +421,9 @@ def from_csv(path: str|Path,
                   f'both are meant, give each an id of its own (column id)')
             continue
         seen[id] = n
-        said = {k: row[k] for k in ('patient', 'role', 'source') if row.get(k)} | ({'role': part} if part else {})
+        said = {k: row[k] for k in ('patient', 'role', 'source') if row.get(k)}
+        if part:
+            said.setdefault('role', part)
         if 'role' in said:
             said['role'] = _role(said['role'])
             if said['role'] == 'unlabeled':
@@ -452,17 +455,18 @@ def own_folder(root: str|Path,     # a CSV, a folder with a CSV in it, a folder 
     found = {f: _is_list(f) for f in sorted(root.glob('*')) if f.suffix.lower() in LISTS
              and 'image' in _header(f)} if root.is_dir() else {}
     tables = [f for f, is_list in found.items() if is_list]
-    if len(tables) == 1 and (data := _only_notes(tables[0], root, whole)): return data
-    parts = [_part_of(f) for f in tables]
+    parts = [folder_means(f.stem).role for f in tables]
     if len(tables) > 1 and ('' in parts or 'train' not in parts or len({*parts}) < len(parts)):
         raise ScsamError(f'{listed(tables)} all have a column "image"; name one of them instead of the folder')
-    if len(tables) == 1 and parts[0] not in ('', 'train') and not whole:
+    if len(tables) == 1 and parts[0] not in ('', 'train') and 'role' not in _header(tables[0]) and not whole:
         raise ScsamError(f'{tables[0]} is called like the list of a part that nothing is learnt from, and no other '
                          f'table lists images; add a train.csv, or a column role, or give the table another name')
     if not tables:
         data = folder(root, whole)
     else:
+        parts = parts if len(tables) > 1 else ['']
         data = _joined([from_csv(f, guessed=True, part=p) for f, p in zip(tables, parts)])
+        data = _masks_beside(data, tables, root)
         data.left = _not_listed(data, tables) | data.left
     for f in found:
         if f not in tables:
@@ -477,21 +481,16 @@ def _is_list(path: Path) -> bool:
     return any(_file(path.parent, r['image'], f'{path}: the image').exists() for r in rows[:1000] if r['image'])
 
 # %% ../nbs/02c_datasets.ipynb #4fae0edc
-def _only_notes(table: Path, root: Path, whole: bool) -> Dataset|None:
-    "The folder without its table, where that has notes on images (image,diagnosis) and the folder has masks."
-    columns = {*_header(table)}
-    if len(columns) < 2 or {'mask', 'patient', 'role', 'source', 'id'} & columns or _part_of(table): return None
-    if rows := _rows(table):
-        _other_columns(rows, table)
+def _masks_beside(data: Dataset, tables: list, root: Path) -> Dataset:
+    "A table without a column mask (image,diagnosis) lists images; the folders tell their masks."
+    if any(c.has_mask for c in data) or any('mask' in _header(t) for t in tables): return data
     with contextlib.suppress(ScsamError):
-        data = folder(root, whole)
-        if any(c.has_mask for c in data):
-            data.left[table] = 'a table without masks, patients or roles: the folders tell what belongs together'
-            return data
-
-
-def _part_of(table: Path) -> str: # 'train', 'val', 'test', 'unlabeled', or '' = its name or its columns do not say
-    return '' if 'role' in _header(table) else folder_means(table.stem).role
+        of = {c.image.resolve(): c for c in folder(root, whole=True) if c.has_mask}
+        cases = [replace(c, mask=m.mask, reader=m.reader) if (m := of.get(c.image.resolve())) else c for c in data]
+        if of:
+            notes = [*data.notes, f'{listed([t.name for t in tables])} has no column mask: masks are told by folders']
+            return Dataset(data.name, cases, data.class_names, data.root, notes=notes, left=data.left)
+    return data
 
 
 def _joined(parts: list) -> Dataset: # of the tables of one folder
@@ -507,10 +506,13 @@ def _joined(parts: list) -> Dataset: # of the tables of one folder
 
 def _not_listed(data: Dataset, tables: list) -> dict:
     "Images and volumes beside tables that these do not name."
-    used = {p.resolve() for c in data for p in (c.image, c.mask) if p is not None}
+    used, others = {p.resolve() for c in data for p in (c.image, c.mask) if p is not None}, []
+    used |= {p.resolve() for c in data for p in getattr(c.reader, 'others', ())}
     with tolerate():
-        there = [*pictures(tables[0].parent).values(), *volumes_in(tables[0].parent).values()]
-    return {p: f'not listed in {listed([t.name for t in tables])}' for p in there if p.resolve() not in used}
+        there = [*pictures(tables[0].parent).values(), *volumes_in(tables[0].parent, others).values()]
+    rest = {p: no_image_file(p) for p in others if not p.name.lower().endswith((*SUFFIXES, *VOLUMES))
+            and p not in tables and p.name not in TABLES}
+    return rest | {p: f'not listed in {listed([t.name for t in tables])}' for p in there if p.resolve() not in used}
 
 # %% ../nbs/02c_datasets.ipynb #4135c8c6
 def guess_kind(path: str|Path) -> str: # a key of `KINDS`

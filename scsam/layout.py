@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'WRITTEN', 'VOLUMES', 'ARRAYS', 'LISTS', 'UNREAD', 'MOVIES', 'PREDICTED', 'MARK', 'MADE', 'SEQUENCE',
-           'ROLE_WORDS', 'THING_WORDS', 'PLAIN_WORDS', 'OTHER_WORDS', 'GROUP_WORDS', 'CLASS_WORDS', 'PERSON', 'MOMENT',
-           'COPY', 'COPY_WORDS', 'SIDE', 'TILE', 'UNLABELED', 'NAMES_NOTHING', 'BACKGROUND', 'IMAGE_DIRS', 'MASK_DIRS',
-           'TABLES', 'tolerate', 'fault', 'name_key', 'same_name', 'without_predictions', 'prediction_note',
-           'predictions', 'is_junk', 'pictures', 'listed', 'match', 'pair', 'no_image', 'Means', 'folder_means',
-           'Found', 'place', 'patient_folders', 'Item', 'Sorted', 'sort_files', 'read_classes', 'subfolder',
-           'one_channel', 'volume_stem', 'JoinedReader', 'joined', 'folder', 'leave_unmasked', 'no_image_file',
-           'suffix_of', 'text_of', 'listed_splits']
+           'NUMBERED', 'ROLE_WORDS', 'THING_WORDS', 'PLAIN_WORDS', 'OTHER_WORDS', 'GROUP_WORDS', 'CLASS_WORDS',
+           'PERSON', 'MOMENT', 'COPY', 'SAME_WORDS', 'SIDE', 'TILE', 'OWN', 'UNLABELED', 'NAMES_NOTHING', 'BACKGROUND',
+           'IMAGE_DIRS', 'MASK_DIRS', 'TABLES', 'tolerate', 'fault', 'name_key', 'same_name', 'without_predictions',
+           'prediction_note', 'predictions', 'is_junk', 'pictures', 'listed', 'match', 'pair', 'no_image', 'Means',
+           'folder_means', 'Found', 'place', 'patient_folders', 'Item', 'Sorted', 'sort_files', 'read_classes',
+           'subfolder', 'one_channel', 'volume_stem', 'JoinedReader', 'joined', 'folder', 'leave_unmasked',
+           'no_image_file', 'suffix_of', 'text_of', 'listed_splits']
 
 # %% ../nbs/02a_layout.ipynb #134efb5a
 import codecs, contextlib, contextvars, functools, hashlib, json, math, os, re, unicodedata
@@ -185,16 +185,20 @@ class _Names:
         return next((self.shared[n] for n in names if n in self.shared), [])
 
 # %% ../nbs/02a_layout.ipynb #f2cb408f
+NUMBERED = re.compile(r'(.+?)(?:[ _.-]\(?\d+\)?|\(\d+\))')
+
 def match(images: dict, # name -> Path
           masks: list   # of (name, Path)
          ) -> tuple:    # (name of the image -> tuple of the Paths of its masks, masks without an image)
     "Masks by the names of their images. Numbered masks of one image are joined; two of other names are an error."
     known, found, extra, further = _Names(images), defaultdict(list), [], {}
+    # 10 and 10_1 are images: 10_2 is of neither
+    series = {m[1] for n in images if (m := NUMBERED.fullmatch(n))}
     for name, path in masks:
         of = known.of(name)
         _one_meaning(name, path, of, images, further)
         # 001_1, 001_2 are of 001
-        if not of and (m := re.fullmatch(r'(.+?)(?:[ _.-]\(?\d+\)?|\(\d+\))', name)) and m[1] in images:
+        if not of and (m := NUMBERED.fullmatch(name)) and m[1] in images and m[1] not in series:
             of = [m[1]]
         for n in of:
             found[n].append((name, path))
@@ -429,7 +433,7 @@ CLASS_WORDS = set('benign malignant normal abnormal healthy diseased disease pos
                   'covid pneumonia hgg lgg yes no non'.split())
 PERSON = re.compile(r'(patient|pat|pt|subject|subj|sub|case|person|proband|p)[ _.-]?\d', re.IGNORECASE)
 MOMENT = re.compile(r'^(.*[^\W_].*?)[ _.-]*(frame|slice|slc|timepoint|time|tp|phase|visit|ses|session|'
-                    r'series|scan|seq|echo|'
+                    r'series|scan|seq|echo|tile|patch|'
                     r'(?<=[ _.-])[zt])[ _.-]?\d+'
                     r'([ _.-].*)?$', re.IGNORECASE)
 
@@ -439,7 +443,8 @@ COPY = re.compile(r'^(.+?)(?:[ _.-](?:aug|augm|augmented|hflip|vflip|flip|flippe
                   r'noise|blur|bright|elastic|scale|shear)[a-z]*[ _.-]?\d*)+$', re.IGNORECASE)
 
 
-COPY_WORDS = set('original originals raw aug augm augmented augmentation augmentations resized rescaled flipped '
+SAME_WORDS = set('left right l r od os cc mlo ch axial sagittal coronal ap pa lateral frontal view views '
+                 'original originals raw aug augm augmented augmentation augmentations resized rescaled flipped '
                  'rotated cropped enhanced preprocessed processed normalized normalised copy copies'.split())
 
 def _words_in(name: str, known: set) -> bool:
@@ -449,10 +454,11 @@ def _words_in(name: str, known: set) -> bool:
 
 def _is_group(folder: str) -> bool: # a class, a part, a hospital, a sequence, a magnification
     "Does the name of a folder say that it is no patient's?"
-    words = re.findall(r'[^\W\d_]+', folder.lower())
-    if SEQUENCE.fullmatch('_' + folder): return True
+    words = [w.lower() for w in re.findall('[A-Z]+(?![a-z])|[A-Z]?[^\\W\\d_A-Z]+', folder)]
+    if SEQUENCE.fullmatch('_' + folder) or _words_in(folder, SAME_WORDS): return True
     if not words: return False
-    if not re.search(r'\d', folder): return _words_in(folder, CLASS_WORDS | GROUP_WORDS)
+    if not re.search(r'\d', folder):
+        return all(w in CLASS_WORDS | GROUP_WORDS or len(w) == 1 and len(words) > 1 for w in words)
     return any(w in GROUP_WORDS for w in words) and all(w in GROUP_WORDS | CLASS_WORDS or w in _MEANS or len(w) == 1
                                                         for w in words)
 
@@ -474,7 +480,8 @@ def patient_folders(found: list, # of `Found`, the images
     for p, files in inside.items():
         often[p[:-1]].update(files)
     shared = lambda p: sum(often[p[:-1]][f] > 1 for f in inside[p]) * 2 >= len(inside[p])
-    twins = {p for p in names if not re.search(r'\d', p[-1]) and not _is_group(p[-1]) and shared(p)}
+    people = lambda p: sum(bool(PERSON.match(k.split('/')[-1])) for k in inside[p]) * 2 >= len(inside[p]) # a hospital
+    twins = {p for p in names if not re.search(r'\d', p[-1]) and not _is_group(p[-1]) and shared(p) and not people(p)}
     own = {p for p, files in inside.items() if len(files) == 1 and (p[-1] in files or shared(p))} # one image in each
     many = len({f.key for f in found})
     # nobody's: archive (1)
@@ -492,33 +499,45 @@ def patient_folders(found: list, # of `Found`, the images
     return out
 
 # %% ../nbs/02a_layout.ipynb #8b5ff67e
-SIDE = re.compile(r'^(.+?)[ _.-](l|r|left|right|od|os)(?=$|[ _.-])', re.IGNORECASE)
-TILE = re.compile(r'^(.+?)[ _.-][xyrc]?(\d+)[ _.-][xyrc]?(\d+)$', re.IGNORECASE)
+SIDE = re.compile(r'^(.+?)(?:[ _.-](l|r|left|right|od|os)|(?<=\d)(?-i:(L|R|OD|OS)))(?=$|[ _.-])(.*)', re.IGNORECASE)
+TILE = re.compile(r'^(.+?)[ _.-](?:x|r|row)?(\d+)[ _.-]((?:y|c|col)?)(\d+)$', re.IGNORECASE)
+# patient01_1; in case_2019_1 the number is a year
+OWN = re.compile(rf'^({PERSON.pattern}\d*)(?<!\D[12][09]\d\d)[ _.-]', re.IGNORECASE)
 
-def _sides(names: list) -> dict: # name -> match, whose group 1 is a person
-    "Eyes and breasts: 001_L and 001_R are of one person, where someone has both."
-    found, sides = {n: m for n in names if (m := SIDE.match(n))}, defaultdict(set)
-    for m in found.values():
-        sides[m[1]].add(m[2][-1 if m[2].lower() in ('od', 'os') else 0].lower()) # of OD and OS, the last letter
-    return found if any(len(s) > 1 for s in sides.values()) else {}
+def _sides(names: list) -> dict: # name -> person
+    "Eyes and breasts: 001_L and 001_R are of one person, where someone has both; so are hip_L_001 and hip_R_001."
+    out, sides = {}, defaultdict(set)
+    for n in names:
+        m = SIDE.match(n)
+        whose = m and (m[1] if re.search(r'\d', m[1]) else m[1] + m[4] if re.search(r'\d', m[4]) else '')
+        if whose:
+            out[n] = whose
+            sides[whose].add((m[2] or m[3])[-1 if (m[2] or m[3]).lower() in ('od', 'os') else 0].lower())
+    return out if any(len(s) > 1 for s in sides.values()) else {}
 
 
-def _tiles(names: list) -> dict: # name -> match, whose group 1 is a slide
-    "Tiles of a slide: slide1_0_256, with places that are multiples of the step between them, from 0 on."
+def _tiles(names: list) -> dict: # name -> slide
+    "Tiles of a slide: slide1_r0_c1, or slide1_0_256, with places in steps of 16 pixels and more, from 0 or 1 on."
     found = {n: m for n in names if (m := TILE.match(n))}
-    places = [int(m[k]) for m in found.values() for k in (2, 3)]
-    step = functools.reduce(math.gcd, places, 0)
-    return found if step >= 16 and len({*places}) > 1 and 0 in places else {}
+    lettered = {n: m[1] for n, m in found.items() if m[3]}
+    axes = [[int(m[k]) for n, m in found.items() if n not in lettered] for k in (2, 4)]
+    step = functools.reduce(math.gcd, (v - min(a) for a in axes for v in a), 0)
+    plain = step >= 16 and all(min(a) < 2 for a in axes)
+    return lettered | ({n: m[1] for n, m in found.items()} if plain else {})
 
 
 def _moments(names: list) -> dict: # name -> who it is of, where names say so: patient001_frame01, p7_ED, scan3_flair
     "Several files of one patient, by what ends their names."
     known = {*names}
-    copies = {n: m[1] for n in names if (m := COPY.match(n)) and m[1] in known}
-    found = {n: MOMENT.match(n) or re.match(rf'^(.+?){SEQUENCE.pattern}', n, re.IGNORECASE) for n in names}
-    for more in (_sides(names), _tiles(names)):
-        found |= {n: m for n, m in more.items() if not found[n]}
-    of = {n: m[1] for n, m in found.items() if m and not (_is_group(m[1]) or _words_in(m[1], CLASS_WORDS))}
+    copies = {n: m[1] for n in names if (m := COPY.match(n))}
+    several = Counter(copies.values())
+    copies = {n: base for n, base in copies.items() if base in known or several[base] > 1}
+    of = _sides(names) | _tiles(names)
+    for n in names:
+        m = OWN.match(n) or MOMENT.match(n) or re.match(rf'^(.+?){SEQUENCE.pattern}', n, re.IGNORECASE)
+        if m and n not in of:
+            of[n] = m[1]
+    of = {n: whose for n, whose in of.items() if not (_is_group(whose) or _words_in(whose, CLASS_WORDS))}
     if len(of) == len(names) and len({*of.values()}) == 1: # what all names begin with is nobody's
         of = {}
     return {**of, **{n: of.get(base, base) for n, base in copies.items() if n not in of}}
@@ -821,10 +840,11 @@ def _describe(images: list, mask_of: dict, out: Sorted):
     "The items, and sentences about what was decided."
     depth, sources = patient_folders(images), {}
     moments = _moments([f.name for f in images if not depth[f.above + f.below]])
-    forms = {p for f in images for p in f.above + f.below if _words_in(p, COPY_WORDS)} # original/0 and augmented/0
+    forms = {p for f in images for p in f.above + f.below if _words_in(p, SAME_WORDS)} # original/0 and augmented/0
     told, groups, more, ids = [], [], [], set()
     for f in images:
         path, n = f.above + f.below, depth[f.above + f.below]
+        plain = tuple(p for p in path if p not in forms)
         role = {'': 'train', 'unlabeled': 'train', 'test': f'test:{f.test}'}.get(f.role, f.role)
         prefix = {'val': 'val/', 'test': f'{f.test}/', 'unlabeled': 'unlabeled/'}.get(f.role, '')
         source = '/'.join(path[:n - 1] if n else path)
@@ -833,12 +853,12 @@ def _describe(images: list, mask_of: dict, out: Sorted):
             case = f'{role.split(":")[0]}/{case}'
         ids.add(case)
         if n:
-            patient = '/'.join(path[:n])
+            patient = '/'.join(p for p in path[:n] if p not in forms)
             told.append(path[n - 1])
         elif f.name in moments:
-            patient = '/'.join((*path, moments[f.name]))
+            patient = '/'.join((*plain, moments[f.name]))
         else:
-            patient = prefix + '/'.join((*(p for p in path if p not in forms), f.name)) if forms else case
+            patient = prefix + '/'.join((*plain, f.name)) if forms else case
         if path and not n:
             groups.append(path[-1])
         masks = mask_of.get(id(f), ())
@@ -867,7 +887,7 @@ def _background_first(table: dict, where: Path) -> dict: # name -> value
     "What is called background comes first; where no class is, the first is, and then no other one has the value 0."
     told = next((n for n in table if BACKGROUND.fullmatch(n)), None)
     if told: return {told: table[told], **table}
-    dark = next((n for n, v in table.items() if v in (0, [0, 0, 0]) and n != 'ignore'), None)
+    dark = next((n for n, v in table.items() if v in (0, [0, 0, 0]) and n.lower() != 'ignore'), None)
     if dark and dark != next(iter(table)):
         raise ScsamError(f'{where}: the first class is the background, and here that is {next(iter(table))!r}, while '
                          f'{dark!r} has the value 0; put the background first, or call it "background"')
@@ -915,8 +935,9 @@ def read_classes(root: Path) -> tuple: # (class names, FileReader)
     table = _background_first(table, where)
     values = [tuple(v) if isinstance(v, list) else v for v in table.values()]
     # the value of pixels without a label
-    ignore = values.pop(list(table).index('ignore')) if 'ignore' in table else None
-    names = [n for n in table if n != 'ignore']
+    void = next((n for n in table if n.lower() == 'ignore'), None)
+    ignore = values.pop(list(table).index(void)) if void else None
+    names = [n for n in table if n != void]
     numbers = all(type(v) is int and 0 <= v < 65536 for v in values)
     colours = all(isinstance(v, tuple) and len(v) == 3 and all(type(c) is int and 0 <= c < 256 for c in v)
                   for v in values)
@@ -1137,6 +1158,9 @@ def listed_splits(others: list, found: Sorted):
     for (p, k), m in lists.items():
         named = _list_lines(p, text[p, k], names)
         if not any(named.values()): # a list of something else
+            if like := names.like(named):
+                fault(f'{p} ({k}) names none of the images as they are called here: {like}; correct the list or move '
+                      f'it away')
             if p.suffix.lower() not in LISTS and p in others:
                 found.left[p] = NAMES_NOTHING
             continue
@@ -1172,12 +1196,25 @@ def _column_lists(lines: list) -> dict: # name of a column -> its cells
 
 
 def _told_lists(lines: list) -> dict: # name of a part -> lines
-    "The lists in lines such as `c0.png train`; {} where they are not all like this."
-    pairs = [re.fullmatch(r'(.+?)[\s,;]+(\w+)', s) for line in lines if (s := line.strip()) and s[0] != '#']
-    means = {m[2]: folder_means(m[2]) for m in pairs if m}
-    if None in pairs or any(m.rest or m.thing or not m.role for m in means.values()): return {}
-    if len({m.role for m in means.values()}) < 2: return {}
-    return {k: [m[1] for m in pairs if m[2] == k] for k in means}
+    "The lists in lines such as `c0.png train`, or below lines such as `[train]`; {} where they are not all like this."
+    rows = [re.split(r'[\s,;:]+', s) for line in lines if (s := line.strip(' \t\r\n,;:')) and s[0] != '#']
+    told = lambda w: (m := folder_means(w)).role and not m.rest and not m.thing
+    at = next((k for k, w in enumerate(rows[-1]) if told(w)), None) if rows and len(rows[-1]) > 1 else None
+    out = defaultdict(list)
+    if at is not None:
+        rows = rows if len(rows[0]) > at and told(rows[0][at]) else rows[1:]    # a header
+        if any(len(r) != len(rows[0]) or not told(r[at]) for r in rows): return {}
+        for r in rows:
+            out[r[at]].append(r[0 if at else 1])
+    else:
+        part = None
+        for r in rows:
+            if len(r) == 1 and (m := re.fullmatch(r'\[(\w+)\]', r[0])) and told(m[1]):
+                part = m[1]
+            elif part is None: return {}
+            else:
+                out[part].append(' '.join(r))
+    return dict(out) if len({folder_means(k).role for k in out}) > 1 else {}
 
 
 def _json_lists(path: Path) -> dict: # key -> list of names
@@ -1197,10 +1234,14 @@ class _Listed:
     "Items by the names that a list may have for them."
     def __init__(self, items: list):
         self.files, self.people = defaultdict(set), defaultdict(set)
+        self.loose = {} # a name without what people forget -> Path
         for n, i in enumerate(items):
             path = i.path.parent/i.path.name.removesuffix(suffix_of(i.path))
             for name in (*_tails(name_key(path.as_posix())), *_tails(i.id)):
                 self.files[name].add(n)
+            self.loose.setdefault(_loose(path.name), i.path)
+            for mask in i.masks:
+                self.files[name_key(mask.name.removesuffix(suffix_of(mask)))].add(n)
             for name in (i.patient, i.patient.split('/')[-1]):
                 self.people[name_key(name)].add(n)
 
@@ -1212,14 +1253,35 @@ class _Listed:
         return next((by[f] for by in (self.files, self.people) for f in forms if f in by), set())
 
 
+    def like(self, lines) -> str: # '' = no line is like the name of an image
+        "The first line that differs from an image's name in capitals, zeros, or a number of its channel only."
+        of = ((line, self.loose.get(_loose(Path(line.split()[0]).name if line.split() else ''))) for line in lines)
+        return next((f'{line!r} may be {path.name}' for line, path in of if path), '')
+
+
+def _loose(name: str) -> str: return _no_zeros(re.sub(r'_0{4}$', '', name.removesuffix(suffix_of(Path(name)))))
+
+
 def _tails(name: str) -> list: # a/b/c, b/c, c
     parts = [p for p in name.split('/') if p not in ('', '.')]
     return ['/'.join(parts[k:]) for k in range(len(parts))]
+
+# %% ../nbs/02a_layout.ipynb #ffe35a24
+def _name_column(path: Path, lines: list, names: _Listed) -> list: # of lines
+    "The column of a table that names most items (numbers, where its header says so); as it is without a header."
+    rows = [_cells(path, line) for line in lines if line.strip() and not line.startswith('#')]
+    if not rows or any(names.of(c) for c in rows[0]): return lines
+    columns = [(c, [r[k] for r in rows[1:] if len(r) > k and r[k]]) for k, c in enumerate(rows[0]) if c]
+    known = re.compile('image|img|file|name|id|case|slice|scan|subject|patient|number|no', re.IGNORECASE)
+    columns = [v for c, v in columns if known.search(c) or not all(re.fullmatch(r'[-+.,\de]+', x) for x in v)]
+    return max(columns, key=lambda v: sum(bool(names.of(x)) for x in v), default=[])
 
 
 def _list_lines(path: Path, lines: list, names: _Listed) -> dict: # line -> numbers of items
     "What the lines of a list name: whole lines, or any of their words or cells; empty lines and remarks name nothing."
     out = {}
+    if path.suffix.lower() in LISTS:
+        lines = _name_column(path, lines, names)
     for k, line in enumerate(lines):
         if not line.strip() or line.lstrip().startswith('#'): continue
         if of := names.of(line):
@@ -1228,7 +1290,7 @@ def _list_lines(path: Path, lines: list, names: _Listed) -> dict: # line -> numb
         cells = [(c, n) for c in _cells(path, line) if (n := names.of(c))]
         for c, n in cells[:1] + [(c, n) for c, n in cells[1:] if not c.isdigit()]: # a number may be a class or a score
             out[c] = n
-        if not cells and (k or path.suffix.lower() not in LISTS): # the first line of a table names its columns
+        if not cells:
             out[line.strip()] = set()
     return out
 

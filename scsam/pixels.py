@@ -247,12 +247,12 @@ def stretch(a: np.ndarray,               # numbers of any range and shape
     return np.rint(np.clip((a - low) / (high - low), 0, 1) * 255).astype(np.uint8)
 
 
-FAR = 30_000 # beyond it a number may stand for nothing: -32768 around a CT, 1e30
+FAR = 30_000 # below minus this a number may stand for nothing: -32768 around a CT; so may 1e30
 
 def _measured(a: np.ndarray) -> np.ndarray: # finite numbers
     "The numbers without one at an end that is farther from all others than these are apart: padding."
-    for end in (a.min(), a.max()):
-        if abs(end) < FAR: continue
+    low, high = a.min(), a.max()
+    for end in [low] * bool(low <= -FAR) + [high] * bool(high >= 1e9): # a bright end may be the object itself
         rest = a[a != end]
         if rest.size and np.abs(rest - end).min() > np.ptp(rest) > 0:
             a = rest

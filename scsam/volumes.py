@@ -232,6 +232,11 @@ def _check_length(path: Path, data: list):
     units = re.findall('"(.*?)"', said.get('spaceunits', ''))
     if strange := [u for u in units if u.lower() not in ('mm', 'millimeter', 'millimeters', 'millimetre', '')]:
         raise ScsamError(f'{path} is in {strange[0]}, and scsam reads mm; save it with spacing and origin in mm')
+    if meta and said.get('binarydata', 'true').lower() == 'false':
+        raise ScsamError(f'{path} has its voxels as text (BinaryData = False), which is not read; save it in binary')
+    many, steps = said.get('ndims', ''), said.get('elementspacing', said.get('elementsize', ''))
+    if meta and many.isdigit() and steps and len(steps.split()) != int(many):
+        raise ScsamError(f'{path}: ElementSpacing is {steps!r}, and NDims asks for {many} numbers; correct the header')
     packed = said.get('compresseddata', '').lower() == 'true' if meta else said.get('encoding', '').lower() != 'raw'
     if packed: return
     kind = said.get('elementtype', said.get('type', '')).lower().replace('met_', '').replace(' ', '')
