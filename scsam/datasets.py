@@ -482,12 +482,15 @@ def _is_list(path: Path) -> bool:
 
 # %% ../nbs/02c_datasets.ipynb #4fae0edc
 def _masks_beside(data: Dataset, tables: list, root: Path) -> Dataset:
-    "A table without a column mask (image,diagnosis) lists images; the folders tell their masks."
+    "A table without a column mask (image,diagnosis) lists images; the folders tell their masks, and what it does not."
     if any(c.has_mask for c in data) or any('mask' in _header(t) for t in tables): return data
     with contextlib.suppress(ScsamError):
-        of = {c.image.resolve(): c for c in folder(root, whole=True) if c.has_mask}
-        cases = [replace(c, mask=m.mask, reader=m.reader) if (m := of.get(c.image.resolve())) else c for c in data]
-        if of:
+        of = {c.image.resolve(): c for c in folder(root, whole=True)}
+        columns = {k for t in tables for k in _header(t)} | ({'role'} if len(tables) > 1 else set())
+        take = [k for k in ('mask', 'patient', 'role', 'source', 'reader') if k not in columns]
+        with_its = lambda c, m: replace(c, **{k: getattr(m, k) for k in take}) if m else c
+        cases = [with_its(c, of.get(c.image.resolve())) for c in data]
+        if any(c.has_mask for c in cases):
             notes = [*data.notes, f'{listed([t.name for t in tables])} has no column mask: masks are told by folders']
             return Dataset(data.name, cases, data.class_names, data.root, notes=notes, left=data.left)
     return data

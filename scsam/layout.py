@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['SUFFIXES', 'WRITTEN', 'VOLUMES', 'ARRAYS', 'LISTS', 'UNREAD', 'MOVIES', 'PREDICTED', 'MARK', 'MADE', 'SEQUENCE',
            'NUMBERED', 'ROLE_WORDS', 'THING_WORDS', 'PLAIN_WORDS', 'OTHER_WORDS', 'GROUP_WORDS', 'CLASS_WORDS',
-           'PERSON', 'MOMENT', 'COPY', 'SAME_WORDS', 'SIDE', 'TILE', 'OWN', 'UNLABELED', 'NAMES_NOTHING', 'BACKGROUND',
-           'IMAGE_DIRS', 'MASK_DIRS', 'TABLES', 'tolerate', 'fault', 'name_key', 'same_name', 'without_predictions',
-           'prediction_note', 'predictions', 'is_junk', 'pictures', 'listed', 'match', 'pair', 'no_image', 'Means',
-           'folder_means', 'Found', 'place', 'patient_folders', 'Item', 'Sorted', 'sort_files', 'read_classes',
-           'subfolder', 'one_channel', 'volume_stem', 'JoinedReader', 'joined', 'folder', 'leave_unmasked',
-           'no_image_file', 'suffix_of', 'text_of', 'listed_splits']
+           'PERSON', 'MOMENT', 'COPY', 'SAME_WORDS', 'SIDE', 'TILE', 'PATCH', 'OWN', 'UNLABELED', 'NAMES_NOTHING',
+           'BACKGROUND', 'IMAGE_DIRS', 'MASK_DIRS', 'TABLES', 'tolerate', 'fault', 'name_key', 'same_name',
+           'without_predictions', 'prediction_note', 'predictions', 'is_junk', 'pictures', 'listed', 'match', 'pair',
+           'no_image', 'Means', 'folder_means', 'Found', 'place', 'patient_folders', 'Item', 'Sorted', 'sort_files',
+           'read_classes', 'subfolder', 'one_channel', 'volume_stem', 'JoinedReader', 'joined', 'folder',
+           'leave_unmasked', 'no_image_file', 'suffix_of', 'text_of', 'listed_splits']
 
 # %% ../nbs/02a_layout.ipynb #134efb5a
 import codecs, contextlib, contextvars, functools, hashlib, json, math, os, re, unicodedata
@@ -433,17 +433,17 @@ CLASS_WORDS = set('benign malignant normal abnormal healthy diseased disease pos
                   'covid pneumonia hgg lgg yes no non'.split())
 PERSON = re.compile(r'(patient|pat|pt|subject|subj|sub|case|person|proband|p)[ _.-]?\d', re.IGNORECASE)
 MOMENT = re.compile(r'^(.*[^\W_].*?)[ _.-]*(frame|slice|slc|timepoint|time|tp|phase|visit|ses|session|'
-                    r'series|scan|seq|echo|tile|patch|'
+                    r'series|scan|seq|echo|'
                     r'(?<=[ _.-])[zt])[ _.-]?\d+'
                     r'([ _.-].*)?$', re.IGNORECASE)
 
 
 # an image that was made from another one, to have more
-COPY = re.compile(r'^(.+?)(?:[ _.-](?:aug|augm|augmented|hflip|vflip|flip|flipped|mirror|rot|rotate|rotated|crop|copy|'
+COPY = re.compile(r'^(.+?)(?:[ _.-]+(?:aug|augm|augmented|hflip|vflip|flip|flipped|mirror|rot|rotate|rotated|crop|copy|'
                   r'noise|blur|bright|elastic|scale|shear)[a-z]*[ _.-]?\d*)+$', re.IGNORECASE)
 
 
-SAME_WORDS = set('left right l r od os cc mlo ch axial sagittal coronal ap pa lateral frontal view views '
+SAME_WORDS = set('left right od os cc mlo axial sagittal coronal lateral frontal view views '
                  'original originals raw aug augm augmented augmentation augmentations resized rescaled flipped '
                  'rotated cropped enhanced preprocessed processed normalized normalised copy copies'.split())
 
@@ -452,13 +452,19 @@ def _words_in(name: str, known: set) -> bool:
     return bool(words) and all(w in known for w in words)
 
 
+def _is_form(folder: str) -> bool: # of the same images: augmented, left, 2CH
+    plain = not re.search(r'\d', folder) and _words_in(folder, SAME_WORDS)
+    return plain or bool(re.fullmatch('[2-4] ?ch', folder.lower()))
+
+
 def _is_group(folder: str) -> bool: # a class, a part, a hospital, a sequence, a magnification
     "Does the name of a folder say that it is no patient's?"
     words = [w.lower() for w in re.findall('[A-Z]+(?![a-z])|[A-Z]?[^\\W\\d_A-Z]+', folder)]
-    if SEQUENCE.fullmatch('_' + folder) or _words_in(folder, SAME_WORDS): return True
+    if SEQUENCE.fullmatch('_' + folder) or _is_form(folder): return True
     if not words: return False
     if not re.search(r'\d', folder):
-        return all(w in CLASS_WORDS | GROUP_WORDS or len(w) == 1 and len(words) > 1 for w in words)
+        known = [len(w) > 1 and w in CLASS_WORDS | GROUP_WORDS for w in words]         # Site A; J_D is a person
+        return any(known) and all(k or len(w) == 1 for k, w in zip(known, words))
     return any(w in GROUP_WORDS for w in words) and all(w in GROUP_WORDS | CLASS_WORDS or w in _MEANS or len(w) == 1
                                                         for w in words)
 
@@ -485,7 +491,8 @@ def patient_folders(found: list, # of `Found`, the images
     own = {p for p, files in inside.items() if len(files) == 1 and (p[-1] in files or shared(p))} # one image in each
     many = len({f.key for f in found})
     # nobody's: archive (1)
-    whole = {p for p, keys in names.items() if len(keys) == many > 1 and not PERSON.match(p[-1])}
+    whole = {p for p, keys in names.items() if len(keys) == many > 1
+             and not re.match(rf'{PERSON.pattern}|(video|vid|sequence|series|study|scan)[ _.-]?\d|\d+$', p[-1], re.I)}
     for f in found:
         path = f.above + f.below
         def is_patient(i):
@@ -500,17 +507,18 @@ def patient_folders(found: list, # of `Found`, the images
 
 # %% ../nbs/02a_layout.ipynb #8b5ff67e
 SIDE = re.compile(r'^(.+?)(?:[ _.-](l|r|left|right|od|os)|(?<=\d)(?-i:(L|R|OD|OS)))(?=$|[ _.-])(.*)', re.IGNORECASE)
-TILE = re.compile(r'^(.+?)[ _.-](?:x|r|row)?(\d+)[ _.-]((?:y|c|col)?)(\d+)$', re.IGNORECASE)
+TILE = re.compile(r'^(.+?)[ _.-](x|r|row|)(\d+)[ _.-](y|c|col|)(\d+)$', re.IGNORECASE)
+PATCH = re.compile(r'^(.*\d.*?)[ _.-](?:tile|patch)[ _.-]?\d+([ _.-].*)?$', re.IGNORECASE)
 # patient01_1; in case_2019_1 the number is a year
-OWN = re.compile(rf'^({PERSON.pattern}\d*)(?<!\D[12][09]\d\d)[ _.-]', re.IGNORECASE)
+OWN = re.compile(rf'^(?!case[ _.-]?(19|20)\d\d\D)(?P<who>{PERSON.pattern}\d*)[ _.-]', re.IGNORECASE)
 
 def _sides(names: list) -> dict: # name -> person
     "Eyes and breasts: 001_L and 001_R are of one person, where someone has both; so are hip_L_001 and hip_R_001."
-    out, sides = {}, defaultdict(set)
-    for n in names:
-        m = SIDE.match(n)
-        whose = m and (m[1] if re.search(r'\d', m[1]) else m[1] + m[4] if re.search(r'\d', m[4]) else '')
-        if whose:
+    out, sides, found = {}, defaultdict(set), {n: m for n in names if (m := SIDE.match(n))}
+    bases, ends = ({m[k] for m in found.values() if re.search(r'\d', m[k])} for k in (1, 4))
+    for n, m in found.items():
+        whose = m[1] if m[1] in bases and len(bases) >= len(ends) else m[1] + m[4] if m[4] in ends else ''
+        if whose: # p1_L_1 and p1_L_2 are of p1; cam1_L_001 … cam1_L_999 are not of cam1
             out[n] = whose
             sides[whose].add((m[2] or m[3])[-1 if (m[2] or m[3]).lower() in ('od', 'os') else 0].lower())
     return out if any(len(s) > 1 for s in sides.values()) else {}
@@ -519,25 +527,31 @@ def _sides(names: list) -> dict: # name -> person
 def _tiles(names: list) -> dict: # name -> slide
     "Tiles of a slide: slide1_r0_c1, or slide1_0_256, with places in steps of 16 pixels and more, from 0 or 1 on."
     found = {n: m for n in names if (m := TILE.match(n))}
-    lettered = {n: m[1] for n, m in found.items() if m[3]}
-    axes = [[int(m[k]) for n, m in found.items() if n not in lettered] for k in (2, 4)]
+    lettered = {n: m[1] for n, m in found.items() if m[2] and m[4]} | {n: m[1] for n in names if (m := PATCH.match(n))}
+    found = {n: m for n, m in found.items() if not m[2] and not m[4]}
+    axes = [[int(m[k]) for m in found.values()] for k in (3, 5)]
     step = functools.reduce(math.gcd, (v - min(a) for a in axes for v in a), 0)
-    plain = step >= 16 and all(min(a) < 2 for a in axes)
+    plain = step >= 16 and all(min(a, default=2) < 2 for a in axes)
     return lettered | ({n: m[1] for n, m in found.items()} if plain else {})
 
-
+# %% ../nbs/02a_layout.ipynb #dfad9416
 def _moments(names: list) -> dict: # name -> who it is of, where names say so: patient001_frame01, p7_ED, scan3_flair
     "Several files of one patient, by what ends their names."
     known = {*names}
     copies = {n: m[1] for n in names if (m := COPY.match(n))}
     several = Counter(copies.values())
-    copies = {n: base for n, base in copies.items() if base in known or several[base] > 1}
-    of = _sides(names) | _tiles(names)
+    copies = {n: base for n, base in copies.items() if base in known
+              or several[base] > 1 and re.search(r'\d', base) and re.search('[ _.-]aug', n[len(base):], re.IGNORECASE)}
+    tiled = _tiles(names)
+    of = _sides(names) | tiled
     for n in names:
-        m = OWN.match(n) or MOMENT.match(n) or re.match(rf'^(.+?){SEQUENCE.pattern}', n, re.IGNORECASE)
-        if m and n not in of:
+        m = MOMENT.match(n) or re.match(rf'^(.+?){SEQUENCE.pattern}', n, re.IGNORECASE)
+        if own := OWN.match(n):
+            of[n] = own['who']
+        elif m and n not in of:
             of[n] = m[1]
-    of = {n: whose for n, whose in of.items() if not (_is_group(whose) or _words_in(whose, CLASS_WORDS))}
+    of = {n: whose for n, whose in of.items() if not (_is_group(whose) or _words_in(whose, CLASS_WORDS))
+          or n in tiled and re.search(r'\d', whose)}
     if len(of) == len(names) and len({*of.values()}) == 1: # what all names begin with is nobody's
         of = {}
     return {**of, **{n: of.get(base, base) for n, base in copies.items() if n not in of}}
@@ -585,7 +599,7 @@ def sort_files(units: dict,  # name relative to the folder -> Path, of images an
             stray.append(f)
         else:
             kept.append(f)
-    names = {f.name for f in kept if f.thing != 'mask'}
+    names = {f.name for f in kept if f.thing != 'mask'} - {b for f in kept if f.thing == 'mask' for b in _bare(f.name)}
     like = [f.path for f in stray if _ANY_MARK.search(f.name) and {*_bare(f.name)[1:]} & names]
     if like:
         fault(f'{len(like)} files are named like masks, and lie neither in a folder of images nor in one of masks: '
@@ -840,7 +854,7 @@ def _describe(images: list, mask_of: dict, out: Sorted):
     "The items, and sentences about what was decided."
     depth, sources = patient_folders(images), {}
     moments = _moments([f.name for f in images if not depth[f.above + f.below]])
-    forms = {p for f in images for p in f.above + f.below if _words_in(p, SAME_WORDS)} # original/0 and augmented/0
+    forms = {p for f in images for p in f.above + f.below if _is_form(p)} # original/0 and augmented/0
     told, groups, more, ids = [], [], [], set()
     for f in images:
         path, n = f.above + f.below, depth[f.above + f.below]
@@ -887,8 +901,10 @@ def _background_first(table: dict, where: Path) -> dict: # name -> value
     "What is called background comes first; where no class is, the first is, and then no other one has the value 0."
     told = next((n for n in table if BACKGROUND.fullmatch(n)), None)
     if told: return {told: table[told], **table}
-    dark = next((n for n, v in table.items() if v in (0, [0, 0, 0]) and n.lower() != 'ignore'), None)
-    if dark and dark != next(iter(table)):
+    counted = {n: v for n, v in table.items() if n.lower() != 'ignore'}
+    dark = next((n for n, v in counted.items() if v == 0), None)
+    plain = all(isinstance(v, int) for v in counted.values()) and {*counted.values()} == {*range(len(counted))}
+    if dark and dark != next(iter(table)) and plain: # of 0, 1, 2 … 0 is the background
         raise ScsamError(f'{where}: the first class is the background, and here that is {next(iter(table))!r}, while '
                          f'{dark!r} has the value 0; put the background first, or call it "background"')
     return table
@@ -1155,8 +1171,14 @@ def listed_splits(others: list, found: Sorted):
     lists, text = {at: folder_means(at[1]) for at in lists}, lists
     if not {m.role for m in lists.values()} & {'val', 'test'} or any(i.role != 'train' for i in found.items): return
     names, says = _Listed(found.items), {}
+    named_by = {at: _list_lines(at[0], text[at], names) for at in lists}
+    covered = defaultdict(set) # by all lists of a file
+    for (p, _), named in named_by.items():
+        covered[p] |= set().union(*named.values())
     for (p, k), m in lists.items():
-        named = _list_lines(p, text[p, k], names)
+        named = named_by[p, k]
+        if not folder_means(p.stem).role and p.suffix.lower() != '.json' and 2 * len(covered[p]) < len(found.items):
+            continue # a table or a text of something else
         if not any(named.values()): # a list of something else
             if like := names.like(named):
                 fault(f'{p} ({k}) names none of the images as they are called here: {like}; correct the list or move '
@@ -1272,7 +1294,8 @@ def _name_column(path: Path, lines: list, names: _Listed) -> list: # of lines
     rows = [_cells(path, line) for line in lines if line.strip() and not line.startswith('#')]
     if not rows or any(names.of(c) for c in rows[0]): return lines
     columns = [(c, [r[k] for r in rows[1:] if len(r) > k and r[k]]) for k, c in enumerate(rows[0]) if c]
-    known = re.compile('image|img|file|name|id|case|slice|scan|subject|patient|number|no', re.IGNORECASE)
+    known = re.compile('(?<![a-z])(image|img|file|filename|name|id|case|slice|scan|subject|patient|number|no)(?![a-z])',
+                       re.IGNORECASE)
     columns = [v for c, v in columns if known.search(c) or not all(re.fullmatch(r'[-+.,\de]+', x) for x in v)]
     return max(columns, key=lambda v: sum(bool(names.of(x)) for x in v), default=[])
 
@@ -1288,7 +1311,8 @@ def _list_lines(path: Path, lines: list, names: _Listed) -> dict: # line -> numb
             out[line.strip()] = of
             continue
         cells = [(c, n) for c in _cells(path, line) if (n := names.of(c))]
-        for c, n in cells[:1] + [(c, n) for c, n in cells[1:] if not c.isdigit()]: # a number may be a class or a score
+        words = [c for c in _cells(path, line) if not c.isdigit()] # a number may be a class or a score
+        for c, n in cells[:1] + [(c, n) for c, n in cells[1:] if all(names.of(w) for w in words) and c in words]:
             out[c] = n
         if not cells:
             out[line.strip()] = set()

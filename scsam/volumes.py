@@ -344,7 +344,7 @@ def _without_padding(a: np.ndarray, path: Path) -> np.ndarray:
 def read_volume(path: str|Path) -> Volume: # a volume file, or a folder that holds one DICOM series
     "Read a volume; the slices of a DICOM series are put in order of position, whatever their files are called."
     im, path = _image(path), Path(path)
-    a = _without_padding(_with_gaps(_sitk().GetArrayFromImage(im), path), path)
+    a = _with_gaps(_sitk().GetArrayFromImage(im), path)
     colour = a if a.ndim == 4 else None
     if colour is not None:
         a = np.stack([np.asarray(Image.fromarray(s).convert('L')) for s in colour])
@@ -807,7 +807,10 @@ def _volume(path: Path, changed: int) -> tuple: # (Volume, how many of its numbe
     return v, infinite(v.array)
 
 @functools.lru_cache(maxsize=4)
-def _grey_levels(path: Path, changed: int) -> np.ndarray: return stretch(_volume(path, changed)[0].array)
+def _measured(path: Path, changed: int) -> np.ndarray: return _without_padding(_volume(path, changed)[0].array, path)
+
+@functools.lru_cache(maxsize=4)
+def _grey_levels(path: Path, changed: int) -> np.ndarray: return stretch(_measured(path, changed))
 
 @functools.lru_cache(maxsize=4)
 def _labels(mask: Path, changed: int, image: Path, of: int, reader) -> tuple: # (uint8 (Z, H, W), remarks)
@@ -873,7 +876,7 @@ class SliceReader:
             if v.colour is not None:
                 a = v.colour[case.index]
             elif self.normalize == 'slice':
-                a = stretch(v.array[case.index], (0, 100))
+                a = stretch(_measured(*at)[case.index], (0, 100))
             else:
                 a = _grey_levels(*at)[case.index]
         remark_infinite(lost, v.array.size, case.image)
