@@ -463,8 +463,8 @@ def _is_group(folder: str) -> bool: # a class, a part, a hospital, a sequence, a
     if SEQUENCE.fullmatch('_' + folder) or _is_form(folder): return True
     if not words: return False
     if not re.search(r'\d', folder):
-        known = [len(w) > 1 and w in CLASS_WORDS | GROUP_WORDS for w in words]         # Site A; J_D is a person
-        return any(known) and all(k or len(w) == 1 for k, w in zip(known, words))
+        known = {w for w in words if w in CLASS_WORDS | GROUP_WORDS}                   # Site A; J_D is a person
+        return known == {*words} or any(len(w) > 1 for w in known) and all(w in known or len(w) == 1 for w in words)
     return any(w in GROUP_WORDS for w in words) and all(w in GROUP_WORDS | CLASS_WORDS or w in _MEANS or len(w) == 1
                                                         for w in words)
 
