@@ -283,8 +283,7 @@ def _rows(path: Path) -> list: # of `_Row`
                                  f'({", ".join(m.strip() for m in more if m)}); put a cell with "{comma}" in '
                                  f'quotation marks')
             if not any(r.values()): continue                         # a row of commas is an empty line
-            cells = r.items()
-            rows.append(_Row({(k or '').strip().lower(): (v or '').strip() for k, v in cells}))
+            rows.append(_Row({(k or '').strip().lower(): (v or '').strip() for k, v in r.items()}))
             rows[-1].line = above + reader.line_num
     except csv.Error as e:
         raise ScsamError(f'{path} is not a readable CSV: {e}; is a quotation mark left open?') from None
@@ -348,7 +347,7 @@ def _tells_split(rows: list, k: str) -> bool: # of a column
         told = '(is|in|for|use)?[ _-]?((train|test|val|validation)(ing)?|(un)?labell?ed)'
         return len(cells) > 1 and re.fullmatch(told, k) is not None
     means = [folder_means(c) for c in cells]
-    return len({m.role for m in means}) > 1 and all(m.role and not m.rest and not m.thing for m in means)
+    return len({m.role for m in means}) > 1 and all(m.only_role for m in means)
 
 
 def _split_tables(data: Dataset):

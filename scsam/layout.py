@@ -344,6 +344,8 @@ class Means:
 
     @property
     def named(self) -> bool: return bool(self.role or self.thing)
+    @property
+    def only_role(self) -> bool: return bool(self.role) and not self.thing and not self.rest
 
 
 @functools.lru_cache(maxsize=100_000)
@@ -639,7 +641,7 @@ def _splits_at_ends(found: list, notes: list):
     "21_training.png, 01_test.png: masks, such as 21_manual1, go with their images."
     images = [f for f in found if f.thing != 'mask' and not MARK.search(f.name)]
     means = [folder_means(re.split('[ _.-]', f.name)[-1]) for f in images]
-    if any(m.rest or m.thing or not m.role for m in means) or not {'train'} < {m.role for m in means}: return
+    if not all(m.only_role for m in means) or not {'train'} < {m.role for m in means}: return
     for f, m in zip(images, means):
         f.role = m.role
     notes.append('splits are told by the last words of the names of files')
@@ -1155,21 +1157,23 @@ def text_of(path: Path) -> str:
 def _lists_of(path: Path, outlines: bool) -> dict: # name of a list -> its lines
     "The lists of splits in a file: it is one (test.txt), its columns are (train,val,test), or it gives names parts."
     if path.suffix.lower() == '.json': return {} if outlines else _json_lists(path)
-    if path.suffix.lower() not in ('.txt', '.lst', '.list', *LISTS): return {}
+    named = bool(folder_means(path.stem).role)
+    if path.suffix.lower() not in ('.txt', '.lst', '.list', *LISTS) or outlines and not named: return {}
     try:
         lines = text_of(path).splitlines()
     except ScsamError: # in an older code; names in ASCII can be read
         lines = path.read_text(encoding='latin-1').splitlines() if path.is_file() else []
-    if folder_means(path.stem).role: return {path.stem: lines}
+    if named: return {path.stem: lines}
     return _column_lists(lines) or ({} if path.suffix.lower() in LISTS else _told_lists(lines))
 
 # %% ../nbs/02a_layout.ipynb #ca7762bd
 def listed_splits(others: list, found: Sorted):
     "Splits that lists such as train.txt and test.txt tell, where folders tell none; read lists leave `others`."
-    stems = {i.path.stem for i in found.items} # whose JSON are outlines
+    if any(i.role != 'train' for i in found.items): return
+    stems = {i.path.stem for i in found.items} # whose JSON and text are outlines
     lists = {(p, k): lines for p in others for k, lines in _lists_of(p, p.stem in stems).items()}
     lists, text = {at: folder_means(at[1]) for at in lists}, lists
-    if not {m.role for m in lists.values()} & {'val', 'test'} or any(i.role != 'train' for i in found.items): return
+    if not {m.role for m in lists.values()} & {'val', 'test'}: return
     names, says = _Listed(found.items), {}
     named_by = {at: _list_lines(at[0], text[at], names) for at in lists}
     covered = defaultdict(set) # by all lists of a file
@@ -1204,23 +1208,25 @@ def listed_splits(others: list, found: Sorted):
 
 # %% ../nbs/02a_layout.ipynb #71d7893f
 def _cells(path: Path, line: str) -> list: # of a line
-    if path.suffix.lower() in LISTS: return [c.strip().strip('"') for c in re.split('[,;\t]', line)]
-    return [w for w in re.split(r'[\s,;]+', line) if w]
+    return _columns(line) if path.suffix.lower() in LISTS else [w for w in re.split(r'[\s,;]+', line) if w]
+
+
+def _columns(line: str) -> list: return [c.strip().strip('"') for c in re.split('[,;\t]', line)]
 
 
 def _column_lists(lines: list) -> dict: # name of a column -> its cells
     "The lists of a table whose columns are the parts of a split; {} for any other."
-    rows = [[c.strip().strip('"') for c in re.split('[,;\t]', line)] for line in lines if line.strip()]
+    rows = [_columns(line) for line in lines if line.strip()]
     columns = {c: k for k, c in enumerate(rows[0] if rows else ()) if c}
     means = [folder_means(c) for c in columns]
-    if len({m.role for m in means}) < 2 or any(m.rest or m.thing or not m.role for m in means): return {}
+    if len({m.role for m in means}) < 2 or not all(m.only_role for m in means): return {}
     return {c: [r[k] for r in rows[1:] if len(r) > k and r[k]] for c, k in columns.items()}
 
 
 def _told_lists(lines: list) -> dict: # name of a part -> lines
     "The lists in lines such as `c0.png train`, or below lines such as `[train]`; {} where they are not all like this."
     rows = [re.split(r'[\s,;:]+', s) for line in lines if (s := line.strip(' \t\r\n,;:')) and s[0] != '#']
-    told = lambda w: (m := folder_means(w)).role and not m.rest and not m.thing
+    told = lambda w: folder_means(w).only_role
     at = next((k for k, w in enumerate(rows[-1]) if told(w)), None) if rows and len(rows[-1]) > 1 else None
     out = defaultdict(list)
     if at is not None:
@@ -1256,12 +1262,11 @@ class _Listed:
     "Items by the names that a list may have for them."
     def __init__(self, items: list):
         self.files, self.people = defaultdict(set), defaultdict(set)
-        self.loose = {} # a name without what people forget -> Path
+        self.items = items
         for n, i in enumerate(items):
             path = i.path.parent/i.path.name.removesuffix(suffix_of(i.path))
             for name in (*_tails(name_key(path.as_posix())), *_tails(i.id)):
                 self.files[name].add(n)
-            self.loose.setdefault(_loose(path.name), i.path)
             for mask in i.masks:
                 self.files[name_key(mask.name.removesuffix(suffix_of(mask)))].add(n)
             for name in (i.patient, i.patient.split('/')[-1]):
@@ -1274,10 +1279,10 @@ class _Listed:
         forms = [f for both in zip(_tails(said), _tails(bare)) for f in both]
         return next((by[f] for by in (self.files, self.people) for f in forms if f in by), set())
 
-
     def like(self, lines) -> str: # '' = no line is like the name of an image
         "The first line that differs from an image's name in capitals, zeros, or a number of its channel only."
-        of = ((line, self.loose.get(_loose(Path(line.split()[0]).name if line.split() else ''))) for line in lines)
+        loose = {_loose(i.path.name): i.path for i in reversed(self.items)}
+        of = ((line, loose.get(_loose(Path(line.split()[0]).name if line.split() else ''))) for line in lines)
         return next((f'{line!r} may be {path.name}' for line, path in of if path), '')
 
 
@@ -1305,17 +1310,16 @@ def _list_lines(path: Path, lines: list, names: _Listed) -> dict: # line -> numb
     out = {}
     if path.suffix.lower() in LISTS:
         lines = _name_column(path, lines, names)
-    for k, line in enumerate(lines):
+    for line in lines:
         if not line.strip() or line.lstrip().startswith('#'): continue
         if of := names.of(line):
             out[line.strip()] = of
             continue
-        cells = [(c, n) for c in _cells(path, line) if (n := names.of(c))]
-        words = [c for c in _cells(path, line) if not c.isdigit()] # a number may be a class or a score
-        for c, n in cells[:1] + [(c, n) for c, n in cells[1:] if all(names.of(w) for w in words) and c in words]:
-            out[c] = n
-        if not cells:
-            out[line.strip()] = set()
+        cells = {c: names.of(c) for c in _cells(path, line)}
+        first = next((c for c, n in cells.items() if n), line.strip())
+        words = [c for c in cells if not c.isdigit()]               # a number may be a class or a score
+        for c in (first, *words) if all(cells[w] for w in words) else (first,):
+            out[c] = cells.get(c, set())
     return out
 
 # %% ../nbs/02a_layout.ipynb #487e9992

@@ -336,7 +336,7 @@ class Volume:
 def _without_padding(a: np.ndarray, path: Path) -> np.ndarray:
     "What a DICOM header calls padding is as dark as the darkest voxel that was measured."
     if not path.is_dir() and volume_suffix(path): return a
-    value = _tags(_dicom_series(path)[0] if path.is_dir() else path).get('padding')
+    value = _tags(_first_file(path)).get('padding')
     padded = a == float(value) if value else np.False_
     return np.where(padded, a[~padded].min(), a) if padded.any() and not padded.all() else a
 
@@ -584,6 +584,10 @@ def _dicom_series(folder: Path) -> list: # of paths, in order of position
     return list(_series_of(Path(folder), _listing(folder)))
 
 
+def _first_file(path: Path) -> Path: # of a DICOM folder, in order of position; a file is its own
+    return _dicom_series(path)[0] if path.is_dir() else path
+
+
 def _listing(folder: Path) -> tuple: # of (name, size, time of change): the key of caches
     return tuple(sorted((e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in os.scandir(folder)))
 
@@ -757,7 +761,7 @@ def _frame_places_at(file: str, size: int, changed: int) -> tuple:
 # %% ../nbs/02b_volumes.ipynb #9cf0d98c
 def _check_frames(path: Path):
     "Refuse a DICOM file whose frames are not one regular stack."
-    file = path if not path.is_dir() else _dicom_series(path)[0]
+    file = _first_file(path)
     if volume_suffix(file) or 'frames' not in (size := _tags(file)['size']): return
     n, (at, axes) = int(size.split()[-2]), _frame_places(file)
     if not len(at) or not len(axes): return
@@ -791,7 +795,7 @@ def remark_frames(path: Path, v: Volume):
     "If the slices of a volume are frames without a place, or pixels are so many mm apart as nobody says, say so."
     if what := _placeless(path, v):
         remark('frames', f'{path} holds {len(v.array)} {what} that do not say where they are')
-    file = _dicom_series(path)[0] if path.is_dir() else path
+    file = _first_file(path)
     told = volume_suffix(file) or '0028|0030' in _tags(file) or 'frames' in _tags(file)['size']
     if not told and len(v.array) > 1:
         remark('spacing', f'{path} does not say how far apart its pixels are; 1 mm is taken')
