@@ -1244,7 +1244,7 @@ def _told_lists(lines: list) -> dict: # name of a part -> lines
                 out[part].append(' '.join(r))
     return dict(out) if len({folder_means(k).role for k in out}) > 1 else {}
 
-
+# %% ../nbs/02a_layout.ipynb #d1f9cbfd
 def _json_lists(path: Path) -> dict: # key -> list of names
     """The lists of {"train": ["c0", ...], "test": [...]}; {} for any other file."""
     if path.suffix.lower() != '.json' or path.name in TABLES or path.stat().st_size > 1e7: return {}
