@@ -10,7 +10,7 @@ __all__ = ['ALIKE', 'ALIKE_FINE', 'NEIGHBOUR', 'FRAMES', 'GREYS', 'FINDINGS', 'L
 import contextlib, functools, hashlib, os
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 import re
 import numpy as np
@@ -18,7 +18,9 @@ from PIL import Image
 from .config import ScsamError
 from .data import IGNORE, Case, Dataset
 from .datasets import clinic_video, load_dataset
-from .layout import NAMES_NOTHING, SUFFIXES, UNREAD, folder_means, tolerate
+from .files import tolerate
+from .lists import NAMES_NOTHING
+from .names import SUFFIXES, UNREAD, folder_means
 from .pixels import _counts, _on_black, open_image, remarks, rgb_strips, shape_of
 from .volumes import read_volume
 

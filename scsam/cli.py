@@ -61,7 +61,7 @@ def announce(args: argparse.Namespace, text: str):
 def with_masks(path: str, kind: str|None = None, **options) -> tuple: # (Dataset, where it was opened)
     "A dataset; where a folder of images is named and the masks lie beside it, the folder that holds both."
     from scsam.datasets import load_dataset
-    from scsam.layout import IMAGE_DIRS, MASK_DIRS
+    from scsam.names import IMAGE_DIRS, MASK_DIRS
     data, home = load_dataset(path, kind, **options), Path(path).resolve().parent
     if kind is not None or any(c.has_mask for c in data) or Path(path).name.lower() not in IMAGE_DIRS: return data, path
     beside = [p.name for p in home.iterdir() if p.is_dir() and p.name.lower() in MASK_DIRS]
@@ -619,6 +619,15 @@ def _methods() -> str:
 def _o(*flags, **kw): return flags, kw
 
 
+def _p(*flags, **kw): return flags, dict(kw, type=_filled)     # a path
+
+
+def _filled(path: str) -> str:
+    "An empty path, as an unset variable of a script leaves it, would be the folder that one is in."
+    if path: return path
+    raise argparse.ArgumentTypeError('a path is empty; give one, or . for the folder here')
+
+
 def _span(text: str) -> float: # of time
     with contextlib.suppress(ValueError):
         if 0 <= float(text) < float('inf'): return float(text)
@@ -626,14 +635,14 @@ def _span(text: str) -> float: # of time
 
 _QUIET = _o('--quiet', action='store_true', help='no progress bars; what takes minutes is still announced')
 _KIND = _o('--kind', help='layout of the data: polyp, promise12, folder …; guessed by default')
-_RUN = _o('run', help='a run directory')
+_RUN = _p('run', help='a run directory')
 _MINUTES = _o('--max-minutes', type=_span, help='stop at a checkpoint after this time')
 _GRID = _o('--resample-labels', action='store_true',
            help="label volumes on another grid than their images' are brought there; without it they are refused")
-_MOVED = _o('--data', help='where the data is now, if it has moved')
+_MOVED = _p('--data', help='where the data is now, if it has moved')
 _FORCE = _o('--force', action='store_true',
             help='take the run though its recipe, manifest or model was changed after training')
-_PLUGIN = _o('--plugin', metavar='FILE', help='run the Python file that registers the method of this run')
+_PLUGIN = _p('--plugin', metavar='FILE', help='run the Python file that registers the method of this run')
 _FORMAT = _o('--format', choices=FORMATS, default='text', help='of the table: for a terminal, or for a paper')
 _PAGE = [_o('--port', type=int, default=8866, help='of the page; 0 = any free one'),
          _o('--no-browser', action='store_true', help='do not open a browser')]
@@ -642,23 +651,23 @@ _PAGE = [_o('--port', type=int, default=8866, help='of the page; 0 = any free on
 # %% ../nbs/50_cli.ipynb #891e2d64
 OPTIONS = {}
 OPTIONS['demo'] = [
-    _o('--out', default='scsam-demo', help='where runs, records and the figure go'),
+    _p('--out', default='scsam-demo', help='where runs, records and the figure go'),
     _o('--seed', type=int, default=0),
     _o('--steps', type=int, help='steps of each training'),
     _QUIET]
 OPTIONS['data'] = [
-    _o('words', nargs='+', metavar='[check|compare|import] DATA [PROTOCOL]',
+    _p('words', nargs='+', metavar='[check|compare|import] DATA [PROTOCOL]',
        help='a folder, a CSV, or phantom; to compare with: a name, a manifest, or a run; to import: promise12 '
             'or polyp, and the zips'),
     _KIND, _GRID,
-    _o('--figure', help='with check: save a sheet of the cases it names here'),
-    _o('--out', help='with import: the new folder'),
+    _p('--figure', help='with check: save a sheet of the cases it names here'),
+    _p('--out', help='with import: the new folder'),
     _o('--partial', action='store_true', help='with import: take what is there, though parts are missing'),
     _QUIET]
 OPTIONS['train'] = [
-    _o('--data', required=True, help='a folder, a CSV, or phantom'),
+    _p('--data', required=True, help='a folder, a CSV, or phantom'),
     _KIND, _GRID,
-    _o('--out', required=True, help='the run directory: new, or one to resume'),
+    _p('--out', required=True, help='the run directory: new, or one to resume'),
     _o('--preset', help=f'starting values: {", ".join(PRESETS)}; by default what suits this machine'),
     _o('--folds', type=int, default=0, metavar='K',
        help='train K networks, each on all masks but those of its fold; OUT then stands for their mean'),
@@ -666,8 +675,8 @@ OPTIONS['train'] = [
     _o('--resume', choices=('auto', 'never'), default='auto', help='resume the run that is there, or refuse'),
     _MINUTES,
     _o('--snapshots', type=int, default=0, help='how many times to keep the pseudo-labels of all unlabelled images'),
-    _o('--decisions', metavar='DIR', help='decisions about unlabelled images, as the inspector writes them'),
-    _o('--plugin', metavar='FILE', help='a Python file that registers the method; the run keeps a copy'),
+    _p('--decisions', metavar='DIR', help='decisions about unlabelled images, as the inspector writes them'),
+    _p('--plugin', metavar='FILE', help='a Python file that registers the method; the run keeps a copy'),
     _o('--tensorboard', action='store_true', help='also write files for TensorBoard into the run directory'),
     _QUIET]
 OPTIONS['evaluate'] = [
@@ -677,14 +686,14 @@ OPTIONS['evaluate'] = [
     _o('--allow-oracle', action='store_true',
        help='also score SAM asked with boxes around the true masks: no method, an upper bound'),
     _o('--experiment', help='name of the experiment in the record'),
-    _o('--record', help='write the record here as well'),
+    _p('--record', help='write the record here as well'),
     _FORMAT, _QUIET]
 
 # %% ../nbs/50_cli.ipynb #d51ad4d3
 OPTIONS['predict'] = [
     _RUN,
-    _o('input', help='an image, a volume, or a folder of either'),
-    _o('--out', required=True, help='folder for masks and overlays'),
+    _p('input', help='an image, a volume, or a folder of either'),
+    _p('--out', required=True, help='folder for masks and overlays'),
     _KIND, _MOVED, _FORCE, _PLUGIN,
     _o('--format', choices=('.nii.gz', '.nii', '.nrrd', '.mha', '.mhd'),
        help='of volumes; by default the one that they came in'),
@@ -697,7 +706,7 @@ OPTIONS['predict'] = [
     _QUIET]
 OPTIONS['export'] = [
     _RUN,
-    _o('--out', required=True, help='a folder that does not exist'),
+    _p('--out', required=True, help='a folder that does not exist'),
     _o('--half', action='store_true', help='weights in half precision'),
     _o('--graphs', metavar='A,B', help='of the U-Net branch: onnx, torchscript, none; by default both'),
     _o('--whole', action='store_true', help="with SAM's frozen weights, so that nothing else is needed"),
@@ -705,19 +714,19 @@ OPTIONS['export'] = [
     _FORCE, _PLUGIN]
 OPTIONS['report'] = [
     _RUN,
-    _o('--out', help='the page; by default report.html in the run'),
+    _p('--out', help='the page; by default report.html in the run'),
     _MOVED, _FORCE, _PLUGIN,
     _o('--quick', action='store_true', help='tables and curves only, nothing is predicted'),
     _QUIET]
 
 # %% ../nbs/50_cli.ipynb #9be0348c
 OPTIONS['auto'] = [
-    _o('data', help='a folder of images, some of them with masks'),
+    _p('data', help='a folder of images, some of them with masks'),
     _KIND,
-    _o('--out', required=True, help='folder for trainings, masks and the page'),
+    _p('--out', required=True, help='folder for trainings, masks and the page'),
     _o('--hours', type=_span, default=1.5,
        help='folds, then steps are cut so that all of it takes no longer; default 1.5'),
-    _o('--decisions', metavar='DIR', help='masks that a person has made since, as the inspector writes them'),
+    _p('--decisions', metavar='DIR', help='masks that a person has made since, as the inspector writes them'),
     _o('--folds', type=int, default=5, help='of the cross-validation, by patient'),
     _o('--methods', default='', metavar='A,B', help='to compare; by default unet, sam and scsam-pair'),
     _o('--preset', help=f'starting values: {", ".join(PRESETS)}'),
@@ -728,14 +737,14 @@ OPTIONS['auto'] = [
 
 # %% ../nbs/50_cli.ipynb #3766ad85
 OPTIONS['inspect'] = [
-    _o('run', help='a run directory with snapshots'),
+    _p('run', help='a run directory with snapshots'),
     _MOVED, _PLUGIN,
-    _o('--decisions', metavar='DIR', help='where decisions are kept; by default decisions/ in the run'),
+    _p('--decisions', metavar='DIR', help='where decisions are kept; by default decisions/ in the run'),
     *_PAGE]
 OPTIONS['annotate'] = [
-    _o('folder', help='a folder of images; some may have masks'),
+    _p('folder', help='a folder of images; some may have masks'),
     _KIND,
-    _o('--decisions', metavar='DIR', help='where masks and boxes are kept; by default FOLDER-masks, here'),
+    _p('--decisions', metavar='DIR', help='where masks and boxes are kept; by default FOLDER-masks, here'),
     _o('--sam', help='who answers the boxes; by default litemedsam'),
     _o('--weights', default='', help='a file with its weights; by default the published ones'),
     _o('--image-size', type=int, default=128, help='side, in pixels, of the images that SAM sees'),
@@ -749,11 +758,11 @@ OPTIONS['experiment'] = [
     _o('--only', metavar='RUN[,RUN]', help='these runs only, by name or by place in the queue, from 1'),
     _o('--set', action='append', metavar='KEY=VALUE',
        help='a rehearsal: change this in every recipe; its records go to a folder of their own'),
-    _o('--data', help='a folder'), _MINUTES,
-    _o('--runs', default='runs', help='where run directories go'),
-    _o('--results', default='results', help='where records go')]
+    _p('--data', help='a folder'), _MINUTES,
+    _p('--runs', default='runs', help='where run directories go'),
+    _p('--results', default='results', help='where records go')]
 OPTIONS['table'] = [
-    _o('folder', help='a folder with records'),
+    _p('folder', help='a folder with records'),
     _o('--metric', default='dice'),
     _o('--branch', default='selected', help='selected, all, or the name of one'),
     _FORMAT]
@@ -795,14 +804,6 @@ def process_name() -> str: # '' for the main one
 ISSUES = 'https://github.com/scsam/scsam/issues'
 
 # %% ../nbs/50_cli.ipynb #6798a332
-def _not_empty(args: argparse.Namespace):
-    "An empty path, as an unset variable of a script leaves it, would be the folder that one is in."
-    for k, v in vars(args).items():
-        if k in ('run', 'data', 'out', 'input', 'folder', 'results', 'runs', 'decisions', 'words') \
-                and '' in (v if isinstance(v, list) else [v]):
-            raise ScsamError(f'a path is empty ({k.replace("words", "data")}); give one, or . for the folder here')
-
-
 def main(argv=None) -> int: # a key of `EXIT`
     "The command `scsam`."
     def said(text, code):
@@ -814,7 +815,6 @@ def main(argv=None) -> int: # a key of `EXIT`
     args = code = None
     try:
         args = make_parser().parse_args(argv)
-        _not_empty(args)
         with _stoppable():
             if getattr(args, 'plugin', None):
                 from scsam.method import load_plugin

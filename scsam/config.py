@@ -7,7 +7,7 @@ __all__ = ['PEFT', 'PRESETS', 'ScsamError', 'nearest', 'section', 'Settings', 'R
            'cache_dir', 'find_data']
 
 # %% ../nbs/00_config.ipynb #8848f0a4
-import dataclasses, difflib, hashlib, json, math, os, random, re, sys, tempfile
+import dataclasses, difflib, hashlib, math, os, random, re, sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 

@@ -8,8 +8,7 @@ __all__ = ['SMALL', 'CHECKS', 'example_batch', 'fresh', 'one_step', 'train_steps
 # %% ../nbs/20b_contract.ipynb #d2b8461b
 import sys, torch
 from dataclasses import replace
-from torch import nn, Tensor
-from .config import Recipe, ScsamError, seed_step
+from .config import Recipe, seed_step
 from .data import IGNORE, Batch
 from .augment import flip
 from .unet import SegmentationNet

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 from .config import ScsamError, cache_dir, mix
 from .files import atomic, read_json, regular, sweep
-from .pixels import IGNORE, as_rgb, labels_of, open_image, read_labels, remark, shape_of, stretch, to_rgb, turns
+from .pixels import IGNORE, as_rgb, open_image, read_labels, remark, shape_of, to_rgb, turns
 from .pixels import _some
 
 # %% ../nbs/01_data.ipynb #7afdd9af

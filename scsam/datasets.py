@@ -7,7 +7,7 @@ __all__ = ['CLINIC_VIDEOS', 'KINDS', 'polyp', 'clinic_video', 'polyp_video', 'vo
            'promise12_slices', 'from_csv', 'own_folder', 'guess_kind', 'load_dataset', 'Inputs', 'inputs']
 
 # %% ../nbs/02c_datasets.ipynb #b8c3d7a3
-import contextlib, csv, io, os, re
+import contextlib, os, re
 from inspect import signature
 from bisect import bisect
 from collections import Counter
@@ -16,12 +16,14 @@ from pathlib import Path
 import numpy as np
 from .config import ScsamError, nearest
 from .data import Case, Dataset, FileReader, left_out, stratified_order
-from .layout import (LISTS, IMAGE_DIRS, MASK_DIRS, SUFFIXES, TABLES, VOLUMES, Sorted, fault, folder, folder_means,
-                          patient_folders,
-                          is_junk, leave_unmasked, listed, name_key, no_image_file, one_channel,
-                          place, suffix_of, _bare, pair, pictures, read_classes, sort_files,
-                          subfolder, text_of, tolerate, same_name, listed_splits, without_predictions, UNLABELED,
-                          _note_predictions, _there)
+from .files import fault, listed, tolerate
+from .folder import (folder, leave_unmasked, no_image_file, note_predictions, one_channel, read_classes,
+                          subfolder)
+from .layout import (UNLABELED, Sorted, files_in, is_junk, pair, patient_folders, pictures, place, sort_files,
+                          without_predictions)
+from .lists import listed_splits, table_header, table_rows
+from .names import (IMAGE_DIRS, LISTS, MASK_DIRS, SUFFIXES, TABLES, VOLUMES, bare_names, folder_means, name_key,
+                         same_name, stem_of)
 from .phantom import phantom
 from .volumes import (SliceReader, dicom_files, each_alone, is_dicom, volume_cases, volume_extent, volume_name,
                            volume_patient,
@@ -113,7 +115,7 @@ def volumes_in(folder: Path,
             if (Path(at)/f).is_symlink():
                 fault(f'{Path(at)/f} is a link to a folder, which is not followed; copy the folder here or remove the '
                       f'link')
-        files = _there(Path(at), files)
+        files = files_in(Path(at), files)
         found = [Path(at)/f for f in files if f.lower().endswith(VOLUMES)]
         slices = [f.name for f in dicom_files(Path(at))] if _may_be_dicom(files) else []
         alone = [Path(at)/f for f in slices]
@@ -172,7 +174,7 @@ def volumes(root: str|Path,            # a folder of volumes, a folder of DICOM 
     if not cases:
         raise ScsamError(f'{root} has no volume that can be used; of those that are there, '
                          f'{"; ".join(f"{p.name}: {w}" for p, w in found.left.items())}')
-    _note_predictions(found)
+    note_predictions(found)
     return Dataset(root.name, cases, names, root, notes=found.notes, left=found.left)
 
 # %% ../nbs/02c_datasets.ipynb #5801cc61
@@ -181,9 +183,9 @@ def _leave_others(others: list, found: Sorted, root: Path):
     lacking, strange = {volume_name(i.path) for i in found.items if not i.masks}, []
     for p in others:
         if p in found.left or p.parent == root and p.name in TABLES: continue
-        stem = name_key(p.name[:len(p.name) - len(suffix_of(p))])
+        stem = name_key(stem_of(p))
         if lacking and place(p.relative_to(root).as_posix(), p).thing == 'mask' and (
-            is_dicom(p) or p.name.lower().endswith(SUFFIXES) or any(b in lacking for b in _bare(stem))):
+            is_dicom(p) or p.name.lower().endswith(SUFFIXES) or any(b in lacking for b in bare_names(stem))):
             strange.append(p)
         else:
             found.left[p] = _no_volume(p)
@@ -246,66 +248,7 @@ def promise12_slices(root: str|Path, normalize: str = 'volume') -> Dataset: # se
     alone = lambda c: replace(c, patient=c.id) if c.role == 'train' else c
     return Dataset('promise12-slices', map(alone, data), data.class_names, data.root, notes=data.notes, left=data.left)
 
-# %% ../nbs/02c_datasets.ipynb #71149b3a
-def _text(path: Path) -> str:
-    "The text of a table without a line that Excel writes; empty lines and remarks above its header are empty lines."
-    text = text_of(path)
-    lines = text.split('\n')
-    for k, line in enumerate(lines):
-        if line.lower().startswith('sep=') or line.startswith('#') and 'image' not in _split(line):
-            lines[k] = ''
-        elif line.strip(): break
-    return '\n'.join(lines)
-
-
-def _split(line: str) -> list: # of names of columns, lower case
-    return [c.strip(' #"\r').lower() for c in re.split(f'[{_COMMAS}]', line)]
-
-
-_COMMAS = ',;\t|' # what may stand between the columns of a table
-
-
-class _Row(dict):
-    line = 0 # of the file, in which the row ends
-
-
-def _rows(path: Path) -> list: # of `_Row`
-    whole = _text(path)
-    text = whole.lstrip('\r\n')
-    above = whole[:len(whole) - len(text)].count('\n')         # empty lines before the header
-    comma = max(_COMMAS, key=text.split('\n', 1)[0].count)
-    try:
-        reader = csv.DictReader(io.StringIO(text.lstrip('# '), newline=''), delimiter=comma)
-        columns, rows = [(k or '').strip().lower() for k in reader.fieldnames or ()], []
-        for r in reader:
-            if any(more := r.pop(None, ())):
-                raise ScsamError(f'{path}, line {above + reader.line_num}: there are more cells than columns '
-                                 f'({", ".join(m.strip() for m in more if m)}); put a cell with "{comma}" in '
-                                 f'quotation marks')
-            if not any(r.values()): continue                         # a row of commas is an empty line
-            rows.append(_Row({(k or '').strip().lower(): (v or '').strip() for k, v in r.items()}))
-            rows[-1].line = above + reader.line_num
-    except csv.Error as e:
-        raise ScsamError(f'{path} is not a readable CSV: {e}; is a quotation mark left open?') from None
-    twice = [k for k, many in Counter(columns).items() if k and many > 1]
-    if twice: raise ScsamError(f'{path} has two columns "{twice[0]}"; remove one, or give it another name')
-    if '\0' in text:
-        raise ScsamError(f'{path} holds a NUL character, which no file name has; save it again as CSV in UTF-8')
-    return rows
-
 # %% ../nbs/02c_datasets.ipynb #c0df0005
-def _header(path: Path) -> list: # of names of columns, lower case; [] = cannot be read
-    try:
-        first = _text(path).lstrip('\r\n').split('\n', 1)[0]
-    except ScsamError: # in another code than UTF-8, which is said when it is read
-        if not path.is_file(): return []
-        try:
-            first = path.read_bytes().decode('latin-1').split('\n', 1)[0]
-        except OSError:
-            return []
-    return _split(first)
-
-
 def _file(at: Path, name: str, where: str) -> Path: # relative to `at`
     "The file that a cell of a table names; with backslashes, if that is how it is written."
     if '\0' in name: raise ScsamError(f'{where} holds a zero byte; save the table again as text')
@@ -355,7 +298,7 @@ def _split_tables(data: Dataset):
     if any(c.role != 'train' for c in data): return
     for p in [p for p, why in data.left.items() if why.startswith('a table without')]:
         with contextlib.suppress(ScsamError):
-            rows = _rows(p)
+            rows = table_rows(p)
             if k := next((k for k in (rows or [{}])[0] if _tells_split(rows, k)), None):
                 break
     else:
@@ -396,7 +339,7 @@ def from_csv(path: str|Path,
     "The cases that a CSV names: columns image, and where needed mask, patient, role, source, id."
     path = Path(path)
     names, reader = read_classes(path.parent)
-    rows = _rows(path)
+    rows = table_rows(path)
     if not rows or 'image' not in rows[0]:
         raise ScsamError(f'{path} has no row, or no column "image"; its first line must name the columns, as in '
                          f'image,mask,patient,role,source')
@@ -452,12 +395,12 @@ def own_folder(root: str|Path,     # a CSV, a folder with a CSV in it, a folder 
     root = Path(root)
     if root.suffix.lower() in LISTS and root.is_file(): return from_csv(root)
     found = {f: _is_list(f) for f in sorted(root.glob('*')) if f.suffix.lower() in LISTS
-             and 'image' in _header(f)} if root.is_dir() else {}
+             and 'image' in table_header(f)} if root.is_dir() else {}
     tables = [f for f, is_list in found.items() if is_list]
     parts = [folder_means(f.stem).role for f in tables]
     if len(tables) > 1 and ('' in parts or 'train' not in parts or len({*parts}) < len(parts)):
         raise ScsamError(f'{listed(tables)} all have a column "image"; name one of them instead of the folder')
-    if len(tables) == 1 and parts[0] not in ('', 'train') and 'role' not in _header(tables[0]) and not whole:
+    if len(tables) == 1 and parts[0] not in ('', 'train') and 'role' not in table_header(tables[0]) and not whole:
         raise ScsamError(f'{tables[0]} is called like the list of a part that nothing is learnt from, and no other '
                          f'table lists images; add a train.csv, or a column role, or give the table another name')
     if not tables:
@@ -475,17 +418,17 @@ def own_folder(root: str|Path,     # a CSV, a folder with a CSV in it, a folder 
 
 def _is_list(path: Path) -> bool:
     "Is it a list of cases? Not if it has no column mask, patient or role, and names no file that is here."
-    rows = _rows(path)
+    rows = table_rows(path)
     if not rows or {'mask', 'patient', 'role'} & {*rows[0]}: return True
     return any(_file(path.parent, r['image'], f'{path}: the image').exists() for r in rows[:1000] if r['image'])
 
 # %% ../nbs/02c_datasets.ipynb #4fae0edc
 def _masks_beside(data: Dataset, tables: list, root: Path) -> Dataset:
     "A table without a column mask (image,diagnosis) lists images; the folders tell their masks, and what it does not."
-    if any(c.has_mask for c in data) or any('mask' in _header(t) for t in tables): return data
+    if any(c.has_mask for c in data) or any('mask' in table_header(t) for t in tables): return data
     with contextlib.suppress(ScsamError):
         of = {c.image.resolve(): c for c in folder(root, whole=True)}
-        columns = {k for t in tables for k in _header(t)} | ({'role'} if len(tables) > 1 else set())
+        columns = {k for t in tables for k in table_header(t)} | ({'role'} if len(tables) > 1 else set())
         take = [k for k in ('mask', 'patient', 'role', 'source', 'reader') if k not in columns]
         with_its = lambda c, m: replace(c, **{k: getattr(m, k) for k in take}) if m else c
         cases = [with_its(c, of.get(c.image.resolve())) for c in data]
@@ -536,7 +479,7 @@ def guess_kind(path: str|Path) -> str: # a key of `KINDS`
     if {'TrainDataset', 'TestDataset'} & set(names): return 'polyp'
     if any(re.fullmatch(r'Case\d+\.mhd', f.name) for d in [path, *_split_folders(path)] for f in d.iterdir()):
         return 'promise12'
-    if any('image' in _header(f) for f in path.iterdir() if f.suffix.lower() in LISTS): return 'folder'
+    if any('image' in table_header(f) for f in path.iterdir() if f.suffix.lower() in LISTS): return 'folder'
     images, volumes = _count(path)
     dicom = not images and any(f.suffix.lower() == '.dcm' for f in path.rglob('*'))
     return 'volumes' if volumes > images or dicom else 'folder'
@@ -551,7 +494,7 @@ def _count(path: Path) -> tuple: # (images, volumes)
     images = volumes = masks = 0
     for at, folders, files in os.walk(path):
         folders[:] = [f for f in folders if not is_junk(f) and folder_means(f).thing != 'other']
-        files = _there(Path(at), files)
+        files = files_in(Path(at), files)
         n = sum(f.lower().endswith(SUFFIXES) for f in files)
         if any(folder_means(f).thing == 'mask' for f in Path(at).relative_to(path).parts):
             masks += n

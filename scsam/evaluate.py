@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from PIL import Image
 from .config import Recipe, ScsamError, nearest
 from .files import atomic, file_name, file_names, sweep
-from .data import Case, Dataset, as_seen, class_values, labels_of, read_resized, resize_mask
-from .pixels import stretch, to_rgb as image_rgb, to_values
+from .data import Case, Dataset, as_seen, class_values, read_resized, resize_mask
+from .pixels import labels_of, stretch, to_rgb as image_rgb, to_values
 from .metrics import HIGHER_IS_BETTER, METRICS, score
 from .method import evaluating, memory_kept, predict_batch
 from .methods import oracle_boxes

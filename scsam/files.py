@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['ROOM', 'not_utf8', 'writing', 'atomic', 'free_space', 'scratch', 'sweep', 'locked', 'file_names', 'file_name',
-           'expect', 'parse_json', 'regular', 'read_json', 'write_json', 'collecting']
+           'expect', 'parse_json', 'regular', 'text_of', 'read_json', 'write_json', 'collecting', 'tolerate', 'fault',
+           'listed']
 
 # %% ../nbs/00a_files.ipynb #0298236a
-import contextlib, errno, hashlib, json, math, os, re, shutil, tempfile, time, unicodedata, warnings
+import codecs, contextlib, contextvars, errno, hashlib, json, math, os, re, shutil, tempfile, time, unicodedata
+import warnings
 from collections import Counter
 from pathlib import Path
 from .config import ScsamError
@@ -330,6 +332,21 @@ def regular(path: str|Path) -> Path: # as it was given
     return path
 
 
+def text_of(path: str|Path,
+            old: bool = False # an older code is no error; what is not ASCII is then wrong
+           ) -> str:
+    "The text of a table or a list: UTF-8, or UTF-16 where its first bytes say so."
+    try:
+        raw = regular(path).read_bytes()
+        coded = 'utf-16' if raw[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else 'utf-8-sig'
+        if raw[1:2] == b'\0':
+            coded = 'utf-16-le'  # without its mark
+        return raw.decode(coded)
+    except (OSError, UnicodeDecodeError) as e:
+        if old and isinstance(e, UnicodeDecodeError): return raw.decode('latin-1')
+        raise ScsamError(f'{path} cannot be read as UTF-8 text: {e}; save it again as text (UTF-8)') from None
+
+
 def read_json(path: str|Path,
               shape=object):    # what is expected
     "Read JSON; a missing or damaged file, and one of another shape, is a `ScsamError`."
@@ -358,3 +375,19 @@ def collecting(var): # a ContextVar whose value is None outside
         yield var.get()
     finally:
         var.reset(token)
+
+# %% ../nbs/00a_files.ipynb #2f9b2054
+_noted = contextvars.ContextVar('noted', default=None)
+
+def tolerate():
+    "Inside, faults are collected in the list that this yields, instead of being raised."
+    return collecting(_noted)
+
+
+def fault(message: str, each=()): # what is raised; what is noted instead, one message per file
+    if _noted.get() is None: raise ScsamError(message)
+    _noted.get().extend(each or [message])
+
+
+def listed(paths, n: int = 3) -> str: # the first `n`, and how many there are besides
+    return ', '.join(str(p) for p in list(paths)[:n]) + (f' and {len(paths) - n} more' if len(paths) > n else '')

@@ -20,7 +20,7 @@ from .records import Record
 from .evaluate import evaluate
 from .experiment import record_of
 from .learner import Run, fit, load_run, make_method
-from .trust import ENOUGH, calibrate, judged, signals
+from .trust import ENOUGH, calibrate, judged
 
 # %% ../nbs/45_folds.ipynb #55e017dc
 def folds(data: Dataset, k: int, seed: int = 0) -> list: # of Dataset, each with a test set 'fold'

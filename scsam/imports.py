@@ -12,8 +12,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from .config import ScsamError, nearest
-from .files import free_space, scratch, writing
-from .layout import SUFFIXES, listed
+from .files import free_space, listed, scratch, writing
+from .names import SUFFIXES
 from .datasets import load_dataset
 from .protocols import compare_protocol
 

@@ -7,7 +7,7 @@ __all__ = ['NAMES', 'PALETTE', 'WORDS', 'MESSAGE', 'VISITORS', 'LIMIT', 'HOSTS',
            'about', 'prepare', 'Page', 'static', 'Inspector', 'inspect_run', 'Visitors', 'App', 'serve', 'annotate']
 
 # %% ../nbs/41_inspector.ipynb #de0c97c3
-import hmac, http.cookies, json, os, re, secrets, socket, struct, threading, time, traceback, webbrowser
+import hmac, http.cookies, json, os, re, secrets, struct, threading, traceback, webbrowser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from pathlib import Path

@@ -8,7 +8,6 @@ __all__ = ['PSEUDO', 'one_hot', 'ce', 'dice_loss', 'ce_dice', 'entropy_map', 'en
 
 # %% ../nbs/20_losses.ipynb #25dce135
 import math, torch
-import torch.nn.functional as F
 from .config import ScsamError, nearest
 from .data import IGNORE
 

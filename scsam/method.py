@@ -17,11 +17,11 @@ from .config import Recipe, ScsamError, cache_dir, mix, nearest
 from .files import atomic
 from .data import Batch, file_sha256, to_float
 from .augment import flip
-from .unet import SegmentationNet, TimmUNet, make_unet
+from .unet import SegmentationNet, TimmUNet
 from .sam import Sam, load_sam
 from .lora import apply_peft
-from .prompts import BoxTokens, make_prompts
-from .losses import ce_dice, rampup
+from .prompts import BoxTokens
+from .losses import rampup
 
 # %% ../nbs/20a_method.ipynb #7667977f
 def group(section: str) -> frozenset: # of names

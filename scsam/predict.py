@@ -20,7 +20,8 @@ from .method import memory_kept
 from .learner import Run
 from .metrics import score
 from .viz import overlay, save, uncertainty
-from .layout import PREDICTED, VOLUMES, WRITTEN, prediction_note
+from .layout import PREDICTED, prediction_note
+from .names import VOLUMES, WRITTEN
 from .pixels import rgb_strips, to_values
 from .volumes import read_volume, volume_suffix, write_volume
 

@@ -10,10 +10,9 @@ import gzip, json, zlib
 from importlib.resources import files
 from pathlib import Path
 from .config import ScsamError, nearest
-from .files import atomic, expect, parse_json
+from .files import atomic, expect, parse_json, tolerate
 from .data import MANIFEST, Dataset, manifest_sha256, read_manifest
 from .datasets import load_dataset
-from .layout import tolerate
 
 # %% ../nbs/02d_protocols.ipynb #acea5a75
 def _protocol_files() -> dict: # name of a protocol -> the file that holds it

@@ -180,7 +180,7 @@ def part_sizes(record: dict, sets: dict) -> str:
     for name, columns in record['scores'].items():
         by_id = {c.id: c for c in sets.get(name.removesuffix(' slices'), [])}
         if 'dice' not in columns.get(branch, ()) or any(i not in by_id for i in columns['ids']): continue
-        area = np.array([float(((m := by_id[i].read_mask()) > 0).mean()) for i in columns['ids']])
+        area = np.array([float((by_id[i].read_mask() > 0).mean()) for i in columns['ids']])
         dice = np.array(columns[branch]['dice'])
         for part in np.array_split(np.argsort(area, kind='stable'), min(3, len(area))):
             span = f'{100*area[part].min():.1f} to {100*area[part].max():.1f} %'

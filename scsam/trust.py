@@ -11,7 +11,6 @@ import bisect, csv, io, math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 import numpy as np
-import torch
 from .config import ScsamError, mix
 from .files import atomic, read_json, write_json
 from .data import IGNORE, as_seen, read_resized, resize_mask, to_float

@@ -8,17 +8,16 @@ __all__ = ['CLOSE', 'DOUBT', 'volume_suffix', 'is_dicom', 'without_voxels', 'dic
            'SliceReader', 'volume_cases', 'volume_patient', 'volume_extent', 'volume_name', 'resample_label']
 
 # %% ../nbs/02b_volumes.ipynb #3e7830eb
-import functools, gzip, hashlib, io, math, os, re, struct, threading, zlib
+import functools, gzip, hashlib, math, os, re, struct, threading, zlib
 from dataclasses import dataclass, replace
-from itertools import combinations, groupby
 from pathlib import Path
 import numpy as np
 from PIL import Image
 from .config import ScsamError
-from .data import Case, FileReader, file_sha256, labels_of, read_labels, stretch
-from .files import scratch, writing
-from .layout import SUFFIXES, VOLUMES, WRITTEN, listed, name_key
-from .pixels import IGNORE, infinite, remark, remark_infinite, remarks
+from .data import Case, FileReader, file_sha256, read_labels
+from .files import listed, scratch
+from .names import SUFFIXES, VOLUMES, WRITTEN, name_key
+from .pixels import infinite, labels_of, remark, remark_infinite, remarks, stretch
 
 # %% ../nbs/02b_volumes.ipynb #68186617
 def _sitk():

@@ -1121,6 +1121,8 @@ def test_an_argument_too_many_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("argv", (("data", ""), ("train", "--data", "", "--out", "x"), ("inspect", ""),
+                                  ("evaluate", "run", "--record", ""),
+                                  ("train", "--data", "d", "--out", "x", "--plugin", ""),
                                   ("predict", "run", "images", "--out", "")))
 def test_an_empty_path_is_refused(argv, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
