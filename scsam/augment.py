@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['VIEWS', 'LIGHT', 'SHIFT', 'SCALE', 'ROTATE', 'HOLE', 'STRETCH', 'BEND', 'NODES', 'MAX_HOLES', 'DRAWS', 'View', 'draw',
-           'flip', 'relight', 'coordinates', 'warp', 'cut_holes', 'augment', 'view_kinds', 'Geometry', 'geometry',
-           'across', 'random_box', 'paste', 'cutmix']
+           'flip', 'relight', 'coordinates', 'warp', 'cut_holes', 'augment', 'view_kinds', 'random_box', 'paste',
+           'cutmix']
 
 # %% ../nbs/03_augment.ipynb #b0323d01
 import math
@@ -165,7 +165,7 @@ def augment(images: torch.Tensor,   # (B, 3, H, W) float32 in [0, 1]
             generator=None,         # torch.Generator; None = the global random state
             cutout: str = 'ignore', # cut-out pixels: 'ignore' them, or call them background as 'released'
             geometric: bool = True, # False: no geometry but flips
-            draws: dict|None = None # of `draw`, instead of drawing: whoever knows them knows the view's `geometry`
+            draws: dict|None = None # of `draw`, instead of drawing
            ) -> tuple:              # images, masks, valid (B, H, W) bool, flips (B, 2) bool (vertical, horizontal)
     """A random view of every image, its mask moved along.
 
@@ -174,7 +174,7 @@ def augment(images: torch.Tensor,   # (B, 3, H, W) float32 in [0, 1]
     `generator`: torch.Generator; None = the global random state.
     `cutout`: what cut-out pixels become: 'ignore', or background as 'released'.
     `geometric`: False = no geometry but flips.
-    `draws`: of `draw`, instead of drawing; whoever knows them knows the view's `geometry`.
+    `draws`: of `draw`, instead of drawing.
     Returns images, masks, valid (B, H, W) bool, flips (B, 2) bool (vertical, horizontal).
     """
     if kind not in VIEWS: raise ScsamError(f'unknown augmentation {kind!r}{nearest(kind, VIEWS)}')
@@ -212,69 +212,6 @@ def view_kinds(recipe, view: str = '') -> tuple: # keys of `VIEWS`, of labelled 
     if view == 'none': return 'none', 'none'
     weak = 'weak' if recipe.augment == 'strong' else recipe.augment
     return recipe.augment_labeled or weak, weak if view == 'weak' else recipe.augment
-
-# %% ../nbs/03_augment.ipynb #30adcb48
-@dataclass(frozen=True)
-class Geometry:
-    "Where every pixel of a batch of views comes from."
-    flips: torch.Tensor  # (B, 2) bool: vertical, horizontal; flips come first
-    xy: torch.Tensor     # (B, H, W, 2): place in the flipped image, as `coordinates` gives it
-
-
-def geometry(draws: dict,            # of `draw`
-             kind: str,              # a key of `VIEWS`
-             h: int, w: int,         # of the images, in pixels
-             geometric: bool = True, # as given to `augment`
-             device='cpu') -> Geometry:
-    """The geometry of the views that `augment(..., kind, draws=draws)` makes.
-
-    `draws`: of `draw`. `kind`: a key of `VIEWS`. `h`, `w`: of the images, in pixels. `geometric`: as given to
-    `augment`.
-    """
-    view = VIEWS[kind]
-    xy = coordinates(draws['affine'].to(device), draws['bend'].to(device), view if geometric else View(), h, w)
-    return Geometry((draws['flip'] < view.flip).to(device), xy)
-
-
-def _signs(flips: torch.Tensor) -> torch.Tensor: # (B, 2) bool -> (B, 1, 1, 2): flipping as a factor of x and y
-    return (1 - 2*flips.float()).flip(1)[:, None, None]
-
-
-def _still(n: int, h: int, w: int, device) -> torch.Tensor: # (n, h, w, 2): every pixel's own place
-    return F.affine_grid(torch.eye(2, 3, device=device).expand(n, 2, 3), (n, 1, h, w), align_corners=False)
-
-# %% ../nbs/03_augment.ipynb #6b559dc0
-def _inverse(xy: torch.Tensor,     # (B, H, W, 2)
-             place: torch.Tensor,  # (B, H', W', 2) in the image
-             steps: int = 40
-            ) -> torch.Tensor:     # (B, H', W', 2) in the view: `xy` there is `place`
-    "Where a view shows given places of the image."
-    moved = (xy - _still(*xy.shape[:3], xy.device)).movedim(-1, 1)
-    q = place
-    for _ in range(steps):
-        q = place - F.grid_sample(moved, q, padding_mode='border', align_corners=False).movedim(1, -1)
-    return q
-
-
-@torch.no_grad()
-def across(x: torch.Tensor,          # (B, C, H, W) float, in the frame of the view `here`
-           here: Geometry|None,      # None = the image itself, as it was before any view
-           there: Geometry|None,     # None = the image itself
-           mode: str = 'bilinear'    # or 'nearest', for labels
-          ) -> tuple:                # (B, C, H, W) in the frame of `there`; (B, H, W) bool: where both show the image
-    """Bring maps from the frame of one view into that of another.
-
-    `x`: (B, C, H, W) float, in the frame of the view `here`. `here`, `there`: a `Geometry`; None = the image before
-    any view.
-    `mode`: 'bilinear', or 'nearest' for labels.
-    Returns (B, C, H, W) in the frame of `there`, and (B, H, W) bool: where both views show the image.
-    """
-    n, _, h, w = x.shape
-    with torch.autocast(x.device.type, enabled=False):
-        place = _still(n, h, w, x.device) if there is None else there.xy*_signs(there.flips) # of each pixel of `there`
-        at = place if here is None else _inverse(here.xy, place*_signs(here.flips))
-        both = ((place.abs() <= 1) & (at.abs() <= 1)).all(-1)
-        return F.grid_sample(x.float(), at, mode=mode, padding_mode='border', align_corners=False), both
 
 # %% ../nbs/03_augment.ipynb #5842ae69
 def random_box(n: int,              # boxes

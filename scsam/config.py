@@ -154,7 +154,7 @@ class Recipe(Settings):
                                   'weak', 'strong')
     cutout: str = _batch('ignore', 'pixels cut out: ignored, or relabelled as background', 'ignore', 'released')
     steps: int = _train(40_000, 'optimiser steps', at_least=1)
-    schedule: str = _train('linear', 'of all learning rates, to 0 at the last step', 'linear', 'cosine', 'constant')
+    schedule: str = _train('linear', 'of all learning rates, to 0 after the last step', 'linear', 'cosine', 'constant')
     warmup: int = _train(0, 'steps of linear warm-up', at_least=0)
     precision: str = _train('fp32', "of the networks' arithmetic; fp16 needs a GPU", 'fp32', 'bf16', 'fp16')
     clip: float = _train(0., 'largest gradient norm per network; 0 = no clipping', at_least=0)

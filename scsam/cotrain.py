@@ -100,7 +100,8 @@ class ScSam(Prompted):
     def __init__(self, unet: nn.Module, sam: nn.Module, recipe: Recipe):
         super().__init__(unet, sam, recipe)
         if self.view and self.recipe.pseudo == 'soft':
-            raise ScsamError("views='different' moves labels along with the image; use pseudo='hard' or 'confident'")
+            raise ScsamError("labels move along with the image (by views='different', and always in scsam-pair), which "
+                             "soft ones cannot; use pseudo='hard' or 'confident'")
 
     @property
     def needs_unlabeled(self) -> bool:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from PIL import Image
 from .config import Recipe, ScsamError, nearest
 from .files import atomic, file_name, file_names, sweep
-from .data import Case, Dataset, as_seen, class_values, read_resized, resize_mask
+from .data import IGNORE, Case, Dataset, as_seen, class_values, read_resized, resize_mask
 from .pixels import labels_of, stretch, to_rgb as image_rgb, to_values
 from .metrics import HIGHER_IS_BETTER, METRICS, score
 from .method import evaluating, memory_kept, predict_batch
@@ -220,10 +220,13 @@ def score_cases(predictions,              # yields (case, {branch: label map}), 
     """
     for m in metrics:
         if m not in METRICS: raise ScsamError(f'unknown metric {m!r}{nearest(m, METRICS)}')
-    single, volumes, seen = {'ids': [], 'groups': []}, {}, []
+    single, volumes, seen, bare = {'ids': [], 'groups': []}, {}, [], {}
     for case, maps in predictions:
-        if not case.has_mask: continue
+        if not case.has_mask:
+            bare[case.volume] = case.index
+            continue
         truth = case.read_mask()
+        if (truth == IGNORE).all() and not is_slice(case): continue # nothing in it is known
         spacing = case.spacing[-2:] if case.spacing is not None else None
         _column(single, case.id, case.patient, maps, truth, spacing, num_classes, metrics)
         seen.append(case)
@@ -232,6 +235,8 @@ def score_cases(predictions,              # yields (case, {branch: label map}), 
     if not seen:
         raise ScsamError(f'evaluate: no case of {name!r} has a mask: nothing to score; use `scsam predict` '
                          'for such images')
+    if half := next((v for v in volumes if v in bare), None):
+        raise ScsamError(f'volume {half}: slice {bare[half]} has no mask, and others have; give all masks, or none')
     units = {'px' if c.spacing is None else 'mm' for c in seen}
     if len(units) > 1 or (volumes and not all(map(is_slice, seen))):
         raise ScsamError(f'evaluate: {name!r} mixes cases with and without spacing; put them into sets of their own')

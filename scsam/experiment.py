@@ -515,15 +515,16 @@ class Experiment:
 POLYPS = 'the polyp benchmark in the PraNet layout (TrainDataset, TestDataset; from its zips: scsam data import polyp)'
 VOLUMES = 'volumes in the layout of PROMISE12 (CaseNN.mhd; from its zips: scsam data import promise12)'
 _small, _grey = _generated(n=40, test=6), _generated(n=24, test=8, source='grey')
+_many, _slices = _generated(n=250, test=6), _generated(n=120, test=8, source='grey') # budgets of 217 masks; of 5 %
 _mri = ('prostate-promise12-layout', VOLUMES)
 _volumes = dict(held_out=dict(val=0, test=.34), full='promise12')
 
 EXPERIMENTS = {
     'polyp': Experiment(polyp_queue, _files('polyp', POLYPS, 'polyp'), _small, snapshots=2),
-    'pair': Experiment(pair_queue, _files('polyp', POLYPS, 'polyp'), _small, full=False, snapshots=0),
+    'pair': Experiment(pair_queue, _files('polyp', POLYPS, 'polyp'), _many, full=False, snapshots=0),
     'prostate': Experiment(prostate_queue, _files(*_mri, 'promise12', **_volumes), _grey,
                            metrics=('dice', 'iou', 'hd95', 'assd')),
-    'prostate-slices': Experiment(prostate_slices_queue, _files(*_mri, 'promise12-slices', **_volumes), _grey,
+    'prostate-slices': Experiment(prostate_slices_queue, _files(*_mri, 'promise12-slices', **_volumes), _slices,
                                   metrics=('dice', 'iou', 'hd95', 'assd')),
     'phantom': Experiment(phantom_queue, _generated(**PHANTOM_DATA), _small, full=False),
     'pair-phantom': Experiment(pair_elsewhere(labeled='5', image_size=64), _generated(**SMALL_DATA), _small, full=False,

@@ -37,7 +37,8 @@ def introduction(review: Review) -> str:
     what = review.subject.class_names[1] if review.classes == 2 else 'object'
     what = 'object' if what == 'foreground' else what
     n = min(12, len(review.ids))
-    time = f' {n} boxes take about {max(1, round(n*BOX_SECONDS/60))} minutes.'
+    minutes = max(1, round(n*BOX_SECONDS/60))
+    time = f' {n} boxes take about {minutes} minute{"s"*(minutes != 1)}.'
     box = f'Drag a box around the {what} (or click two corners): SAM draws it in yellow.'
     if not review.subject.branches:
         return (f'{box} If it is right, press l or Enter: it becomes the label, and the next image comes. If not, add '
@@ -45,9 +46,11 @@ def introduction(review: Review) -> str:
     two = review.saved and len(review.saved.branches) > 1
     first = ('About the first image of the list the networks disagree most.' if two else
              'These are pseudo-labels that nobody has checked.')
-    return (f"{first} Orange outlines are the U-Net's, blue ones are SAM's. Good enough: a accepts. Hopeless: r leaves "
-            f'the image out. Better by hand: {box[0].lower()}{box[1:]} l makes that the label, y says that there is '
-            'nothing to see.' + time)
+    whose = {'unet': "Orange outlines are the U-Net's. ", 'sam': "Blue outlines are SAM's. "}
+    lines = ''.join(v for k, v in whose.items() if k in review.subject.branches)
+    hand = f'{box[0].lower()}{box[1:]}' if 'sam' in review.subject.branches else 'paint (b) and erase (e).'
+    return (f'{first} {lines}Good enough: a accepts. Hopeless: r leaves the image out. Better '
+            f'by hand: {hand} l makes that the label, y says that there is nothing to see.' + time)
 
 # %% ../nbs/41_inspector.ipynb #38e4b935
 def about(review: Review) -> dict: # for JSON

@@ -109,11 +109,11 @@ def add_lora(module: nn.Module,            # changed in place
             layer.requires_grad_(False)
             setattr(parent, last, LoRA(layer, rank, alpha or rank, rows, dropout))
             names.append(f'{block_name}.{name}'.lstrip('.'))
-    module.lora = dict(rank=rank, alpha=alpha or rank, targets=list(targets), dropout=dropout,
-                       blocks=None if blocks is None else list(blocks))
     if not names:
         raise ScsamError(f'lora: no layer for targets={tuple(targets)}, blocks={blocks}; a block is a module with '
                          '`attn` and `mlp`, whose layers are named qkv, proj, lin1/fc1 and lin2/fc2')
+    module.lora = dict(rank=rank, alpha=alpha or rank, targets=list(targets), dropout=dropout,
+                       blocks=None if blocks is None else list(blocks))
     return names
 
 # %% ../nbs/12_lora.ipynb #bc497d11

@@ -170,6 +170,7 @@ def mask_box(mask_or_prob: Tensor,      # as in `sample_points`
     if jitter:
         extent = (box[..., 2:] - box[..., :2] + 1).repeat(1, 1, 2)
         box = box + (torch.rand(box.shape, generator=generator, device=box.device)*2 - 1) * jitter * extent
+        box = torch.cat([box[..., :2].minimum(box[..., 2:]), box[..., :2].maximum(box[..., 2:])], -1) # corners crossed
         box = box.clamp(min=0).minimum(torch.tensor([W, H, W, H], device=box.device) - 1.)
     box = box.masked_fill(~region.flatten(2).any(-1, keepdim=True), float('nan'))
     return box if mask_or_prob.ndim == 4 else box[:, 0]

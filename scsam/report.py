@@ -16,6 +16,7 @@ from . import __version__
 from .config import ScsamError
 from .files import atomic, read_json
 from .rundir import HISTORY
+from .data import IGNORE
 from .records import read_record
 from .viz import BLUE, curves, errors, overlay
 from .evaluate import predict_cases, show_scores
@@ -81,10 +82,11 @@ def part_run(run: Run) -> str:
     r, b, t, s = run.recipe, run.training['budget'], run.training, run.training['selected']
     dice = '' if s['dice'] is None else f', validation Dice {s["dice"]:.3f}'
     used = t['weights']
+    networks = f'U-Net {r.unet}, ' * ('unet' in run.method.uses) + f'SAM {used["name"] if used else "none"}'
     rows = [('data set', run.manifest['name']), ('classes', ', '.join(run.manifest['class_names'])),
             ('masks', f'{b["labeled"]} in training, {b["validation"]} for validation'),
             ('images without mask', b['unlabeled']),
-            ('method', f'{r.method}: U-Net {r.unet}, SAM {used["name"] if used else "none"}'),
+            ('method', f'{r.method}: {networks}'),
             ('image size', f'{r.image_size} pixels'),
             ('training', f'{t["steps"]} steps, {t["seconds"]/60:.1f} min on {t["device"]}, seed {r.seed}'),
             ('kept', f'step {s["step"]} by {s["by"]}, branch {s["branch"]}{dice}')]
@@ -180,7 +182,8 @@ def part_sizes(record: dict, sets: dict) -> str:
     for name, columns in record['scores'].items():
         by_id = {c.id: c for c in sets.get(name.removesuffix(' slices'), [])}
         if 'dice' not in columns.get(branch, ()) or any(i not in by_id for i in columns['ids']): continue
-        area = np.array([float((by_id[i].read_mask() > 0).mean()) for i in columns['ids']])
+        masks = (by_id[i].read_mask() for i in columns['ids'])
+        area = np.array([((m > 0) & (m != IGNORE)).sum()/max(1, (m != IGNORE).sum()) for m in masks])
         dice = np.array(columns[branch]['dice'])
         for part in np.array_split(np.argsort(area, kind='stable'), min(3, len(area))):
             span = f'{100*area[part].min():.1f} to {100*area[part].max():.1f} %'
@@ -191,14 +194,15 @@ def part_sizes(record: dict, sets: dict) -> str:
 # %% ../nbs/44_report.ipynb #f7fc5082
 def part_trust(run: Run, sets: dict, most: int = 60) -> str: # most: images of a test set that are looked at
     "Expected against true Dice of test images."
-    path = run.dir/'expected.json'
-    if not path.exists(): return ''
+    path, known = run.dir/'expected.json', {}
+    for name, cases in sets.items():
+        if some := [c for c in cases if c.has_mask]:
+            known[name] = some[::-(-len(some)//most)] # evenly from all of them
+    if not path.exists() or not known: return ''
     e, rows = Expected.load(path), []
-    size = (2.6*len(sets), 2.6)
-    fig, axs = plt.subplots(1, len(sets), figsize=size, squeeze=False, sharey=True, layout='constrained')
-    for ax, (name, cases) in zip(axs[0], sets.items()):
-        some = [c for c in cases if c.has_mask]
-        some = some[::max(1, len(some)//most)][:most]
+    size = (2.6*len(known), 2.6)
+    fig, axs = plt.subplots(1, len(known), figsize=size, squeeze=False, sharey=True, layout='constrained')
+    for ax, (name, some) in zip(axs[0], known.items()):
         found = [(*e.of(f), true_dice(c, m, run.recipe.num_classes)) for c, m, f in signals(run, some, e.branch)]
         y, low, high, truth = np.array(found).T
         rows.append((name, len(some), f'{abs(y - truth).mean():.3f}', f'{y.mean():.3f}', f'{truth.mean():.3f}',
@@ -211,7 +215,7 @@ def part_trust(run: Run, sets: dict, most: int = 60) -> str: # most: images of a
     head = ('test set', 'images', 'mean error', 'mean expected', 'mean true', f'in the {100*e.level:.0f} % interval')
     asked = ('images out of fold, by networks that saw fewer masks than this one: the promise of the interval is '
              'approximate') if e.out_of_fold else 'validation images: the interval promises its level for their like'
-    note = said(f'From {e.images} {asked} only. Half-width '
+    note = said(f'From {e.images} {asked}. Half-width '
                 f'{" / ".join(f"{m:.2f}" for m in e.margins)} from low to high signals.')
     return section('Expected Dice', note, html_table(head, rows), html_image(fig, 'calibration'))
 
@@ -251,7 +255,8 @@ def report(run: Run|str|Path,
     if sets:
         parts.append(part_trust(run, sets))
     elif not first:
-        parts.append(section('Cases', said('The data was not at hand: no images.')))
+        parts.append(section('Cases', said('Without images: the data was not at hand, or has nothing to compare with, or they '
+                                           'were not asked for.')))
     out = Path(out or run.dir/'report.html')
     title = esc(f'{run.manifest["name"]}: {run.recipe.method}, run {run.dir.name}')
     page = PAGE.format(title=title, body=''.join([*parts, part_record(run, record)]), version=__version__)

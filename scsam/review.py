@@ -25,7 +25,7 @@ from .viz import BRANCHES, CLASSES, YELLOW, disagreement, draw_boxes, draw_point
 from .decisions import PROMPT, Decisions, file_stem, image_hash
 from .sam import load_sam
 from .prompts import mask_box, released_points
-from .method import evaluating, mirrored, predict_batch
+from .method import evaluating, find_method, mirrored, predict_batch
 from .feed import Embeddings
 from .snapshots import PseudoLabels, asked_points, label_maps, with_background
 from .learner import Run, load_run
@@ -267,7 +267,8 @@ class RunSubject(Subject):
     "The unlabelled cases of a run; its model is loaded when somebody asks for it."
     @property
     def branches(self) -> list: # names of those whose masks can be shown
-        return self.saved.branches if self.saved else ['unet'] if self.recipe.method == 'unet' else ['unet', 'sam']
+        if self.saved: return self.saved.branches
+        return [b for b in find_method(self.recipe.method).branches if b != 'mean']
 
     @functools.cached_property
     def run(self) -> Run: return load_run(self.folder.parent)

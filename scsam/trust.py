@@ -190,10 +190,12 @@ def _conformal(miss: np.ndarray, level: float) -> float: # 1 where there are too
 def true_dice(case, mask: np.ndarray, k: int) -> float:
     """Mean Dice of the foreground classes at the size of the mask; pixels without a label do not count.
 
+    As in `scsam.metrics.score`, a class that is in neither counts as 1.
     `mask`: label map (h, w) of any size; the truth is resized to it. `k`: classes, background included.
     """
     truth = resize_mask(case.read_mask(), mask.shape)
-    return _foreground_dice(np.where(truth == IGNORE, 0, mask), np.where(truth == IGNORE, 0, truth), k)
+    mask = np.where(truth == IGNORE, 0, mask)
+    return float(np.mean([dice(mask == c, truth == c) for c in range(1, k)]))
 
 
 def judged(run: Run, cases) -> list: # of (patient, signal, Dice)
