@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 import torch
 from .config import Recipe, ScsamError
-from .files import read_json, write_json
+from .files import listed, read_json, write_json
 from .rundir import finished, own_place
 from .data import Dataset
 from .check import check
@@ -23,7 +23,7 @@ from .experiment import record_of
 from .learner import Run, bf16_cost, fit, load_run, make_method
 from .review import BOX_SECONDS
 from .predict import predict_files
-from .trust import ENOUGH, look_first, signals, write_csv
+from .trust import ENOUGH, keep_csv, look_first, own_csv, signals
 from .folds import OUT_OF_FOLD, fit_folds, note_expected, out_of_fold, unseen
 from .report import case_rows, chosen_cases, html_table, mask_rows, report, said, section
 
@@ -246,7 +246,8 @@ def decided(data: Dataset, decisions: str|Path|Decisions|None) -> Dataset:
     if decisions is None: return data
     if not isinstance(decisions, Decisions):
         decisions = read_decisions(decisions)
-    stay, corrected = decisions.apply([c for c in data if not c.has_mask], data.num_classes, {c.id for c in data})
+    bare, known = [c for c in data if not c.has_mask], {c.id for c in data}
+    stay, corrected = decisions.apply(bare, data.num_classes, known, data.class_names)
     new = {c.id: c for c in stay + corrected}
     return data._like([new.get(c.id, c) for c in data if c.has_mask or c.id in new], None)
 
@@ -294,6 +295,7 @@ def auto(data: Dataset, plan: Plan, out: str|Path, progress: bool = False, say=p
 
     Stopped in a training, it ends; called again with the plan that `kept_plan` reads, it goes on."""
     out, clock, known = Path(out), _Clock(plan, say), decided(data, decisions)
+    if not own_csv(out/'masks.csv'): raise ScsamError(f'{out/"masks.csv"} was changed since; rename it, and go on')
     keep_plan(plan, out)
     compared = compare(known, plan, out, progress, clock)
     if compared is None: return None
@@ -309,9 +311,13 @@ def auto(data: Dataset, plan: Plan, out: str|Path, progress: bool = False, say=p
     expected = note_expected(run.dir/'expected.json', found, branch, run.training['selected']['step'])
     rest, first = [c for c in known if not c.has_mask], []
     if rest:
-        predict_files(run, rest, out/'masks', progress=progress)
+        done = predict_files(run, rest, out/'masks', progress=progress, spare=True)
+        if theirs := done['spared']:
+            many = f'{len(theirs)} mask{"s"*(len(theirs) != 1)} in {out}/masks'
+            say(f'{many} changed by a person stay ({listed([p.name for p in theirs])}); to learn from them, draw them in '
+                'scsam inspect, or put them beside their images')
         first = look_first(run, rest, expected)
-        write_csv(first, out/'masks.csv')
+        keep_csv(first, out/'masks.csv')
         say(f'{len(rest)} masks in {out}/masks; masks.csv lists those to look at first at its top')
     top = _chosen(plan, rows, best) + _out_of_fold(known, out/'folds'/best, columns, branch)
     page = report(run, out=out/'report.html', first=top + _rest(run, rest, first, expected))

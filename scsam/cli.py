@@ -158,7 +158,7 @@ def evaluate(args: argparse.Namespace):
     if not metrics: raise ScsamError(f'--metrics {args.metrics!r} names no metric; take some of {", ".join(METRICS)}')
     if args.allow_oracle and run.method.sam is None:
         raise ScsamError(f'--allow-oracle: {run.recipe.method} has no SAM that could be asked with true boxes')
-    data = run_data(run, args.data)
+    data = run_data(run, args.data, lambda text: print(f'note: {text}'))
     crossed, name = is_folds(run.dir), args.experiment or run.dir.resolve().parent.name
     for set_name, cases in (data.tests() if crossed else test_sets(data)).items():
         announce(args, f'scoring {len(cases)} cases of {set_name}')
@@ -218,8 +218,8 @@ def predict(args: argparse.Namespace):
     for line in (*left_out(found.left), *(f'note: {n}' for n in found.notes)):
         print(line)
     if args.csv and not (args.overwrite or own_csv(table := Path(args.out)/'masks.csv')):
-        raise ScsamError(f'{table} was not written by scsam predict; move it away, give another --out, or replace it '
-                         'with --overwrite')
+        raise ScsamError(f'{table} was not written by scsam predict, or was changed since; move it away, give another '
+                         '--out, or replace it with --overwrite')
     how = _tidied(run, args)
     announce(args, f'predicting {len(cases)} images or slices into {args.out}')
     done = predict_files(run, cases, args.out, args.branch, args.overwrite, not args.quiet,
@@ -233,8 +233,8 @@ def predict(args: argparse.Namespace):
     for path in done['volumes']:
         print(f'{path.name} {values}; spacing, origin and direction of the volume)')
     if args.csv:
-        _write_csv(run, cases, args)
-    _score_beside(run, cases, done['images'])
+        _write_csv(run, cases, args, how)
+    _score_beside(run, found, done['images'])
     if done['kept']:
         print(f'{done["kept"]} of them were here already, made by this run of the same input, and were kept')
 
@@ -251,14 +251,18 @@ def _tidied(run, args: argparse.Namespace) -> str: # a key of `scsam.predict.TID
     return best
 
 # %% ../nbs/50_cli.ipynb #f47409df
-def _score_beside(run, cases: list, files: list):
+def _score_beside(run, found, files: list): # `found`: of `inputs`
     "Dice of the written masks, where images that the run has not learnt from have masks beside them."
     import numpy as np
     from dataclasses import replace
-    from scsam.data import FileReader, class_values
+    from scsam.data import FileReader, class_values, other_classes
     from scsam.metrics import score
     reader, seen = FileReader(values=class_values(run.manifest) or tuple(range(run.recipe.num_classes))), _learnt(run)
-    images = [(c, f) for c, f in zip((c for c in cases if c.index is None or c.image is None), files) if c.has_mask]
+    whole = (c for c in found.cases if c.index is None or c.image is None)
+    images = [(c, f) for c, f in zip(whole, files) if c.has_mask]
+    if images and (other := other_classes(found.classes, run.manifest)):
+        print(f'note: {len(images)} images have masks beside them, which are not compared: {other}')
+        return
     new = [(c, f) for c, f in images if c.sha256().get('image') not in seen]
     if len(new) < len(images):
         print(f'{len(images) - len(new)} of these images were learnt from, or chose the weights: not scored here')
@@ -280,10 +284,10 @@ def _learnt(run) -> set: # hashes of images
     return {c['sha256'].get('image') for c in run.manifest['cases'] if c['labeled'] or c['role'] == 'val'}
 
 
-def _write_csv(run, cases: list, args: argparse.Namespace):
+def _write_csv(run, cases: list, args: argparse.Namespace, how: str):
     "A row for every image, those to look at first at the top."
     from scsam.experiment import run_data
-    from scsam.trust import expected_dice, look_first, write_csv
+    from scsam.trust import expected_dice, keep_csv, listed_in, look_first
     announce(args, 'measuring agreement and consistency of every image')
     expected, chosen = None, run.training['selected']['branch']
     if args.branch in (None, chosen):
@@ -293,8 +297,14 @@ def _write_csv(run, cases: list, args: argparse.Namespace):
             print(f'note: no expected Dice: {e}')
     else:
         print(f'note: no expected Dice: it is known of the branch {chosen}, not of {args.branch}')
-    path = write_csv(look_first(run, cases, expected, args.branch), Path(args.out)/'masks.csv')
+    if expected and how != 'none':
+        print('note: the expected Dice is that of the masks as they were before they were tidied')
+    path = Path(args.out)/'masks.csv'
+    before = listed_in(path) - {c.id for c in cases}
+    keep_csv(look_first(run, cases, expected, args.branch, how), path)
     print(f'{path}: the images to look at first stand at the top')
+    if before:
+        print(f'note: {len(before)} other images, which it listed before, are in it no more')
 
 # %% ../nbs/50_cli.ipynb #56bb492a
 def export(args: argparse.Namespace):
@@ -321,7 +331,7 @@ def report(args: argparse.Namespace):
     from scsam.trust import expected_dice
     run, sets = load_run(args.run, force=args.force), None
     try:
-        data = run_data(run, args.data)
+        data = run_data(run, args.data, lambda text: print(f'note: {text}'))
         sets = test_sets(data)
         if not args.quick:
             expected_dice(run, data)
@@ -624,7 +634,7 @@ def _p(*flags, **kw): return flags, dict(kw, type=_filled)     # a path
 
 def _filled(path: str) -> str:
     "An empty path, as an unset variable of a script leaves it, would be the folder that one is in."
-    if path: return path
+    if path: return os.path.expanduser(path)     # a shell leaves the ~ of --out=~/x
     raise argparse.ArgumentTypeError('a path is empty; give one, or . for the folder here')
 
 
@@ -832,6 +842,10 @@ def main(argv=None) -> int: # a key of `EXIT`
         return 3 if slow and code is None else code or 0
     except Exception as e:
         if why := _outside(e): return said(why, 2)
+        if where := _in_plugin(e):
+            with contextlib.suppress(OSError):
+                traceback.print_exc()
+            return said(f'{where}: {type(e).__name__}: {e}; this is an error of the plugin', 2)
         with contextlib.suppress(OSError):
             traceback.print_exc()
         return said(f'this is a fault of scsam itself, and nothing that you did. Please report it at {ISSUES} with the '
@@ -868,6 +882,15 @@ def _drop_unsaid():
 
 
 # %% ../nbs/50_cli.ipynb #affddcf5
+def _in_plugin(e: Exception) -> str: # '' where it is not
+    "Where in a method of the user's an error arose."
+    if 'scsam.method' not in sys.modules: return ''
+    files = {p.resolve() for p in sys.modules['scsam.method'].PLUGINS.values()}
+    lines = [f'{f.filename}, line {f.lineno}, in {f.name}' for f in traceback.extract_tb(e.__traceback__)
+             if Path(f.filename).resolve() in files]
+    return lines[-1] if lines else ''
+
+
 def _outside(e: Exception) -> str: # '' where it is not
     "What the machine lacks: memory, room on the disk, permission."
     if isinstance(e, MemoryError) or type(e).__name__ == 'OutOfMemoryError' or 'DefaultCPUAllocator' in str(e):

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MANIFEST', 'file_sha256', 'FileReader', 'Case', 'stratified_order', 'parse_budget', 'Dataset', 'left_out',
-           'manifest_sha256', 'class_values', 'read_manifest', 'resize_image', 'read_resized', 'resize_mask',
-           'NeighbourReader', 'as_seen', 'write_sealed', 'read_sealed', 'Arrays', 'Joined', 'load_arrays', 'cache_key',
-           'TwoStream', 'to_float', 'Batch']
+           'manifest_sha256', 'class_values', 'other_classes', 'read_manifest', 'resize_image', 'read_resized',
+           'resize_mask', 'NeighbourReader', 'as_seen', 'write_sealed', 'read_sealed', 'Arrays', 'Joined',
+           'load_arrays', 'cache_key', 'TwoStream', 'to_float', 'Batch']
 
 # %% ../nbs/01_data.ipynb #a7419a13
 import functools, hashlib, json, os, re
@@ -325,9 +325,12 @@ def _manifest(self: Dataset, labeled=()) -> dict: # plain data, ready for JSON
     used = {c.id for c in labeled}
     cases = [dict(id=c.id, role=c.role, labeled=c.id in used, source=c.source, patient=c.patient,
                   image=_where(c, self.root), mask=_where(c, self.root, 'mask'), sha256=c.sha256()) for c in self]
+    return {'format': 1, 'name': self.name, **_classes(self), 'cases': cases, 'sha256': manifest_sha256(cases)}
+
+
+def _classes(self: Dataset) -> dict:
     values = {'values': list(v)} if (v := class_values(self)) else {}
-    return {'format': 1, 'name': self.name, 'class_names': list(self.class_names), **values, 'cases': cases,
-            'sha256': manifest_sha256(cases)}
+    return {'class_names': list(self.class_names), **values}
 
 
 def _keys(self: Dataset, manifest: dict) -> list: # for each case here, the id that it has in the manifest
@@ -335,10 +338,27 @@ def _keys(self: Dataset, manifest: dict) -> list: # for each case here, the id t
     whole = {c['id'] for c in manifest['cases'] if c.get('whole')}
     return [c.volume if c.index is not None and c.volume in whole else c.id for c in self]
 
+# %% ../nbs/01_data.ipynb #ac1d531e
+def other_classes(mine: dict, theirs: dict) -> str: # manifests, or their class_names and values; '' = the same table
+    """In what two class tables differ: masks of the same content mean something else under another one.
+
+    Another name for a class is no difference, nor is how a single foreground class is stored.
+    """
+    def table(m): # the value of each class
+        values = class_values(m) or tuple(range(len(m['class_names'])))
+        return () if len(values) == 2 and values[0] in (0, (0, 0, 0)) else values
+    names = [list(m['class_names']) for m in (mine, theirs)]
+    turned = sorted(names[0]) == sorted(names[1]) and names[0] != names[1]
+    if len(names[0]) == len(names[1]) and table(mine) == table(theirs) and not turned: return ''
+    said = lambda m: ', '.join(f'{n} {v}' for n, v in zip(m['class_names'], class_values(m) or range(255)))
+    return f'the class table is ({said(mine)}) here, and ({said(theirs)}) there'
+
 # %% ../nbs/01_data.ipynb #c7873d6b
 def _compare(self: Dataset, manifest: dict) -> list: # of sentences; empty when the data is the same
     "Which files differ between this data and a manifest's; content that a manifest does not know is not compared."
     theirs, mine, out = {c['id']: c for c in manifest['cases']}, {}, []
+    if 'class_names' in manifest and (told := other_classes(_classes(self), manifest)):
+        out.append(told)
     for key, c in zip(_keys(self, manifest), self):
         mine.setdefault(key, c)
     hashes = {i: c.sha256() for i, c in mine.items()}
@@ -376,7 +396,7 @@ def _apply(self: Dataset, manifest: dict) -> tuple: # (Dataset, list of labelled
                       if keys[c.id] in theirs], None)
     return out, [c for c in out if said(c)['labeled']]
 
-Dataset.manifest, Dataset.compare, Dataset.apply = _manifest, _compare, _apply
+Dataset.manifest, Dataset.compare, Dataset.apply, Dataset.classes = _manifest, _compare, _apply, property(_classes)
 
 # %% ../nbs/01_data.ipynb #fe40c3dc
 _CASE = {'id': str, 'role': str, 'labeled': bool, 'source': str, 'patient': str, 'image': (str, None),

@@ -549,6 +549,7 @@ class Inputs:
     cases: list = field(default_factory=list)
     left: dict = field(default_factory=dict)  # Path of a file that is not used -> the reason
     notes: list = field(default_factory=list) # faults of the layout that do not matter here
+    classes: dict|None = None                 # of the masks, as a manifest has them
 
 
 def inputs(path: str|Path,
@@ -573,6 +574,7 @@ def _inputs(path: str|Path, kind: str|None) -> Inputs:
             out.notes += [*faults, str(e)]
             continue
         out.notes += faults
+        out.classes = out.classes or data.classes
         left.append(data.left)
         out.cases += list(data)
     out.left = {p: why for p, why in (left or [{}])[0].items() if all(p in x for x in left)} # what no kind can use

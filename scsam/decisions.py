@@ -90,19 +90,21 @@ def _check_prompt(p) -> str: # '' = nothing is wrong
     return '' if fits else f'{p!r:.80} is no box and no point'
 
 
-def _read(path: Path) -> dict: # id -> case
-    "The cases of a decisions file, or a `ScsamError` that says what is wrong with it."
-    cases = read_json(path, {'format': {1}, 'cases': {...: CASE}})['cases']
+def _read(path: Path) -> dict: # 'cases': id -> case
+    "A decisions file, or a `ScsamError` that says what is wrong with it."
+    found = read_json(path, {'format': {1}, 'class_names?': [str], 'cases': {...: CASE}})
+    cases = found['cases']
     wrong = next((w for i, c in cases.items() if (w := _check_case(i, c, path.parent))), '')
     if wrong:
         raise ScsamError(f'{path} is damaged: {wrong}; fix it, or move it away and decide again (masks are kept)')
-    return cases
+    return found
 
 # %% ../nbs/07_decisions.ipynb #ca42a47a
 class _Decided:
     "Decisions about cases in a folder, which may be empty or not exist yet."
-    def __init__(self, folder: str|Path):
-        self.folder, self.cases, self._seen = Path(folder), {}, None
+    def __init__(self, folder: str|Path,
+                 class_names=()): # of the masks that are made; () = those that are in the file
+        self.folder, self.cases, self._seen, self.class_names = Path(folder), {}, None, list(class_names)
         self.refresh()
 
     @property
@@ -122,8 +124,18 @@ class _Decided:
         except OSError as e:
             raise ScsamError(f'{self.path} cannot be read: {e.strerror}') from None
         if now == self._seen: return False
-        self.cases, self._seen = _read(self.path) if now else {}, now
+        found = _read(self.path) if now else {'cases': {}}
+        self.cases, self._seen = found['cases'], now
+        self.class_names = self.class_names or found.get('class_names', [])
+        self.check_classes(found.get('class_names', ()))
         return True
+
+    def check_classes(self, names): # () = not known
+        "A number in a mask stands for a class of a table; the same names in another order are a `ScsamError`."
+        mine = self.class_names
+        if mine and names and list(names) != mine and sorted(names) == sorted(mine):
+            raise ScsamError(f'{self.path}: masks were drawn with the classes in the order {", ".join(mine)}, and here it '
+                             f'is {", ".join(names)}; give the class table its old order')
 
 # %% ../nbs/07_decisions.ipynb #95b467b6
 class ReadDecisions(_Decided):
@@ -152,9 +164,11 @@ class ReadDecisions(_Decided):
 
     def apply(self, unlabeled,              # sequence of Case
               num_classes: int = 2,
-              known=None            # ids of the whole dataset
+              known=None,           # ids of the whole dataset
+              class_names=()        # of that dataset
              ) -> tuple:            # (cases that stay unlabelled, corrected cases with their masks)
         "What the decisions make of a run's unlabelled cases."
+        self.check_classes(class_names)
         strange = [i for i in self.cases if i not in known] if known is not None else []
         if strange:
             raise ScsamError(f'{self.path}: {len(strange)} decisions are about cases that this dataset lacks, such as '
@@ -176,7 +190,8 @@ class _Writer(ReadDecisions):
             del cases[id]
         else:
             expect(value, CASE, f'decision about {id}')     # what is written can be read again
-        write_json(self.path, {'format': 1, 'cases': cases})
+        names = {'class_names': self.class_names} if self.class_names else {}
+        write_json(self.path, {'format': 1, **names, 'cases': cases})
         self.refresh()
 
     def _write_mask(self, id, mask) -> str:

@@ -105,7 +105,7 @@ def _predict(method, cases, recipe, batch_size=8, device=None, embeddings=None, 
             small, sizes = zip(*(read_resized(c, (recipe.image_size,)*2) for c in as_seen(some, recipe.neighbours)))
             pixels = np.stack(small)
         known = None if embeddings is None else torch.as_tensor(embeddings[i:i + batch_size])
-        images, out = predict_batch(method, pixels, [c.id for c in some], known, device, recipe.mirror)
+        images, out = predict_batch(method, pixels, known, device, recipe.mirror)
         if oracle is not None:
             out['oracle'] = _oracle(oracle, some, images, known)
         out = {branch: p.float().cpu() for branch, p in out.items()}
@@ -153,7 +153,7 @@ def predict_image(method,
                   branch: str,       # one that the method predicts
                   probs: bool = False # also the class probabilities (K, H, W)
                  ):                  # label map (H, W), uint8; with `probs` a pair
-    """The mask of one image at its own size, the same as for a case whose id is the file's name.
+    """The mask of one image at its own size.
 
     `image`: a path, a PIL image, or an array (H, W) or (H, W, 3), uint8 or of any range; to a run that sees slices
     with their neighbours an array (H, W, 3): the slice before, the slice, the slice after. `recipe`: its image_size.
@@ -165,8 +165,9 @@ def predict_image(method,
     else:
         if not isinstance(image, Image.Image):
             a = np.asarray(image)
-            if a.ndim not in (2, 3) or a.ndim == 3 and a.shape[2] != 3:
+            if a.ndim not in (2, 3) or a.ndim == 3 and a.shape[2] != 3 or not a.size:
                 raise ScsamError(f'predict: an array of shape {a.shape} is no image; give (H, W) or (H, W, 3)')
+            if not np.isfinite(a).any(): raise ScsamError('predict: the array holds no finite number')
             image = Image.fromarray(a if a.dtype == np.uint8 else stretch(a, (0, 100)))
             recipe = recipe.replace(neighbours=0) if a.ndim == 3 else recipe # its channels are what is to be seen
         case = Case('image', reader=_Pixels(image_rgb(image)))

@@ -22,7 +22,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from .config import PRESETS, Recipe, ScsamError, cache_dir, find_data, nearest
-from .files import read_json, sweep, write_json
+from .files import listed, read_json, sweep, write_json
 from .rundir import HISTORY, finished, read_data
 from .data import Dataset, as_seen, load_arrays
 from .datasets import load_dataset
@@ -40,14 +40,22 @@ def remember_data(run_dir: str|Path, path: str|Path, kind: str|None = None, **op
     write_json(Path(run_dir)/'data.json', {'path': where, 'kind': kind, 'options': options})
 
 
-def run_data(run: Run, path: str|Path|None = None) -> Dataset: # with the roles of the run's manifest
+def run_data(run: Run, path: str|Path|None = None,
+             say=lambda text: None # gets a sentence about images that are there and in no part of the run
+            ) -> Dataset:          # with the roles of the run's manifest
     "The data that a run was trained on, verified."
     exported = path is not None and not (run.dir/'data.json').exists() # a run for others names no place on a machine
     where = {'path': str(path), 'kind': None, 'options': {}} if exported else read_data(run.dir)
     if path is None and where['path'] != 'phantom' and not Path(where['path']).exists():
         raise ScsamError(f'the data of {run.dir} was in {where["path"]}, which is not there any more; '
                          'say where it is now with --data')
-    data, _ = load_dataset(path or where['path'], where['kind'], **where['options']).apply(run.manifest)
+    there = load_dataset(path or where['path'], where['kind'], **where['options'])
+    data, _ = there.apply(run.manifest)
+    known = {c.id for c in data}
+    if new := [c.id for c in there if c.id not in known]:
+        many = f'{len(new)} image{"s were" if len(new) > 1 else " was"}'
+        say(f'{many} not there when the run was trained ({listed(new)}), and not scored therefore; '
+            f'scsam predict compares with masks beside images')
     different = data.compare(run.manifest)
     if different:
         more = f' (and {len(different) - 1} more differences)' if len(different) > 1 else ''
@@ -378,7 +386,7 @@ PAIR_VARIANTS |= {f'{v}-mirror': PAIR_VARIANTS[v] | dict(mirror=True) for v in (
 
 
 def pair_queue(mode: str) -> dict[str, Recipe]:
-    "Polyps, 5 to 217 labels, and all: strong networks alone and together; five seeds of the question, three of the rest."
+    "Polyps, 5 to 217 labels and all: strong networks alone and together; five seeds of the question, three of the rest."
     def run(variant, seed):
         what = PAIR_VARIANTS[variant]
         slow = dict(weight_ema=.99) if 'method' in what else {}     # `scsam-pair` has slow averages of its own

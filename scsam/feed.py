@@ -52,7 +52,7 @@ def assign_roles(data: Dataset, recipe: Recipe,
     if decisions is None: return Roles(data, labeled, unlabeled, val)
     if not isinstance(decisions, Decisions):
         decisions = read_decisions(decisions)
-    stay, corrected = decisions.apply(unlabeled, data.num_classes, {c.id for c in data})
+    stay, corrected = decisions.apply(unlabeled, data.num_classes, {c.id for c in data}, data.class_names)
     decided = {'rejected': len(unlabeled) - len(stay) - len(corrected), 'corrected': len(corrected),
                'decisions': decisions.sha256}
     if unused := decisions.unused(unlabeled):

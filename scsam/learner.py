@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from .config import Recipe, ScsamError, mix, nearest, seed_step
 from .files import atomic, locked, read_json, sweep, write_json
 from .rundir import check_run, finished, read_recipe, read_training, write_training
-from .data import Dataset, as_seen, file_sha256, load_arrays, read_manifest
+from .data import Dataset, as_seen, file_sha256, load_arrays, other_classes, read_manifest
 from .sam import Sam
 from .lora import widen
 from .losses import foreground_dice
@@ -52,6 +52,9 @@ def validate(method: nn.Module, arrays, embeddings=None, device='cpu') -> dict[s
     for rows, probs in predict_arrays(method, arrays, embeddings, device=device):
         masks = torch.from_numpy(arrays.masks[rows].astype(np.int64)).to(device)
         for k, p in probs.items():
+            if not p.isfinite().all():
+                raise ScsamError(f'validation: branch {k!r} gave NaN: training diverged (a smaller learning rate may '
+                                 'help), or the method divides by 0')
             out.setdefault(k, []).append(foreground_dice(p, masks))
     return {k: float(torch.cat(v).mean()) for k, v in out.items()}
 
@@ -528,8 +531,10 @@ def _check_dir(out: Path, method: Method, recipe: Recipe, manifest: dict, decide
         if changed:
             said = ', '.join(f'{k}: {old[k]!r} there, {new[k]!r} now' for k in changed)
             raise ScsamError(f'{out} holds a run with other settings ({said}); choose another directory')
-        if (out/'manifest.json').exists() and read_manifest(out/'manifest.json')['sha256'] != manifest['sha256']:
-            raise ScsamError(f'{out} holds a run on other data (its manifest differs); choose another directory')
+        if (out/'manifest.json').exists():
+            kept = read_manifest(out/'manifest.json')
+            why = other_classes(manifest, kept) or 'its manifest differs' * (kept['sha256'] != manifest['sha256'])
+            if why: raise ScsamError(f'{out} holds a run on other data ({why}); choose another directory')
         if (read_json(out/'decided.json', {...: object}) if (out/'decided.json').exists() else {}) != decided:
             raise ScsamError(f'{out} holds a run with other decisions about its unlabelled cases, or none; '
                              'choose another directory, and train anew with these')

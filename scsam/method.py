@@ -6,12 +6,13 @@
 __all__ = ['UNLABELED', 'COMMON', 'UNET', 'SAM', 'PROMPTS', 'METHODS', 'ROOMS', 'PLUGINS', 'group', 'make_sam', 'learned_tokens',
            'unet_optimizer', 'sam_optimizer', 'class_logits', 'total', 'Method', 'register', 'methods', 'find_method',
            'build', 'refuse_unread', 'all_uses', 'write_uses', 'load_plugin', 'load_kept', 'average_in', 'EMA',
-           'evaluating', 'mirrored', 'predict_batch', 'predict_arrays', 'memory_kept']
+           'evaluating', 'mirrored', 'image_seeds', 'check_probs', 'predict_batch', 'predict_arrays', 'memory_kept']
 
 # %% ../nbs/20a_method.ipynb #c2d57952
-import contextlib, copy, ctypes, importlib, importlib.metadata, importlib.util, json, torch
+import contextlib, copy, ctypes, hashlib, importlib, importlib.metadata, importlib.util, json, torch
 from dataclasses import fields
 from pathlib import Path
+import numpy as np
 from torch import nn, Tensor
 from .config import Recipe, ScsamError, cache_dir, mix, nearest
 from .files import atomic
@@ -379,16 +380,33 @@ def mirrored(method: Method, images: Tensor, seeds=None) -> dict: # as of `Metho
     return {b: p.flip(-1) for b, p in method.predict(images.flip(-1), seeds=seeds).items()}
 
 # %% ../nbs/20a_method.ipynb #d98c2ea7
+def image_seeds(pixels) -> list: # of B integers
+    "Seeds of random prompts, (B, S, S, 3) uint8: they depend on the pixels of an image alone, whatever it is called."
+    return [mix(hashlib.sha256(np.ascontiguousarray(p)).hexdigest()) for p in pixels]
+
+
+def check_probs(method: Method, probs: dict, images: Tensor):
+    "An answer that is none of probabilities would be scored and shown as if it were one."
+    name, classes = type(method).__name__, getattr(getattr(method, 'recipe', None), 'num_classes', None)
+    for branch, p in probs.items():
+        what, size = f'{name}.predict gave for {branch!r} ', (len(images), *p.shape[1:2], *images.shape[2:])
+        if p.shape != size or classes not in (None, size[1]):
+            raise ScsamError(f'{what}the shape {tuple(p.shape)}; it must be (images, classes, height, width), here '
+                             f'{(size[0], classes or "K", *size[2:])}')
+        if ((p.float().sum(1) - 1).abs() > .05).any() or (p < -.01).any():           # NaN passes: training may diverge
+            raise ScsamError(f'{what}numbers that are no probabilities: they must lie between 0 and 1, and sum to 1 over '
+                             'the classes; logits need softmax(1)')
+
+
 def predict_batch(method: Method,
                   pixels,          # (B, S, S, 3) uint8
-                  ids,             # of the cases
                   embeddings=None, # array (B, …) of what `Sam.frozen_part` gives
                   device=None,     # None = where the method is
                   mirror: bool = False # asked about each image and about its mirror image
                  ) -> tuple:       # images (B, 3, S, S), {branch: (B, K, S, S)}
     """Predictions for images as they are in memory.
 
-    `pixels`: uint8 (B, S, S, 3). `ids`: of the cases; they seed the random prompts.
+    `pixels`: uint8 (B, S, S, 3), which also seed the random prompts.
     `embeddings`: array (B, ...) of what `Sam.frozen_part` gives. `device`: None = where the method is.
     `mirror`: asked about each image and about its mirror image; `Method.combine` makes one answer of both.
     Returns images (B, 3, S, S) in [0, 1], and {branch: (B, K, S, S)}.
@@ -398,9 +416,10 @@ def predict_batch(method: Method,
     images = to_float(pixels, device)
     if embeddings is not None:
         embeddings = torch.as_tensor(embeddings).to(device)
-    seeds = [mix(i) for i in ids]
+    seeds = image_seeds(pixels)
     with evaluating(method):
         probs = method.predict(images, embeddings=embeddings, seeds=seeds)
+        check_probs(method, probs, images)
         if mirror:
             probs = method.combine(probs, mirrored(method, images, seeds))
     return images, probs
@@ -416,8 +435,8 @@ def predict_arrays(method: Method, arrays, # `scsam.data.Arrays`
     """
     for i in range(0, len(arrays.images), batch_size):
         rows = slice(i, min(i + batch_size, len(arrays.images)))
-        yield rows, predict_batch(method, arrays.images[rows], arrays.ids[rows],
-                                  None if embeddings is None else embeddings[rows], device)[1]
+        yield rows, predict_batch(method, arrays.images[rows], None if embeddings is None else embeddings[rows],
+                                  device)[1]
 
 # %% ../nbs/20a_method.ipynb #41dedc1f
 @contextlib.contextmanager

@@ -202,8 +202,9 @@ def predict_files(run: Run,
                   batch_size: int = 8,
                   form: str|None = None,     # of volumes: one of `VOLUMES`; None = the one that each came in
                   maps: bool = False,        # also maps of probability and uncertainty
-                  how: str = 'none'          # of `tidy`
-                 ) -> dict: # {'images': [path], 'volumes': [path], 'kept': how many there were already}
+                  how: str = 'none',         # of `tidy`
+                  spare: bool = False        # leave such files as they are
+                 ) -> dict: # {'images': [path], 'volumes': [path], 'kept': how many there were already, 'spared': [path]}
     """Write the masks of all cases; what this run has made of these images before is kept.
 
     `cases`: images, and slices of whole volumes. `out`: folder for the files.
@@ -212,7 +213,8 @@ def predict_files(run: Run,
     bar.
     `form`: of volumes: one of `VOLUMES`; None = the one that each came in.
     `maps`: also maps of probability and uncertainty, 0 to 1. `how`: of `tidy`.
-    Returns {'images': [path], 'volumes': [path], 'kept': how many there were already}.
+    `spare`: leave files that other runs or persons have made as they are.
+    Returns {'images': [path], 'volumes': [path], 'kept': how many there were already, 'spared': [path]}.
     """
     out, cases = Path(out), list(cases)
     as_seen(cases, run.recipe.neighbours)  # images that this run cannot see are an error here
@@ -228,18 +230,20 @@ def predict_files(run: Run,
         states = {f: made.state(f, of[j.files]) for j in jobs for f in j.files}
         _spare(cases, [out/f for f in states])
         other = [out/f for f, s in states.items() if s == 'other']
-        if other and not overwrite:
+        if other and not (overwrite or spare):
             more = f' (and {len(other) - 1} more)' if len(other) > 1 else ''
             raise ScsamError(f'{other[0]}{more} was made by another run, of another image, or by a person; choose '
                              'another --out, or give --overwrite')
-        todo = {j.files for j in jobs if any(states[f] != 'whole' for f in j.files)}
+        theirs = [j.files for j in jobs if spare and any(states[f] == 'other' for f in j.files)]
+        todo = {j.files for j in jobs if any(states[f] != 'whole' for f in j.files)} - {*theirs}
         for some in _bar(_batches(jobs, batch_size), progress):
             if not any(j.files in todo for j in some): continue
             kind = (np.float32 if some[0].volume else np.uint8) if maps else None
             predicted = _found(run, [c for j in some for c in j.cases], branch, batch_size, kind)
             _write(run, some, todo, predicted, out, made, of, how)
     masks = [[out/j.files[0] for j in jobs if j.volume == volume] for volume in (False, True)]
-    return {'images': masks[0], 'volumes': masks[1], 'kept': len(jobs) - len(todo)}
+    spared = [out/files[0] for files in theirs]
+    return {'images': masks[0], 'volumes': masks[1], 'kept': len(jobs) - len(todo) - len(spared), 'spared': spared}
 
 # %% ../nbs/31a_predict.ipynb #8e0d9cd0
 def _batches(jobs: list, batch_size: int) -> list: # of lists of jobs

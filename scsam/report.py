@@ -255,8 +255,8 @@ def report(run: Run|str|Path,
     if sets:
         parts.append(part_trust(run, sets))
     elif not first:
-        parts.append(section('Cases', said('Without images: the data was not at hand, or has nothing to compare with, or '
-                                           'they were not asked for.')))
+        why = 'Without images: the data was not at hand, or has nothing to compare with, or they were not asked for.'
+        parts.append(section('Cases', said(why)))
     out = Path(out or run.dir/'report.html')
     title = esc(f'{run.manifest["name"]}: {run.recipe.method}, run {run.dir.name}')
     page = PAGE.format(title=title, body=''.join([*parts, part_record(run, record)]), version=__version__)

@@ -25,7 +25,7 @@ from .viz import BRANCHES, CLASSES, YELLOW, disagreement, draw_boxes, draw_point
 from .decisions import PROMPT, Decisions, file_stem, image_hash
 from .sam import load_sam
 from .prompts import mask_box, released_points
-from .method import evaluating, find_method, mirrored, predict_batch
+from .method import evaluating, find_method, image_seeds, mirrored, predict_batch
 from .feed import Embeddings
 from .snapshots import PseudoLabels, asked_points, label_maps, with_background
 from .learner import Run, load_run
@@ -420,12 +420,13 @@ class _Asked(_Images):
     def _predicted(self, id) -> tuple: # ({branch: (K, S, S)}, (xy, labels)) of the final model
         method = self.subject.run.method
         seen = self.embedding(id) if self.subject.recipe.cache_embeddings and self.subject.sam[0] is not None else None
-        x, probs = predict_batch(method, self._seen(id), [id], seen)
-        xy, labels = asked_points(method, x, probs, [mix(id)]) or (np.zeros((0, 2)), np.zeros(0))
+        x, probs = predict_batch(method, self._seen(id), seen)
+        seeds = image_seeds(self._seen(id))
+        xy, labels = asked_points(method, x, probs, seeds) or (np.zeros((0, 2)), np.zeros(0))
         points = (np.asarray(xy).reshape(-1, 2) + .5) / self.size, np.asarray(labels).reshape(-1)
         if self.subject.recipe.mirror:                       # the points are those of the image as it is
             with evaluating(method):
-                probs = method.combine(probs, mirrored(method, x, [mix(id)]))
+                probs = method.combine(probs, mirrored(method, x, seeds))
         return {k: v[0].numpy() for k, v in probs.items()}, points
 
 # %% ../nbs/40_review.ipynb #e8d85d01
@@ -633,7 +634,7 @@ class _Listed(Gallery):
     "A gallery whose cases are decided about and put in order."
     def __init__(self, subject: Subject, decisions, side: int, keep: int):
         super().__init__(subject, side, keep)
-        self.decisions, self._diverse = Decisions(decisions or subject.folder), None
+        self.decisions, self._diverse = Decisions(decisions or subject.folder, subject.class_names), None
 
     def status(self, id: str) -> str: return (self.decisions[id] or {'status': 'undecided'})['status']
 
@@ -794,7 +795,8 @@ class Review(_Deciding):
     def visitor(self) -> 'Review':
         "The same review for another person: the same images and networks, drafts and undo of their own."
         new = copy.copy(self)
-        new.decisions, new.drafts, new._done = Decisions(self.decisions.folder), self._drafts(), []
+        new.decisions, new.drafts = Decisions(self.decisions.folder, self.subject.class_names), self._drafts()
+        new._done = []
         return new
 
     def view(self, id: str, step: int = -1) -> tuple: # (CaseView, what is wrong)

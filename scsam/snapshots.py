@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn, Tensor
-from .config import Recipe, ScsamError, mix
+from .config import Recipe, ScsamError
 from .files import read_json, write_json
 from .rundir import HISTORY
 from .data import IGNORE, Arrays, as_seen, load_arrays, resize_mask, to_float
 from .losses import foreground_dice
-from .method import Method, evaluating, predict_arrays
+from .method import Method, evaluating, image_seeds, predict_arrays
 from .feed import Embeddings, Feed, Roles
 
 # %% ../nbs/30b_snapshots.ipynb #a3507b67
@@ -75,7 +75,7 @@ def write_predictions(folder: Path,          # exists; gets <branch>.npy and poi
                 if k not in files:
                     files[k] = _npy(stack, folder/f'{k}.npy', (len(arrays), p.shape[1] - 1, *p.shape[2:]))
                 files[k].write((p[:, 1:] * 255).round().byte().cpu().numpy().tobytes())
-            images, seeds = to_float(arrays.images[rows], device), [mix(i) for i in arrays.ids[rows]]
+            images, seeds = to_float(arrays.images[rows], device), image_seeds(arrays.images[rows])
             asked = asked_points(method, images, probs, seeds)
             if asked:
                 points.append([x.cpu().numpy() for x in asked])

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NOTHING', 'MADE_OF', 'SHAPE', 'ENOUGH', 'SIGNALS', 'signals', 'signal', 'monotone', 'Expected', 'calibrate',
-           'true_dice', 'judged', 'expected_dice', 'look_first', 'own_csv', 'write_csv']
+           'true_dice', 'judged', 'expected_dice', 'look_first', 'own_csv', 'listed_in', 'keep_csv', 'write_csv']
 
 # %% ../nbs/43_trust.ipynb #f9b17388
 import bisect, csv, io, math
@@ -13,11 +13,13 @@ from pathlib import Path
 import numpy as np
 from .config import ScsamError, mix
 from .files import atomic, read_json, write_json
-from .data import IGNORE, as_seen, read_resized, resize_mask, to_float
+from .data import IGNORE, as_seen, file_sha256, read_resized, resize_mask, to_float
+from .layout import prediction_note
 from .metrics import dice
 from .records import csv_text
-from .method import evaluating, mirrored
+from .method import evaluating, image_seeds, mirrored
 from .learner import Run
+from .predict import Made, tidy
 
 # %% ../nbs/43_trust.ipynb #cc606b48
 def _foreground_dice(a: np.ndarray, b: np.ndarray, k: int) -> float: # mean over the classes that one of them has
@@ -36,8 +38,7 @@ def signals(run: Run, cases,
     for i in range(0, len(cases), batch_size):
         some = cases[i:i + batch_size]
         x = np.stack([read_resized(c, (size, size))[0] for c in as_seen(some, run.recipe.neighbours)])
-        x = to_float(x, device)
-        seeds = [mix(c.id) for c in some]
+        seeds, x = image_seeds(x), to_float(x, device)
         with evaluating(run.method):
             probs, other = run.method.predict(x, seeds=seeds), mirrored(run.method, x, seeds)
         if branch not in probs: raise ScsamError(f'branch {branch!r}: this run predicts {", ".join(probs)}')
@@ -225,11 +226,12 @@ SIGNALS = ('area', 'confidence', 'agreement', 'consistency')
 
 # %% ../nbs/43_trust.ipynb #4c541777
 def look_first(run: Run, cases, expected: Expected|None, # of the branch that was chosen in training
-               branch: str|None = None) -> list:          # of dicts, the images to look at first in front
+               branch: str|None = None,
+               how: str = 'none') -> list:                # of `tidy`, for the area; of dicts, those to look at first in front
     "One row for every image: area, confidence, signal and, where it is known, expected Dice with its interval."
-    rows = []
-    for case, mask, f in signals(run, cases, branch):
-        row = {'id': case.id, **{k: round(f[k], 4) for k in SIGNALS if k in f}}
+    rows, found = [], list(signals(run, cases, branch))
+    for (case, _, f), area in zip(found, _areas(found, how)):
+        row = {'id': case.id, **{k: round(f[k], 4) for k in SIGNALS if k in f}, 'area': round(area, 4)}
         place = f['area'] > 0 or case.index is not None, _mean(f, MADE_OF), case.id
         if expected:
             known = expected.of(f)
@@ -239,13 +241,43 @@ def look_first(run: Run, cases, expected: Expected|None, # of the branch that wa
     return [r for _, r in sorted(rows, key=lambda t: t[0])]
 
 
+def _areas(found: list, how: str) -> list: # `found`: of `signals`
+    "The share of each image that is marked; a volume is tidied as a whole."
+    cases, masks, of = zip(*found) if found else ((), (), ())
+    whole, out = {}, [f['area'] for f in of]
+    for n, c in enumerate(cases if how != 'none' else ()):
+        whole.setdefault(c.id if c.index is None else c.volume, []).append(n)
+    for rows in whole.values():
+        rows.sort(key=lambda n: cases[n].index or 0)
+        mask = tidy(np.stack([masks[n] for n in rows]) if len(rows) > 1 else masks[rows[0]], how)
+        for n, m in zip(rows, mask if len(rows) > 1 else [mask]):
+            out[n] = float((m > 0).mean())
+    return out
+
+
 def own_csv(path: str|Path) -> bool:
-    "Is this a file that `write_csv` has written (which may be replaced), or none at all?"
+    "Is this a table that `keep_csv` has written and nobody has changed (which may be replaced), or none at all?"
+    path = Path(path)
+    if line := prediction_note(path.parent).get(path.name):
+        return not path.exists() or line['sha256'] in (None, file_sha256(path))
     try:
         with open(path, 'rb') as f:
             return f.readline().startswith(f'id,{",".join(SIGNALS[:2])}'.encode())
     except FileNotFoundError:
         return True
+
+
+def listed_in(path: str|Path) -> set: # of ids
+    "The images that a table lists."
+    if not Path(path).exists(): return set()
+    with open(path, newline='', encoding='utf-8', errors='replace') as f:
+        return {r.get('id') for r in csv.DictReader(f)}
+
+
+def keep_csv(rows: list, path: str|Path) -> Path:
+    "A table beside predictions, with a note by which it is known again."
+    with Made(Path(path).parent).making('table', Path(path).name):
+        return write_csv(rows, path)
 
 
 def write_csv(rows: list, path: str|Path) -> Path:

@@ -1,0 +1,181 @@
+"""What people do with a run: change the data or the classes, edit what was written, load a method with a mistake in it."""
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_cases import scsam
+
+from scsam.auto import auto, make_plan
+from scsam.config import Recipe, ScsamError
+from scsam.datasets import load_dataset
+from scsam.decisions import Decisions, read_decisions
+from scsam.feed import assign_roles
+from scsam.learner import load_run
+from scsam.predict import tidy
+from scsam.trust import look_first
+
+TRAIN = ("--preset", "smoke", "--method", "unet", "--labeled", "100%", "--quiet")
+
+
+def picture(size=(48, 64), discs=()):
+    "An image with coloured discs, and its label map; a disc is (y, x, radius, class)."
+    y, x = np.mgrid[:size[0], :size[1]]
+    image, mask = np.full((*size, 3), 80, np.uint8), np.zeros(size, np.uint8)
+    for cy, cx, r, c in discs:
+        inside = (y - cy) ** 2 + (x - cx) ** 2 < r * r
+        image[inside], mask[inside] = (220, 60, 60) if c == 1 else (60, 60, 220), c
+    return image + np.random.default_rng(0).integers(0, 12, image.shape, np.uint8), mask
+
+
+def folder(at, classes=("background", "c1", "c2"), bare=2, test=2):
+    "Ten images with masks of two classes, some without, and a test part."
+    (at / "classes.txt").parent.mkdir(parents=True)
+    (at / "classes.txt").write_text("\n".join(classes))
+    for n in range(10 + bare + test):
+        part = at / "test" if n >= 10 + bare else at
+        image, mask = picture(discs=((14 + n, 16, 9, 1), (24, 46 - n, 7, 2)))
+        for kind, a in (("images", image), ("masks", mask)):
+            (part / kind).mkdir(parents=True, exist_ok=True)
+            if kind == "images" or not 10 <= n < 10 + bare:
+                Image.fromarray(a).save(part / kind / f"p{n:02}.png")
+    return at
+
+
+def turn(data):
+    "The same names and values in another order."
+    (data / "classes.txt").unlink()
+    (data / "classes.json").write_text('{"background": 0, "c2": 2, "c1": 1}')
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    "A run of three classes, and its data."
+    at = tmp_path_factory.mktemp("run")
+    data = folder(at / "data")
+    assert scsam("train", "--data", data, *TRAIN, "--out", at / "run")[0] == 0
+    return at / "run", data
+
+
+def test_a_class_table_in_another_order_is_other_data(run, tmp_path):
+    data = folder(tmp_path / "data")
+    half = ("train", "--data", data, *TRAIN, "--out", tmp_path / "half", "--steps", "4")
+    assert scsam(*half, "--max-minutes", "0")[0] == 3
+    turn(data)
+    for command in (half, ("evaluate", run[0], "--data", data)):
+        code, said = scsam(*command)
+        assert code == 2 and "(background 0, c2 2, c1 1) here, and (background 0, c1 1, c2 2) there" in said, said
+    code, said = scsam("data", "compare", data, run[0])
+    assert code == 1 and "the class table is" in said, said
+    code, said = scsam("predict", run[0], data / "test", "--out", tmp_path / "same")
+    assert code == 0 and "which are not compared: the class table" in said, said     # of two classes: no table there
+    (data / "classes.json").write_text('{"background": 0, "liver": 1, "kidney": 2}')  # other names: the same classes
+    assert scsam("evaluate", run[0], "--data", data, "--quiet")[0] == 0
+
+
+def test_decisions_know_their_classes(tmp_path):
+    data = load_dataset(folder(tmp_path / "data"))
+    bare = next(c for c in data if not c.has_mask)
+    Decisions(tmp_path / "made", data.class_names).set(bare, "corrected", bare.read_image()[..., 0] // 200)
+    recipe = Recipe.preset("smoke", method="unet", labeled="100%", num_classes=3)
+    assert bare.id in {c.id for c in assign_roles(data, recipe, read_decisions(tmp_path / "made")).labeled}
+    turn(tmp_path / "data")
+    with pytest.raises(ScsamError, match="give the class table its old order"):
+        assign_roles(load_dataset(tmp_path / "data"), recipe, read_decisions(tmp_path / "made"))
+
+
+def test_test_images_that_came_later_are_named(run, tmp_path):
+    data = folder(tmp_path / "data")
+    assert scsam("evaluate", run[0], "--data", data, "--quiet")[1].count("not there when") == 0
+    for kind in ("images", "masks"):
+        (data / "test" / kind / "new.png").write_bytes((data / kind / "p00.png").read_bytes())
+    for command in ("evaluate", "report"):
+        code, said = scsam(command, run[0], "--data", data, "--quiet")
+        assert code == 0 and "1 image was not there when the run was trained (test/new)" in said, said
+
+
+def test_a_table_is_about_the_masks_that_were_written(run, tmp_path):
+    (tmp_path / "in").mkdir()
+    for n in range(3):
+        image, _ = picture(discs=((14, 14, 11, 1), (34, 50, 5 + n, 1)))
+        Image.fromarray(image).save(tmp_path / "in" / f"{n}.png")
+    code, said = scsam("predict", run[0], tmp_path / "in", "--out", tmp_path / "out", "--csv", "--tidy", "largest")
+    assert code == 0, said
+    cases, trained = list(load_dataset(tmp_path / "in")), load_run(run[0])
+    areas = {how: {r["id"]: r["area"] for r in look_first(trained, cases, None, how=how)} for how in ("none", "largest")}
+    with open(tmp_path / "out" / "masks.csv") as f:
+        assert {r["id"]: float(r["area"]) for r in csv.DictReader(f)} == areas["largest"] != areas["none"]
+    maps = {c.id: trained.predict(c.image) for c in cases}
+    for i, area in areas["largest"].items():
+        assert abs((tidy(maps[i], "largest") > 0).mean() - area) < 0.02
+
+
+def test_a_table_that_somebody_has_changed_stays(run, tmp_path):
+    _, data = run
+    predict = ("predict", run[0], data / "test", "--out", tmp_path / "out", "--csv", "--quiet")
+    table = tmp_path / "out" / "masks.csv"
+    assert scsam(*predict)[0] == 0 and scsam(*predict)[0] == 0
+    code, said = scsam("predict", run[0], data, "--out", tmp_path / "out", "--csv", "--quiet")
+    assert code == 0 and "2 other images, which it listed before, are in it no more" in said, said
+    text = table.read_text()
+    table.write_text(text.replace("\n", ",checked\n", 1))
+    code, said = scsam(*predict)
+    assert code == 2 and "was changed since" in said and "checked" in table.read_text(), said
+    assert scsam(*predict, "--overwrite")[0] == 0 and "checked" not in table.read_text()
+
+
+def test_auto_keeps_masks_that_somebody_has_changed(tmp_path):
+    data = load_dataset(folder(tmp_path / "data", bare=3))
+    plan = make_plan(data, k=2, preset="smoke", steps=2, methods=("unet",))
+    said, out = [], tmp_path / "auto"
+    auto(data, plan, out, say=said.append)
+    mask = next(p for p in (out / "masks").glob("*.png") if "_overlay" not in p.name)
+    Image.fromarray(picture()[1]).save(mask)
+    before = mask.read_bytes()
+    assert auto(data, plan, out, say=said.append) and mask.read_bytes() == before
+    assert any("1 mask in" in s and "changed by a person stay" in s for s in said), said
+    (out / "masks.csv").write_text("my own list")
+    with pytest.raises(ScsamError, match="changed since"):
+        auto(data, plan, out, say=said.append)
+
+
+PLUGIN = """
+from scsam.baselines import UNetOnly
+from scsam.method import register
+
+@register('mine')
+class Mine(UNetOnly):
+    def predict(self, images, embeddings=None, seeds=None):
+        return {'unet': %s}
+"""
+
+
+@pytest.mark.parametrize("answer, says", (("1/0", "an error of the plugin"), ("self.unet(images)", "logits need softmax"),
+                                          ("self.unet(images).softmax(1)[:, :1]", "it must be (images, classes"),
+                                          ("self.unet(images).softmax(1)*float('nan')", "gave NaN")))
+def test_a_method_with_a_mistake_is_named(answer, says, run, tmp_path):
+    (tmp_path / "mine.py").write_text(PLUGIN % answer)
+    code, said = scsam("train", "--data", run[1], "--preset", "smoke", "--method", "mine", "--plugin",
+                       tmp_path / "mine.py", "--labeled", "100%", "--quiet", "--out", tmp_path / "run")
+    assert code == 2 and says in said and "fault of scsam" not in said, said
+
+
+def test_home_is_home(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert scsam("predict", run[0], run[1] / "test", "--out=~/masks", "--quiet")[0] == 0
+    assert (tmp_path / "home" / "masks").is_dir() and not Path("~").exists()
+
+
+def test_a_mask_does_not_depend_on_a_name(run, tmp_path):
+    assert scsam("train", "--data", run[1], "--preset", "smoke", "--method", "scsam", "--labeled", "100%", "--steps", "2",
+                 "--quiet", "--out", tmp_path / "run")[0] == 0
+    (tmp_path / "in").mkdir()
+    for name in "ab":
+        (tmp_path / "in" / f"{name}.png").write_bytes((run[1] / "images" / "p00.png").read_bytes())
+    assert scsam("predict", tmp_path / "run", tmp_path / "in", "--branch", "sam", "--out", tmp_path / "out")[0] == 0
+    a, b = (np.asarray(Image.open(tmp_path / "out" / f"{name}.png")) for name in "ab")
+    assert np.array_equal(a, b)
+    assert json.loads((tmp_path / "run" / "recipe.json").read_text())["prompts"]                 # SAM was asked points
