@@ -13,7 +13,8 @@ from scsam.config import Recipe, ScsamError
 from scsam.datasets import load_dataset
 from scsam.decisions import Decisions, read_decisions
 from scsam.feed import assign_roles
-from scsam.learner import load_run
+from scsam.learner import fit, load_run, make_method
+from scsam.method import methods
 from scsam.predict import tidy
 from scsam.trust import look_first
 
@@ -179,3 +180,11 @@ def test_a_mask_does_not_depend_on_a_name(run, tmp_path):
     a, b = (np.asarray(Image.open(tmp_path / "out" / f"{name}.png")) for name in "ab")
     assert np.array_equal(a, b)
     assert json.loads((tmp_path / "run" / "recipe.json").read_text())["prompts"]                 # SAM was asked points
+
+
+@pytest.mark.parametrize("method", methods())
+def test_every_method_learns_in_bf16_with_a_smaller_sam(method, tmp_path):
+    recipe = Recipe.preset("smoke", method=method, steps=1, labeled="4", val_every=1, precision="bf16", image_size=96,
+                           sam_size=64)
+    history = fit(make_method(recipe), load_dataset("phantom", n=8, test=0), recipe, tmp_path / "run", progress=False)
+    assert all(np.isfinite(v) for row in history.val for v in row.values())
