@@ -314,8 +314,8 @@ def auto(data: Dataset, plan: Plan, out: str|Path, progress: bool = False, say=p
         done = predict_files(run, rest, out/'masks', progress=progress, spare=True)
         if theirs := done['spared']:
             many = f'{len(theirs)} mask{"s"*(len(theirs) != 1)} in {out}/masks'
-            say(f'{many} changed by a person stay ({listed([p.name for p in theirs])}); to learn from them, draw them in '
-                'scsam inspect, or put them beside their images')
+            say(f'{many} changed by a person stay ({listed([p.name for p in theirs])}); to learn from them, draw them '
+                'in scsam inspect, or put them beside their images')
         first = look_first(run, rest, expected)
         keep_csv(first, out/'masks.csv')
         say(f'{len(rest)} masks in {out}/masks; masks.csv lists those to look at first at its top')

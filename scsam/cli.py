@@ -278,7 +278,7 @@ def _score_beside(run, found, files: list): # `found`: of `inputs`
         print(f'{len(dice)} of these images have masks beside them: Dice {np.mean(list(dice.values())):.3f}, lowest '
               f'{dice[worst]:.3f} ({worst})')
 
-
+# %% ../nbs/50_cli.ipynb #553a103f
 def _learnt(run) -> set: # hashes of images
     "The images whose masks a run has learnt from, or chose its weights by."
     return {c['sha256'].get('image') for c in run.manifest['cases'] if c['labeled'] or c['role'] == 'val'}

@@ -134,8 +134,8 @@ class _Decided:
         "A number in a mask stands for a class of a table; the same names in another order are a `ScsamError`."
         mine = self.class_names
         if mine and names and list(names) != mine and sorted(names) == sorted(mine):
-            raise ScsamError(f'{self.path}: masks were drawn with the classes in the order {", ".join(mine)}, and here it '
-                             f'is {", ".join(names)}; give the class table its old order')
+            raise ScsamError(f'{self.path}: the order of the classes is {", ".join(names)} on one side, and '
+                             f'{", ".join(mine)} on the other; give the class table its old order')
 
 # %% ../nbs/07_decisions.ipynb #95b467b6
 class ReadDecisions(_Decided):

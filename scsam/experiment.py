@@ -386,7 +386,7 @@ PAIR_VARIANTS |= {f'{v}-mirror': PAIR_VARIANTS[v] | dict(mirror=True) for v in (
 
 
 def pair_queue(mode: str) -> dict[str, Recipe]:
-    "Polyps, 5 to 217 labels and all: strong networks alone and together; five seeds of the question, three of the rest."
+    "Polyps, 5 to 217 labels and all: strong networks alone and together; five or three seeds."
     def run(variant, seed):
         what = PAIR_VARIANTS[variant]
         slow = dict(weight_ema=.99) if 'method' in what else {}     # `scsam-pair` has slow averages of its own

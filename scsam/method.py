@@ -394,10 +394,10 @@ def check_probs(method: Method, probs: dict, images: Tensor):
             raise ScsamError(f'{what}the shape {tuple(p.shape)}; it must be (images, classes, height, width), here '
                              f'{(size[0], classes or "K", *size[2:])}')
         if ((p.float().sum(1) - 1).abs() > .05).any() or (p < -.01).any():           # NaN passes: training may diverge
-            raise ScsamError(f'{what}numbers that are no probabilities: they must lie between 0 and 1, and sum to 1 over '
-                             'the classes; logits need softmax(1)')
+            raise ScsamError(f'{what}numbers that are no probabilities: they must lie between 0 and 1, and sum to 1 '
+                             'over the classes; logits need softmax(1)')
 
-
+# %% ../nbs/20a_method.ipynb #1d2f1744
 def predict_batch(method: Method,
                   pixels,          # (B, S, S, 3) uint8
                   embeddings=None, # array (B, …) of what `Sam.frozen_part` gives

@@ -204,7 +204,7 @@ def predict_files(run: Run,
                   maps: bool = False,        # also maps of probability and uncertainty
                   how: str = 'none',         # of `tidy`
                   spare: bool = False        # leave such files as they are
-                 ) -> dict: # {'images': [path], 'volumes': [path], 'kept': how many there were already, 'spared': [path]}
+                 ) -> dict: # {'images': [path], 'volumes': [path], 'kept': how many there were already, 'spared': …}
     """Write the masks of all cases; what this run has made of these images before is kept.
 
     `cases`: images, and slices of whole volumes. `out`: folder for the files.

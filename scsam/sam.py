@@ -559,7 +559,7 @@ class _Asking(_Seeing):
         if masks is None: return p.no_mask_embed.weight.view(1, -1, 1, 1)
         inside = [round(4*s/self.encoder.stride) for s in size] # the image's part of the 4h × 4w that a mask prompt has
         if tuple(masks.shape[-2:]) != tuple(inside):
-            small = F.interpolate(masks[:, None].float(), inside, mode='bilinear', antialias=True) # not in bf16 on a CPU
+            small = F.interpolate(masks[:, None].float(), inside, mode='bilinear', antialias=True) # no bf16
             masks = small[:, 0].to(masks.dtype)
         masks = F.pad(masks, (0, 4*grid[1] - inside[1], 0, 4*grid[0] - inside[0]))
         return p.mask_downscaling(masks[:, None])

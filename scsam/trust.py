@@ -227,7 +227,8 @@ SIGNALS = ('area', 'confidence', 'agreement', 'consistency')
 # %% ../nbs/43_trust.ipynb #4c541777
 def look_first(run: Run, cases, expected: Expected|None, # of the branch that was chosen in training
                branch: str|None = None,
-               how: str = 'none') -> list:                # of `tidy`, for the area; of dicts, those to look at first in front
+               how: str = 'none'                          # of `tidy`, for the area
+              ) -> list:                                  # of dicts, the images to look at first in front
     "One row for every image: area, confidence, signal and, where it is known, expected Dice with its interval."
     rows, found = [], list(signals(run, cases, branch))
     for (case, _, f), area in zip(found, _areas(found, how)):
@@ -254,7 +255,7 @@ def _areas(found: list, how: str) -> list: # `found`: of `signals`
             out[n] = float((m > 0).mean())
     return out
 
-
+# %% ../nbs/43_trust.ipynb #d00fb5a4
 def own_csv(path: str|Path) -> bool:
     "Is this a table that `keep_csv` has written and nobody has changed (which may be replaced), or none at all?"
     path = Path(path)

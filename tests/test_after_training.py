@@ -1,4 +1,4 @@
-"""What people do with a run: change the data or the classes, edit what was written, load a method with a mistake in it."""
+"""What people do with a run: change its data or classes, edit what was written, load a method with a mistake in it."""
 import csv
 import json
 from pathlib import Path
@@ -105,7 +105,8 @@ def test_a_table_is_about_the_masks_that_were_written(run, tmp_path):
     code, said = scsam("predict", run[0], tmp_path / "in", "--out", tmp_path / "out", "--csv", "--tidy", "largest")
     assert code == 0, said
     cases, trained = list(load_dataset(tmp_path / "in")), load_run(run[0])
-    areas = {how: {r["id"]: r["area"] for r in look_first(trained, cases, None, how=how)} for how in ("none", "largest")}
+    area = lambda how: {r["id"]: r["area"] for r in look_first(trained, cases, None, how=how)}
+    areas = {how: area(how) for how in ("none", "largest")}
     with open(tmp_path / "out" / "masks.csv") as f:
         assert {r["id"]: float(r["area"]) for r in csv.DictReader(f)} == areas["largest"] != areas["none"]
     maps = {c.id: trained.predict(c.image) for c in cases}
@@ -153,7 +154,8 @@ class Mine(UNetOnly):
 """
 
 
-@pytest.mark.parametrize("answer, says", (("1/0", "an error of the plugin"), ("self.unet(images)", "logits need softmax"),
+@pytest.mark.parametrize("answer, says", (("1/0", "an error of the plugin"),
+                                          ("self.unet(images)", "logits need softmax"),
                                           ("self.unet(images).softmax(1)[:, :1]", "it must be (images, classes"),
                                           ("self.unet(images).softmax(1)*float('nan')", "gave NaN")))
 def test_a_method_with_a_mistake_is_named(answer, says, run, tmp_path):
@@ -171,8 +173,8 @@ def test_home_is_home(run, tmp_path, monkeypatch):
 
 
 def test_a_mask_does_not_depend_on_a_name(run, tmp_path):
-    assert scsam("train", "--data", run[1], "--preset", "smoke", "--method", "scsam", "--labeled", "100%", "--steps", "2",
-                 "--quiet", "--out", tmp_path / "run")[0] == 0
+    assert scsam("train", "--data", run[1], "--preset", "smoke", "--method", "scsam", "--labeled", "100%", "--steps",
+                 "2", "--quiet", "--out", tmp_path / "run")[0] == 0
     (tmp_path / "in").mkdir()
     for name in "ab":
         (tmp_path / "in" / f"{name}.png").write_bytes((run[1] / "images" / "p00.png").read_bytes())
