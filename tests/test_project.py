@@ -191,3 +191,35 @@ def test_notebook_was_run_and_is_small(path):
     assert not wrong, "a cell ended with an error"
     text = path.read_text(encoding="utf-8")
     assert not re.search(r"/(home|Users|root|work)/\w", text), "an absolute path of somebody's machine"
+
+
+def outputs(path):
+    "The text of all outputs of a notebook."
+    out = []
+    for c in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        for o in c.get("outputs", []):
+            out += o.get("text", [])
+            out += [line for k, v in o.get("data", {}).items() if k.startswith("text/") for line in v]
+    return "".join(out)
+
+
+PAGES = [ROOT / "nbs" / "index.ipynb", *sorted((ROOT / "nbs" / "experiments").glob("*.ipynb"))]
+NO_RESULTS = r"\]\([^)]*\)|Python 3\.\d+|arXiv [\d.]+|`[^`]*`"                               # links, versions, settings
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda p: p.stem)
+def test_numbers_in_words_stand_in_an_output(path):
+    "Of the page, or of one that the paragraph links to: as it is, rounded, or in per cent."
+    lost = []
+    for c in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        if c["cell_type"] != "markdown":
+            continue
+        text = "".join(c["source"])
+        links = {(path.parent / m).resolve() for m in re.findall(r"\]\(([^)#]*\.ipynb)\)", text)}
+        known = " ".join(outputs(p) for p in (path, *links) if p.exists())
+        there = {float(x) for x in re.findall(r"\d*\.\d+", known)}
+        there |= {round(x, k) for x in there for k in (1, 2)}
+        for x in re.findall(r"(?<![\d.:/v])\d+\.\d+(?![\d.]*\d)", re.sub(NO_RESULTS, "", text)):
+            if float(x) not in there:
+                lost.append(f"{x}: …{text[max(0, text.index(x) - 40):text.index(x) + 20]}…")
+    assert not lost, "\n".join(lost)
