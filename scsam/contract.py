@@ -84,7 +84,8 @@ def _predicts_its_branches(method: type, recipe: Recipe):
     assert tuple(whole) == tuple(m.branches), f'it declares the branches {m.branches} and predicts {tuple(whole)}'
     assert m.branch in whole, f'branch={m.branch!r} is none of its branches {tuple(whole)}'
     for k, p in whole.items():
-        assert p.shape == (4, 2, 32, 32), f'branch {k}: shape {tuple(p.shape)} instead of (4, 2, 32, 32)'
+        size = 4, recipe.num_classes, 32, 32
+        assert p.shape == size, f'branch {k}: shape {tuple(p.shape)} instead of {size}'
         sums, alone = torch.allclose(p.sum(1), torch.ones(()), atol=1e-5), torch.allclose(p[[3, 1]], some[k], atol=1e-4)
         assert sums, f'branch {k}: probabilities do not sum to 1 over the classes'
         assert alone, f'branch {k}: a prediction depends on the images beside it'
@@ -128,7 +129,11 @@ def _moves_what_it_trains(method: type, recipe: Recipe):
         moved = {k for k, v in m.named_parameters() if not torch.equal(v, before[k])}
         frozen = {k for k, v in m.named_parameters() if not v.requires_grad} - teachers
         assert not moved & frozen, f'changed, but not trainable: {sorted(moved & frozen)[:3]}'
-        def part(k): return k.split('.')[0] + '.encoder'*('.encoder.' in k and not cached) # of SAM: its adapters
+        nets = [n for n, t in m.named_modules() if isinstance(t, SegmentationNet)]
+        def part(k): # of a U-Net: its stages; of SAM: its adapters
+            net = next((n for n in nets if k.startswith(f'{n}.')), None)
+            if net: return f'{net}.{k[len(net) + 1:].split(".")[0]}'
+            return k.split('.')[0] + '.encoder'*('.encoder.' in k and not cached)
         still = {part(k) for k, v in m.named_parameters() if v.requires_grad} - {part(k) for k in moved}
         assert not still, f'trainable, but never changed{" with cached embeddings" if cached else ""}: {sorted(still)}'
 
@@ -146,7 +151,7 @@ def _survives_emptiness(method: type, recipe: Recipe):
         for part in m.modules():
             if isinstance(part, SegmentationNet):
                 part.head.weight.zero_()
-                part.head.bias.copy_(torch.tensor([9., -9.]))
+                part.head.bias.fill_(-9.)[0] = 9.
             if hasattr(part, 'output_hypernetworks_mlps'):
                 last = part.output_hypernetworks_mlps[0].layers[-1]
                 last.weight.zero_()

@@ -115,7 +115,7 @@ class Embeddings(_Kept):
     def __getitem__(self, rows) -> np.ndarray: # rows: a slice, or a sequence of ints
         rows = [int(i) for i in (range(len(self))[rows] if isinstance(rows, slice) else rows)]
         self.compute(rows)
-        return np.stack([self._get(self.keys[i]) for i in rows])
+        return np.stack([self._get(self.keys[i]) for i in rows]) if rows else np.empty((0, *self.shape), np.float16)
 
     def compute(self, rows): # a sequence of ints
         "Encode those of the images for which nothing is kept yet."

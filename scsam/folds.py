@@ -143,8 +143,8 @@ def load_folds(out: str|Path, device='cpu', force: bool = False) -> Run:
     if len(dirs) != about['folds']:
         raise ScsamError(f'{out} holds {len(dirs)} of its {about["folds"]} folds; repeat its `scsam train` command')
     runs = [load_run(p, device, force) for p in dirs]
-    return Run(out, runs[0].recipe, FoldMean([r.method for r in runs]).eval(), read_manifest(out/'manifest.json'),
-               about['training'])
+    return Run(out, runs[0].recipe, FoldMean([r.method for r in runs]).eval(),
+               read_manifest(out/'manifest.json', force), about['training'])
 
 
 def open_run(folder: str|Path, device='cpu', force: bool = False) -> Run:

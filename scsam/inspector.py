@@ -484,7 +484,10 @@ def annotate(folder,                    # images, some of which may have masks
     review = Review(subject)
     subject.sam                        # loaded now: what is wrong with it is told before anybody draws
     if again:
-        print(f'{len(answer_again(review))} masks were made anew by {subject.answerer}')
+        left = {}
+        print(f'{len(answer_again(review, left))} masks were made anew by {subject.answerer}')
+        for id, why in left.items():
+            print(f'note: the mask of {id} is as before: {why}')
     app = App(review, port)
     print(f'{len(subject.ids)} images without a mask, for you alone, until Ctrl-C:\n{app.url}\n'
           f'then: scsam auto {folder} --decisions {review.decisions.folder} --out evening', flush=True)

@@ -9,7 +9,7 @@ __all__ = ['UNLABELED', 'COMMON', 'UNET', 'SAM', 'PROMPTS', 'METHODS', 'ROOMS', 
            'evaluating', 'mirrored', 'image_seeds', 'check_probs', 'predict_batch', 'predict_arrays', 'memory_kept']
 
 # %% ../nbs/20a_method.ipynb #c2d57952
-import contextlib, copy, ctypes, hashlib, importlib, importlib.metadata, importlib.util, json, torch
+import contextlib, copy, ctypes, hashlib, importlib, importlib.metadata, importlib.util, json, sys, torch
 from dataclasses import fields
 from pathlib import Path
 import numpy as np
@@ -284,9 +284,11 @@ def load_plugin(path: str|Path # a Python file with `@register('name')` before a
     spec = importlib.util.spec_from_file_location(f'scsam_plugin_{digest[:12]}', path)
     def mine(): return [n for n, cls in METHODS.items() if cls.__module__ == spec.name]
     before = {n: METHODS.pop(n) for n in PLUGINS}            # a plugin may replace what an earlier one registered
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)         # as dataclasses look for it
     try:
-        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+        spec.loader.exec_module(module)
     except (Exception, SystemExit) as e:
+        del sys.modules[spec.name]
         for n in mine():
             del METHODS[n]                                   # once mended, the file may register it again
         if isinstance(e, ScsamError): raise

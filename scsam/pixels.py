@@ -591,10 +591,10 @@ def _labels_of_colours(im: Image.Image, path: Path, values: tuple, ignore) -> np
 # %% ../nbs/00d_pixels.ipynb #ec27e3bc
 def to_values(labels: np.ndarray,     # uint8, any shape: class numbers 0 … K-1
               values: tuple = ()      # as a class table has them; () or colours = class numbers stay
-             ) -> np.ndarray:         # same shape, the smallest unsigned type that holds the values
+             ) -> np.ndarray:         # same shape, the smallest type that holds the values
     "A label map in the numbers of its data set."
     if not values or not np.isscalar(values[0]): return labels.astype(np.uint8)
-    out = np.zeros(labels.shape, np.uint8 if max(values) < 256 else np.uint16)
+    out = np.zeros(labels.shape, np.result_type(*map(np.min_scalar_type, values)))
     for i, v in enumerate(values):
         out[labels == i] = v
     return out

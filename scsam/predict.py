@@ -23,7 +23,7 @@ from .viz import overlay, save, uncertainty
 from .layout import PREDICTED, prediction_note
 from .names import VOLUMES, WRITTEN
 from .pixels import rgb_strips, to_values
-from .volumes import read_volume, volume_suffix, write_volume
+from .volumes import read_volume, volume_extent, volume_suffix, write_volume
 
 # %% ../nbs/31a_predict.ipynb #ef3b8772
 class Made:
@@ -72,8 +72,10 @@ def tidy(labels: np.ndarray, # label map (H, W), or (D, H, W) of a whole volume
             parts, n = ndimage.label(out == c, np.ones((3,)*out.ndim))
             if n > 1:
                 out[(parts > 0) & (parts != np.bincount(parts.ravel())[1:].argmax() + 1)] = 0
-        if 'fill' in TIDY[how]:
-            out[ndimage.binary_fill_holes(out == c) & (out == 0)] = c
+    if 'fill' in TIDY[how]:
+        filled = {c: ndimage.binary_fill_holes(out == c) for c in range(1, int(labels.max(initial=0)) + 1)}
+        for c in sorted(filled, key=lambda c: filled[c].sum()):             # a hole is of the innermost class around it
+            out[filled[c] & (out == 0)] = c
     return out
 
 
@@ -121,12 +123,16 @@ class Job:
         del maps
         save(overlay(_small(rgb_strips(self.cases[0].opened()), size), mask), out/self.files[1])
 
+    def check(self):
+        "All slices of a volume are there."
+        if not self.volume: return
+        path, extent = self.cases[0].image, volume_extent(self.cases[0].image)
+        n = extent[2] if extent else len(read_volume(path).array)                                    # DICOM is read
+        if [c.index for c in self.cases] != list(range(n)):
+            raise ScsamError(f'{path} has {n} slices, of which {len(self.cases)} were given; predict whole volumes')
+
     def _volume(self, masks: list, maps: list, out: Path, values: tuple, how: str):
-        path, like = self.cases[0].image, read_volume(self.cases[0].image)
-        if [c.index for c in self.cases] != list(range(len(like.array))):
-            raise ScsamError(f'{path} has {len(like.array)} slices, of which {len(self.cases)} were predicted; '
-                             f'predict whole volumes')
-        mask = tidy(np.stack(masks), how)
+        like, mask = read_volume(self.cases[0].image), tidy(np.stack(masks), how)
         raw = [f for f in self.files if f.endswith('.raw')]
         first, sheet, *names = [f for f in self.files if f not in raw]
         write_volume(out/first, to_values(mask, values), like)
@@ -219,7 +225,7 @@ def predict_files(run: Run,
     out, cases = Path(out), list(cases)
     as_seen(cases, run.recipe.neighbours)  # images that this run cannot see are an error here
     if branch:
-        next(predict_cases(run.method, cases[:1], run.recipe, branch=branch))  # an unknown one is an error here
+        next(predict_cases(run.method, cases[:1], run.recipe, branch=branch), None) # an unknown one is an error here
     branch = branch or run.training['selected']['branch']
     def busy(): raise ScsamError(f'another process is predicting into {out}; wait for it, or choose another folder')
     with writing(out), locked(out/'.scsam-predict.lock', busy):
@@ -235,6 +241,8 @@ def predict_files(run: Run,
             raise ScsamError(f'{other[0]}{more} was made by another run, of another image, or by a person; choose '
                              'another --out, or give --overwrite')
         theirs = [j.files for j in jobs if spare and any(states[f] == 'other' for f in j.files)]
+        for j in jobs:
+            j.check()
         todo = {j.files for j in jobs if any(states[f] != 'whole' for f in j.files)} - {*theirs}
         for some in _bar(_batches(jobs, batch_size), progress):
             if not any(j.files in todo for j in some): continue

@@ -525,7 +525,8 @@ def minus(runs: Runs,
          ) -> Differences:
     "`differences` of rows by their names; those that have no seed in common are left out."
     named = lambda row, branch: f'{branch} of {row}' if branch else row
-    return differences({f'{named(a, p)} − {named(b, q)}': (runs[a], runs[b], *([(p, q)] if p else []))
+    which = lambda p, q: [(p or None, q or None)] if p or q else []
+    return differences({f'{named(a, p)} − {named(b, q)}': (runs[a], runs[b], *which(p, q))
                         for a, b, p, q in rows if set(runs[a]) & set(runs[b])}, columns)
 
 

@@ -9,7 +9,7 @@ __all__ = ['LABELS', 'MAPS', 'EDIT', 'SCORES', 'SUFFIXES', 'DRAFT', 'ORDERS', 'B
            'Unusual', 'oddness', 'diverse_order', 'Review', 'answer_again']
 
 # %% ../nbs/40_review.ipynb #eaa0a16a
-import copy, functools, importlib.util, io, json, math, os
+import contextlib, copy, functools, importlib.util, io, json, math, os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 import numpy as np
@@ -499,7 +499,7 @@ def curve(gallery: Gallery, id: str) -> dict: # {'steps', 'agreement', 'truth': 
 def score_truth(gallery: Gallery) -> int: # cases that have a mask to compare with
     "Fill the scores 'dice', reading the masks that are there."
     saved, scores = gallery.saved, gallery.scores['dice']
-    if not saved: raise ScsamError('Dice is known for cases you have looked at only: there are no snapshots')
+    if not saved: raise ScsamError('Dice is known where there are snapshots only: train with --snapshots')
     for i, id in enumerate(gallery.ids):
         if not np.isnan(scores[i]) or id not in gallery.cases or not gallery.cases[id].has_mask: continue
         try:
@@ -656,10 +656,14 @@ class _Listed(Gallery):
         vague = lambda i: -np.nan_to_num(self.scores['entropy'][self.row[i]])
         return sorted(keep, key=lambda i: (np.isnan(value(i)), np.nan_to_num(value(i)), vague(i), i))
 
+    def _seen_small(self, id) -> np.ndarray: # (768,); 0 where the image cannot be read
+        with contextlib.suppress(ScsamError, KeyError):
+            return resize_image(self.cases[id].read_image(), (16, 16)).ravel()
+        return np.zeros(768)
+
     def _diversity(self) -> list: # of ids; read once
         if self._diverse is None:
-            looks = [resize_image(self.cases[i].read_image(), (16, 16)).ravel() if i in self.cases else np.zeros(768)
-                     for i in self.ids]
+            looks = [self._seen_small(i) for i in self.ids]
             done = [n for n, i in enumerate(self.ids) if self.status(i) != 'undecided']
             self._diverse = [self.ids[n] for n in diverse_order(np.stack(looks) / 255, done)]
         return self._diverse
@@ -824,14 +828,23 @@ class Review(_Deciding):
     def clear(self, id: str): self.drafts.clear(id)
 
 # %% ../nbs/40_review.ipynb #7435bdb4
-def answer_again(review: Review) -> list: # ids whose mask was made anew
-    "Let the review's SAM answer all kept prompts that another one has answered."
-    new = []
+def answer_again(review: Review,
+                 left: dict|None = None # gets id -> why its mask is as before
+                ) -> list:              # ids whose mask was made anew
+    "Let the review's SAM answer all kept prompts that another one has answered, of images that are still the same."
+    new, left = [], {} if left is None else left
     for id, c in list(review.decisions.cases.items()):
         made = c.get('made')
         if id not in review.row or not made or made['drawn'] or made['by'] == review.subject.answerer: continue
-        if review.draft(id): continue                       # somebody is at it
-        draft = Draft(np.zeros(review.image(id)[0].shape[:2], np.uint8))
+        try:
+            if review.decisions.changed([review.cases[id]]):
+                left[id] = 'its image is another one now'
+                continue
+            if review.draft(id): continue                   # somebody is at it
+            draft = Draft(np.zeros(review.image(id)[0].shape[:2], np.uint8))
+        except ScsamError as e:
+            left[id] = str(e)
+            continue
         for k in {p['class'] for p in made['prompts']}:
             draft = review._answered(id, made['prompts'], k, replace(draft, prompts=()))
         if oddness(draft.mask): continue

@@ -802,7 +802,11 @@ def remark_frames(path: Path, v: Volume):
 # %% ../nbs/02b_volumes.ipynb #5bc09c08
 _lock = threading.Lock() # one thread reads a volume, the others wait
 
-def _stamp(path: Path) -> int: return path.stat().st_mtime_ns if path.exists() else 0
+def _stamp(path: Path) -> tuple: # by which a cache knows that any of its files has changed
+    if not path.exists(): return ()
+    if path.is_dir(): return _listing(path)
+    stats = [f.stat() for f in (path, *_data_files(path)) if f.exists()]
+    return tuple((s.st_size, s.st_mtime_ns) for s in stats)
 
 @functools.lru_cache(maxsize=4)
 def _volume(path: Path, changed: int) -> tuple: # (Volume, how many of its numbers are not finite)
@@ -898,7 +902,7 @@ class SliceReader:
             labels, said = _labels(case.mask, _stamp(case.mask), case.image, _stamp(case.image), self)
         for r in said:
             remark(r.kind, r.message, r.value)
-        return labels[case.index]
+        return labels[case.index].copy()
 
     def top(self, case) -> int: # see `FileReader`
         if case.mask.suffix.lower() in SUFFIXES: return FileReader().top(case)

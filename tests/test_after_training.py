@@ -15,7 +15,7 @@ from scsam.decisions import Decisions, read_decisions
 from scsam.feed import assign_roles
 from scsam.learner import fit, load_run, make_method
 from scsam.method import methods
-from scsam.predict import tidy
+from scsam.predict import predict_files, tidy
 from scsam.trust import look_first
 
 TRAIN = ("--preset", "smoke", "--method", "unet", "--labeled", "100%", "--quiet")
@@ -190,3 +190,31 @@ def test_every_method_learns_in_bf16_with_a_smaller_sam(method, tmp_path):
                            sam_size=64)
     history = fit(make_method(recipe), load_dataset("phantom", n=8, test=0), recipe, tmp_path / "run", progress=False)
     assert all(np.isfinite(v) for row in history.val for v in row.values())
+
+
+def test_voxels_that_were_written_anew_are_read_anew(tmp_path):
+    sitk = pytest.importorskip("SimpleITK", reason="needs SimpleITK: pip install 'scsam[medical]'")
+    first, second = (np.full((3, 20, 20), v, np.int16) + np.arange(20, dtype=np.int16) * v for v in (1, 3))
+    for name in ("v.mhd", "v_segmentation.mhd"):
+        sitk.WriteImage(sitk.GetImageFromArray((first > 9).astype(np.int16) if "seg" in name else first),
+                        str(tmp_path / name))
+    case = load_dataset(tmp_path)[1]
+    before, mask = case.read_image(), case.read_mask()
+    mask[:] = 0                                                       # of whoever asked, not of the cache
+    assert case.read_mask().any()
+    header = (tmp_path / "v.mhd").stat()
+    (tmp_path / "v.raw").write_bytes(second[:, ::-1, ::-1].copy().tobytes())
+    assert (tmp_path / "v.mhd").stat().st_mtime_ns == header.st_mtime_ns
+    assert not np.array_equal(case.read_image(), before)
+
+
+def test_an_incomplete_volume_is_refused_before_anything_is_made(run, tmp_path):
+    sitk = pytest.importorskip("SimpleITK", reason="needs SimpleITK: pip install 'scsam[medical]'")
+    for name in "ab":
+        sitk.WriteImage(sitk.GetImageFromArray(np.random.default_rng(0).integers(0, 99, (4, 32, 32), np.int16)),
+                        str(tmp_path / f"{name}.nii.gz"))
+    cases = [c for c in load_dataset(tmp_path) if c.id != "b/02" and c.id != "b/2"]
+    assert len(cases) == 7
+    with pytest.raises(ScsamError, match="of which 3 were given"):
+        predict_files(load_run(run[0]), cases, tmp_path / "out")
+    assert not list((tmp_path / "out").glob("a*"))
