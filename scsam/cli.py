@@ -260,9 +260,12 @@ def _score_beside(run, found, files: list): # `found`: of `inputs`
     reader, seen = FileReader(values=class_values(run.manifest) or tuple(range(run.recipe.num_classes))), _learnt(run)
     whole = (c for c in found.cases if c.index is None or c.image is None)
     images = [(c, f) for c, f in zip(whole, files) if c.has_mask]
-    if images and (other := other_classes(found.classes, run.manifest)):
+    told = list(found.classes['class_names']) != ['background', 'foreground']       # by a table, which may say otherwise
+    if images and told and (other := other_classes(found.classes, run.manifest)):
         print(f'note: {len(images)} images have masks beside them, which are not compared: {other}')
         return
+    if run.recipe.num_classes > 2 and not told: # then masks are read as those of the run's data
+        images = [(replace(c, reader=reader), f) for c, f in images]
     new = [(c, f) for c, f in images if c.sha256().get('image') not in seen]
     if len(new) < len(images):
         print(f'{len(images) - len(new)} of these images were learnt from, or chose the weights: not scored here')
@@ -287,6 +290,7 @@ def _learnt(run) -> set: # hashes of images
 def _write_csv(run, cases: list, args: argparse.Namespace, how: str):
     "A row for every image, those to look at first at the top."
     from scsam.experiment import run_data
+    from scsam.records import csv_text
     from scsam.trust import expected_dice, keep_csv, listed_in, look_first
     announce(args, 'measuring agreement and consistency of every image')
     expected, chosen = None, run.training['selected']['branch']
@@ -300,11 +304,12 @@ def _write_csv(run, cases: list, args: argparse.Namespace, how: str):
     if expected and how != 'none':
         print('note: the expected Dice is that of the masks as they were before they were tidied')
     path = Path(args.out)/'masks.csv'
-    before = listed_in(path) - {c.id for c in cases}
+    before = listed_in(path) - {csv_text(c.id) for c in cases}
     keep_csv(look_first(run, cases, expected, args.branch, how), path)
     print(f'{path}: the images to look at first stand at the top')
     if before:
-        print(f'note: {len(before)} other images, which it listed before, are in it no more')
+        many = f'{len(before)} other images' if len(before) > 1 else 'another image'
+        print(f'note: it listed {many} before')
 
 # %% ../nbs/50_cli.ipynb #56bb492a
 def export(args: argparse.Namespace):

@@ -152,9 +152,9 @@ class ReadDecisions(_Decided):
 
     @property
     def sha256(self) -> str:
-        "Hash of the rejected cases, and of the corrected ones with their masks."
+        "Hash of each case's status and mask."
         what = sorted([i, c['status'], c['mask'] and file_sha256(self.folder/c['mask'])]
-                      for i, c in self.cases.items() if c['status'] in ('rejected', 'corrected'))
+                      for i, c in self.cases.items() if c['status'] in STATUS)
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
     def unused(self, unlabeled) -> list: # of ids

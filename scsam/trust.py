@@ -7,7 +7,7 @@ __all__ = ['NOTHING', 'MADE_OF', 'SHAPE', 'ENOUGH', 'SIGNALS', 'signals', 'signa
            'true_dice', 'judged', 'expected_dice', 'look_first', 'own_csv', 'listed_in', 'keep_csv', 'write_csv']
 
 # %% ../nbs/43_trust.ipynb #f9b17388
-import bisect, csv, io, math
+import bisect, contextlib, csv, io, math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 import numpy as np
@@ -268,11 +268,12 @@ def own_csv(path: str|Path) -> bool:
         return True
 
 
-def listed_in(path: str|Path) -> set: # of ids
+def listed_in(path: str|Path) -> set: # of ids, as `csv_text` writes them
     "The images that a table lists."
-    if not Path(path).exists(): return set()
-    with open(path, newline='', encoding='utf-8', errors='replace') as f:
-        return {r.get('id') for r in csv.DictReader(f)}
+    with contextlib.suppress(FileNotFoundError, csv.Error): # somebody else's table lists none
+        with open(path, newline='', encoding='utf-8', errors='replace') as f:
+            return {r['id'] for r in csv.DictReader(f) if r.get('id')}
+    return set()
 
 
 def keep_csv(rows: list, path: str|Path) -> Path:

@@ -70,8 +70,16 @@ def test_a_class_table_in_another_order_is_other_data(run, tmp_path):
         assert code == 2 and "(background 0, c2 2, c1 1) here, and (background 0, c1 1, c2 2) there" in said, said
     code, said = scsam("data", "compare", data, run[0])
     assert code == 1 and "the class table is" in said, said
-    code, said = scsam("predict", run[0], data / "test", "--out", tmp_path / "same")
-    assert code == 0 and "which are not compared: the class table" in said, said     # of two classes: no table there
+    code, said = scsam("predict", run[0], data, "--out", tmp_path / "whole")
+    assert code == 0 and "which are not compared: the class table" in said, said
+    code, said = scsam("predict", run[0], data / "test", "--out", tmp_path / "test")     # no table: the run's own
+    assert code == 0 and "2 of these images have masks beside them: Dice" in said, said
+    for mask in (data / "test" / "masks").iterdir():
+        Image.fromarray((np.asarray(Image.open(mask)) == 1).astype(np.uint8) * 255).save(mask)
+    code, said = scsam("predict", run[0], data / "test", "--out", tmp_path / "white")
+    assert code == 0 and said.count("is not compared") == 2 and "Dice" not in said, said
+    for mask in (data / "test" / "masks").iterdir():
+        mask.write_bytes((run[1] / "test" / "masks" / mask.name).read_bytes())
     (data / "classes.json").write_text('{"background": 0, "liver": 1, "kidney": 2}')  # other names: the same classes
     assert scsam("evaluate", run[0], "--data", data, "--quiet")[0] == 0
 
@@ -120,12 +128,23 @@ def test_a_table_that_somebody_has_changed_stays(run, tmp_path):
     table = tmp_path / "out" / "masks.csv"
     assert scsam(*predict)[0] == 0 and scsam(*predict)[0] == 0
     code, said = scsam("predict", run[0], data, "--out", tmp_path / "out", "--csv", "--quiet")
-    assert code == 0 and "2 other images, which it listed before, are in it no more" in said, said
+    assert code == 0 and "note: it listed 2 other images before" in said, said
     text = table.read_text()
     table.write_text(text.replace("\n", ",checked\n", 1))
     code, said = scsam(*predict)
     assert code == 2 and "was changed since" in said and "checked" in table.read_text(), said
     assert scsam(*predict, "--overwrite")[0] == 0 and "checked" not in table.read_text()
+
+
+def test_a_table_knows_its_own_names(run, tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("=a", "+b", "ok"):
+        Image.fromarray(picture(discs=((20, 20, 8, 1),))[0]).save(tmp_path / "in" / f"{name}.png")
+    predict = ("predict", run[0], tmp_path / "in", "--out", tmp_path / "out", "--csv", "--quiet")
+    assert scsam(*predict)[0] == 0 and "before" not in scsam(*predict)[1]
+    (tmp_path / "out" / "masks.csv").write_text("Bild;Dice\n" + "x" * 200_000)                       # somebody else's
+    code, said = scsam(*predict, "--overwrite")
+    assert code == 0 and "before" not in said, said
 
 
 def test_auto_keeps_masks_that_somebody_has_changed(tmp_path):
