@@ -260,7 +260,7 @@ def _score_beside(run, found, files: list): # `found`: of `inputs`
     reader, seen = FileReader(values=class_values(run.manifest) or tuple(range(run.recipe.num_classes))), _learnt(run)
     whole = (c for c in found.cases if c.index is None or c.image is None)
     images = [(c, f) for c, f in zip(whole, files) if c.has_mask]
-    told = list(found.classes['class_names']) != ['background', 'foreground']       # by a table, which may say otherwise
+    told = list(found.classes['class_names']) != ['background', 'foreground'] # by a table
     if images and told and (other := other_classes(found.classes, run.manifest)):
         print(f'note: {len(images)} images have masks beside them, which are not compared: {other}')
         return
