@@ -342,14 +342,17 @@ def _keys(self: Dataset, manifest: dict) -> list: # for each case here, the id t
 def other_classes(mine: dict, theirs: dict) -> str: # manifests, or their class_names and values; '' = the same table
     """In what two class tables differ: masks of the same content mean something else under another one.
 
-    Another name for a class is no difference, nor is how a single foreground class is stored.
+    Another name for a class is no difference, nor is how a single foreground class is stored. A manifest that does not
+    say the values of its classes is compared by their names.
     """
-    def table(m): # the value of each class
-        values = class_values(m) or tuple(range(len(m['class_names'])))
-        return () if len(values) == 2 and values[0] in (0, (0, 0, 0)) else values
+    def table(m): # the value of each class; None = not known
+        values = class_values(m)
+        if len(m['class_names']) > 2: return values or None
+        return () if not values or values[0] in (0, (0, 0, 0)) else values
     names = [list(m['class_names']) for m in (mine, theirs)]
     turned = sorted(names[0]) == sorted(names[1]) and names[0] != names[1]
-    if len(names[0]) == len(names[1]) and table(mine) == table(theirs) and not turned: return ''
+    tables = table(mine), table(theirs)
+    if len(names[0]) == len(names[1]) and (None in tables or tables[0] == tables[1]) and not turned: return ''
     said = lambda m: ', '.join(f'{n} {v}' for n, v in zip(m['class_names'], class_values(m) or range(255)))
     return f'the class table is ({said(mine)}) here, and ({said(theirs)}) there'
 
