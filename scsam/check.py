@@ -451,7 +451,7 @@ def _alike(prints: np.ndarray, role: np.ndarray): # fingerprints (N, D) and name
 
 TURNS = 8 # by 0, 90, 180 and 270 degrees, and the same of the mirror image
 
-def _turned(prints: np.ndarray, t: int) -> np.ndarray: # (N, side·side)
+def _turned(prints: np.ndarray, t: int) -> np.ndarray: # (side·side,), or (N, side·side)
     "Fingerprints of turned images: smoothing is the same in every direction."
     side = math.isqrt(prints.shape[-1])
     square = prints.reshape(-1, side, side)
@@ -487,8 +487,8 @@ def _pairs(cases, looks, add):
         i, j = seen[i], seen[j]
         if looks[i].pixels == looks[j].pixels or (i, j) in told: continue
         x, y, frames = _ordered(cases[i], cases[j])
-        fine = fingerprint(looks[i].small, 64)[None], fingerprint(looks[j].small, 64)
-        twin = v > ALIKE and float(_turned(fine[0], t)[0] @ fine[1]) > ALIKE_FINE
+        fine = lambda k: fingerprint(looks[k].small, 64)
+        twin = v > ALIKE and float(_turned(fine(i), t) @ fine(j)) > ALIKE_FINE
         if x.role.startswith('test:'):
             kind = 'overlap' if twin else ''
         else:

@@ -420,8 +420,9 @@ class _Asked(_Images):
     def _predicted(self, id) -> tuple: # ({branch: (K, S, S)}, (xy, labels)) of the final model
         method = self.subject.run.method
         seen = self.embedding(id) if self.subject.recipe.cache_embeddings and self.subject.sam[0] is not None else None
-        x, probs = predict_batch(method, self._seen(id), seen)
-        seeds = image_seeds(self._seen(id))
+        pixels = self._seen(id)
+        x, probs = predict_batch(method, pixels, seen)
+        seeds = image_seeds(pixels)
         xy, labels = asked_points(method, x, probs, seeds) or (np.zeros((0, 2)), np.zeros(0))
         points = (np.asarray(xy).reshape(-1, 2) + .5) / self.size, np.asarray(labels).reshape(-1)
         if self.subject.recipe.mirror:                       # the points are those of the image as it is

@@ -19,7 +19,7 @@ from .metrics import dice
 from .records import csv_text
 from .method import evaluating, image_seeds, mirrored
 from .learner import Run
-from .predict import Made, tidy
+from .predict import Made, tidy, wholes
 
 # %% ../nbs/43_trust.ipynb #cc606b48
 def _foreground_dice(a: np.ndarray, b: np.ndarray, k: int) -> float: # mean over the classes that one of them has
@@ -230,7 +230,8 @@ def look_first(run: Run, cases, expected: Expected|None, # of the branch that wa
                how: str = 'none'                          # of `tidy`, for the area
               ) -> list:                                  # of dicts, the images to look at first in front
     "One row for every image: area, confidence, signal and, where it is known, expected Dice with its interval."
-    rows, found = [], list(signals(run, cases, branch))
+    rows, keep = [], how != 'none' # masks of thousands of images are kept only where they are needed
+    found = [(c, m if keep else None, f) for c, m, f in signals(run, cases, branch)]
     for (case, _, f), area in zip(found, _areas(found, how)):
         row = {'id': case.id, **{k: round(f[k], 4) for k in SIGNALS if k in f}, 'area': round(area, 4)}
         place = f['area'] > 0 or case.index is not None, _mean(f, MADE_OF), case.id
@@ -244,15 +245,12 @@ def look_first(run: Run, cases, expected: Expected|None, # of the branch that wa
 
 def _areas(found: list, how: str) -> list: # `found`: of `signals`
     "The share of each image that is marked; a volume is tidied as a whole."
-    cases, masks, of = zip(*found) if found else ((), (), ())
-    whole, out = {}, [f['area'] for f in of]
-    for n, c in enumerate(cases if how != 'none' else ()):
-        whole.setdefault(c.id if c.index is None else c.volume, []).append(n)
-    for rows in whole.values():
-        rows.sort(key=lambda n: cases[n].index or 0)
-        mask = tidy(np.stack([masks[n] for n in rows]) if len(rows) > 1 else masks[rows[0]], how)
-        for n, m in zip(rows, mask if len(rows) > 1 else [mask]):
-            out[n] = float((m > 0).mean())
+    out = [f['area'] for _, _, f in found]
+    for rows in wholes([c for c, *_ in found]) if how != 'none' else ():
+        masks = [found[n][1] for n in rows]
+        tidied = tidy(np.stack(masks), how) if len(rows) > 1 else [tidy(masks[0], how)]
+        for n, mask in zip(rows, tidied):
+            out[n] = float((mask > 0).mean())
     return out
 
 # %% ../nbs/43_trust.ipynb #d00fb5a4

@@ -809,18 +809,18 @@ def _stamp(path: Path) -> tuple: # by which a cache knows that any of its files 
     return tuple((s.st_size, s.st_mtime_ns) for s in stats)
 
 @functools.lru_cache(maxsize=4)
-def _volume(path: Path, changed: int) -> tuple: # (Volume, how many of its numbers are not finite)
+def _volume(path: Path, changed: tuple) -> tuple: # (Volume, how many of its numbers are not finite)
     v = read_volume(path)
     return v, infinite(v.array)
 
 @functools.lru_cache(maxsize=4)
-def _measured(path: Path, changed: int) -> np.ndarray: return _without_padding(_volume(path, changed)[0].array, path)
+def _measured(path: Path, changed: tuple) -> np.ndarray: return _without_padding(_volume(path, changed)[0].array, path)
 
 @functools.lru_cache(maxsize=4)
-def _grey_levels(path: Path, changed: int) -> np.ndarray: return stretch(_measured(path, changed))
+def _grey_levels(path: Path, changed: tuple) -> np.ndarray: return stretch(_measured(path, changed))
 
 @functools.lru_cache(maxsize=4)
-def _labels(mask: Path, changed: int, image: Path, of: int, reader) -> tuple: # (uint8 (Z, H, W), remarks)
+def _labels(mask: Path, changed: tuple, image: Path, of: tuple, reader) -> tuple: # (uint8 (Z, H, W), remarks)
     "A label volume on its image's grid."
     like = _volume(image, of)[0]
     if mask.suffix.lower() in SUFFIXES: return _of_one_slice(mask, image, like, reader), ()

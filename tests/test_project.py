@@ -1,5 +1,6 @@
 """The project keeps its own rules: notebooks are the source, README is the index notebook, imports are light."""
 import filecmp
+import functools
 import json
 import re
 import shutil
@@ -193,6 +194,7 @@ def test_notebook_was_run_and_is_small(path):
     assert not re.search(r"/(home|Users|root|work)/\w", text), "an absolute path of somebody's machine"
 
 
+@functools.cache
 def outputs(path):
     "The text of all outputs of a notebook."
     out = []
