@@ -350,6 +350,7 @@ PAIR_VARIANTS |= {'pair-15-surer-live': PAIR_VARIANTS['pair-15-both-live'] | SUR
 PAIR_VARIANTS['pair-preset'] = PAIR_VARIANTS['pair-surer-live'] | dict(unet_to_sam=0., precision='bf16', mirror=True)
 PAIR_VARIANTS |= {'alone-preset': PAIR_VARIANTS['pair-preset'] | dict(unlabeled_weight=0.),
                   'both-preset': PAIR_VARIANTS['pair-preset'] | dict(unet_to_sam=1.),     # SAM learns from them, too
+                  'own-preset': PAIR_VARIANTS['pair-preset'] | dict(pair_label='own'),    # the U-Net teaches itself
                   'alone-all-preset': PAIR_VARIANTS['pair-preset'] | dict(unlabeled_weight=0., labeled='100%')}
 # 10 %; the masks of validation labelled instead; all labels with as many images a step as an exchange sees
 PAIR_VARIANTS |= {f'{v}-10-preset': PAIR_VARIANTS[f'{v}-preset'] | dict(labeled='145') for v in ('alone', 'pair')}
@@ -360,7 +361,7 @@ PAIR_VARIANTS |= {f'{m}-preset': PAIR_VARIANTS['pair-preset'] | v for m, v in OT
 PAIR_VARIANTS['synfoc-preset'] = PAIR_VARIANTS['pair-preset'] | dict(
     unet_to_sam=1., pair_label='synfoc', pair_trust='all', pseudo='confident', confidence=.95)
 PAIR_VARIANTS |= {f'{v}-preset-fine': PAIR_VARIANTS[f'{v}-preset'] | FINE
-                  for v in ('alone', 'pair', 'both', 'alone-all', 'synfoc', *OTHERS_OF_PAIR)}
+                  for v in ('alone', 'pair', 'both', 'own', 'alone-all', 'synfoc', *OTHERS_OF_PAIR)}
 FIVE = dict(labeled='5', precision='bf16')         # five masks: too few for SAM alone
 PAIR_VARIANTS |= {v.replace('15', '5'): PAIR_VARIANTS[v] | FIVE for v in ('alone-15-live', 'pair-15-surer-live',
                                                                          'pair-15-own-live')}
