@@ -16,8 +16,9 @@ import anywidget
 import numpy as np
 from .config import ScsamError, cache_dir
 from .files import expect, parse_json
+from .metrics import dice_maps
 from .viz import BRANCHES, CLASSES, NEGATIVE, POSITIVE, SKY
-from .review import (BOX_SECONDS, EDIT, MAPS, Review, Unusual, answer_again, curve, dice_maps, encode_image,
+from .review import (BOX_SECONDS, EDIT, MAPS, Review, Unusual, answer_again, curve, encode_image,
                           folder_subject, layer, oddness)
 
 # %% ../nbs/41_inspector.ipynb #4c37c683

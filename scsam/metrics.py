@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'HIGHER_IS_BETTER', 'diagonal', 'missed', 'dice', 'iou', 'surface_gaps', 'hd95', 'hd95_pooled', 'assd',
-           'score_classes', 'score', 'legacy_hd95']
+           'score_classes', 'score', 'dice_maps', 'legacy_hd95']
 
 # %% ../nbs/04_metrics.ipynb #8e0a01a8
 import numpy as np
@@ -228,6 +228,24 @@ def score(pred,                    # label map (H, W) or (D, H, W), or boolean
     """
     each = score_classes(pred, truth, num_classes, spacing, metrics)
     return {m: float(np.mean([s[m] for s in each.values()])) for m in metrics}
+
+# %% ../nbs/04_metrics.ipynb #055f5353
+def dice_maps(a: np.ndarray, b: np.ndarray, # (N, H, W) label maps; pixels with 255 in `b` do not count
+              classes: int = 2,
+              empty: float = 1.             # of a class that is in neither; NaN = such a class says nothing
+             ) -> np.ndarray:               # (N,)
+    """Mean foreground Dice of many label maps at once.
+
+    `a`, `b`: (N, H, W) label maps; pixels with 255 in `b` do not count. `classes`: K, background included.
+    `empty`: of a class that is in neither; NaN = such a class says nothing. Returns (N,), 0 to 1.
+    """
+    known, scores = b != 255, []
+    for c in range(1, classes):
+        p, g = (a == c) & known, b == c
+        both, total = (p & g).sum((1, 2)), p.sum((1, 2)) + g.sum((1, 2))
+        scores.append(np.where(total > 0, 2 * both / np.maximum(total, 1), empty))
+    counted = (~np.isnan(scores)).sum(0)
+    return np.where(counted, np.nansum(scores, 0) / np.maximum(counted, 1), np.nan)
 
 # %% ../nbs/04_metrics.ipynb #ce96f287
 def legacy_hd95(pred, # boolean (H, W)

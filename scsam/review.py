@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['LABELS', 'MAPS', 'EDIT', 'SCORES', 'SUFFIXES', 'DRAFT', 'ORDERS', 'BOX_SECONDS', 'CaseView', 'layer', 'render',
-           'encode_image', 'mean_labels', 'dice_maps', 'score_arrays', 'case_scores', 'Subject', 'RunSubject',
-           'run_subject', 'folder_subject', 'prompt_objects', 'Gallery', 'curve', 'score_truth', 'Draft', 'Drafts',
-           'Unusual', 'oddness', 'diverse_order', 'Review', 'answer_again']
+           'encode_image', 'mean_labels', 'score_arrays', 'case_scores', 'Subject', 'RunSubject', 'run_subject',
+           'folder_subject', 'prompt_objects', 'Gallery', 'curve', 'score_truth', 'Draft', 'Drafts', 'Unusual',
+           'oddness', 'diverse_order', 'Review', 'answer_again']
 
 # %% ../nbs/40_review.ipynb #eaa0a16a
 import contextlib, copy, functools, importlib.util, io, json, math, os
@@ -21,6 +21,7 @@ from .files import atomic, parse_json, sweep
 from .rundir import read_data, read_recipe
 from .data import IGNORE, Case, Dataset, as_seen, read_manifest, read_resized, resize_image, resize_mask, to_float
 from .datasets import load_dataset
+from .metrics import dice_maps
 from .viz import BRANCHES, CLASSES, YELLOW, disagreement, draw_boxes, draw_points, edges, heat, rgb, uncertainty
 from .decisions import PROMPT, Decisions, file_stem, image_hash
 from .sam import load_sam
@@ -141,23 +142,6 @@ def mean_labels(parts: list) -> np.ndarray: # of (N, K-1, S, S) bytes -> (N, S, 
     "Labels of the mean of several branches."
     return label_maps(sum(a.astype(np.uint16) for a in parts) // len(parts))
 
-
-def dice_maps(a: np.ndarray, b: np.ndarray, # (N, S, S) label maps; pixels with IGNORE in `b` do not count
-              classes: int = 2,
-              empty: float = 1.             # of a class that is in neither; NaN = such a class says nothing
-             ) -> np.ndarray:               # (N,)
-    """Mean foreground Dice per case.
-
-    `a`, `b`: (N, S, S) label maps; pixels with `IGNORE` in `b` do not count. `classes`: K, background included.
-    `empty`: of a class that is in neither; NaN = such a class says nothing. Returns (N,), 0 to 1.
-    """
-    known, scores = b != IGNORE, []
-    for c in range(1, classes):
-        p, g = (a == c) & known, b == c
-        both, total = (p & g).sum((1, 2)), p.sum((1, 2)) + g.sum((1, 2))
-        scores.append(np.where(total > 0, 2 * both / np.maximum(total, 1), empty))
-    counted = (~np.isnan(scores)).sum(0)
-    return np.where(counted, np.nansum(scores, 0) / np.maximum(counted, 1), np.nan)
 
 # %% ../nbs/40_review.ipynb #aff1e877
 _ENTROPY = uncertainty(np.stack([1 - np.arange(256) / 255, np.arange(256) / 255])[:, :, None])[:, 0] # of a byte

@@ -13,18 +13,17 @@ from pathlib import Path
 import numpy as np
 from .config import ScsamError, mix
 from .files import atomic, read_json, write_json
-from .data import IGNORE, as_seen, file_sha256, read_resized, resize_mask, to_float
+from .data import as_seen, file_sha256, read_resized, resize_mask, to_float
 from .layout import prediction_note
-from .metrics import dice
+from .metrics import dice_maps
 from .records import csv_text
 from .method import evaluating, image_seeds, mirrored
 from .learner import Run
 from .predict import Made, tidy, wholes
 
 # %% ../nbs/43_trust.ipynb #cc606b48
-def _foreground_dice(a: np.ndarray, b: np.ndarray, k: int) -> float: # mean over the classes that one of them has
-    scores = [dice(a == c, b == c) for c in range(1, k) if (a == c).any() or (b == c).any()]
-    return float(np.mean(scores)) if scores else 1.
+def _alike(a: np.ndarray, b: np.ndarray, k: int) -> np.ndarray: # (N,): mean Dice of the classes that one of them has
+    return np.nan_to_num(dice_maps(a, b, k, empty=np.nan), nan=1.)
 
 
 def signals(run: Run, cases,
@@ -48,11 +47,10 @@ def signals(run: Run, cases,
         maps = {b: p.argmax(1).cpu().numpy().astype(np.uint8) for b, p in probs.items()}
         top = probs[branch].amax(1).float().cpu().numpy()
         pair = [b for b in maps if b != 'mean'][:2]
+        alike = {'agreement': _alike(*(maps[b] for b in pair), k)} if len(pair) == 2 else {}
+        alike['consistency'] = _alike(one, two, k)
         for j, case in enumerate(some):
-            mask, out = maps[branch][j], {}
-            if len(pair) == 2:
-                out['agreement'] = _foreground_dice(*(maps[b][j] for b in pair), k)
-            out['consistency'] = _foreground_dice(one[j], two[j], k)
+            mask, out = maps[branch][j], {s: float(v[j]) for s, v in alike.items()}
             out['confidence'] = float((top[j][mask > 0] if (mask > 0).any() else top[j]).mean())
             yield case, mask, {**out, 'area': float((mask > 0).mean())}
 
@@ -194,9 +192,7 @@ def true_dice(case, mask: np.ndarray, k: int) -> float:
     As in `scsam.metrics.score`, a class that is in neither counts as 1.
     `mask`: label map (h, w) of any size; the truth is resized to it. `k`: classes, background included.
     """
-    truth = resize_mask(case.read_mask(), mask.shape)
-    mask = np.where(truth == IGNORE, 0, mask)
-    return float(np.mean([dice(mask == c, truth == c) for c in range(1, k)]))
+    return float(dice_maps(mask[None], resize_mask(case.read_mask(), mask.shape)[None], k)[0])
 
 
 def judged(run: Run, cases) -> list: # of (patient, signal, Dice)
