@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['PAIR_PACKAGES', 'FEWEST', 'FEW_MASKS', 'PLAN', 'Plan', 'installed', 'best_preset', 'choose', 'default_methods',
-           'for_method', 'for_machine', 'seconds_of', 'make_plan', 'keep_plan', 'kept_plan', 'decided', 'pooled',
-           'compare', 'auto']
+           'for_method', 'for_machine', 'seconds_of', 'make_plan', 'keep_plan', 'kept_plan', 'decided', 'compare',
+           'auto']
 
 # %% ../nbs/46_auto.ipynb #189162db
 import importlib.util, tempfile, time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 import torch
 from .config import Recipe, ScsamError
@@ -18,13 +18,15 @@ from .rundir import finished, own_place
 from .data import Dataset
 from .check import check
 from .decisions import Decisions, read_decisions
+from .method import find_method
+from .pair import Pair
 from .records import summarise, write_record
 from .experiment import record_of
 from .learner import Run, bf16_cost, fit, load_run, make_method
 from .review import BOX_SECONDS
 from .predict import predict_files
 from .trust import ENOUGH, keep_csv, look_first, own_csv, signals
-from .folds import OUT_OF_FOLD, fit_folds, note_expected, out_of_fold, unseen
+from .folds import OUT_OF_FOLD, fit_folds, note_expected, out_of_fold, pooled, unseen
 from .report import case_rows, chosen_cases, html_table, mask_rows, report, said, section
 
 # %% ../nbs/46_auto.ipynb #a7a52c9b
@@ -48,8 +50,7 @@ class Plan:
         each = ', '.join(f'{m} {s/60:.1f} min' for m, s in self.seconds.items())
         lines.append(f'time: about {self.total/60:.0f} min: {each} a training, {self.folds} folds each, the best one '
                      f'once more, and {self.predicting/60:.1f} min for the masks (measured here)')
-        over = self.hours and self.total > 3600*self.hours
-        if over:
+        if self.hours is not None and self.total > 3600*self.hours:
             lines.append(f'note: this is more than the {self.hours:g} hours allowed')
         return '\n'.join(lines)
 
@@ -110,7 +111,7 @@ def default_methods(recipe: Recipe) -> tuple: # (names, reason)
 
 def for_method(recipe: Recipe, name: str) -> Recipe:
     "The recipe of one method: ours reports the mean, the others their own branch; `pair` averages all."
-    if name == 'scsam-pair': return recipe.replace(method=name, branch='mean')
+    if issubclass(find_method(name), Pair): return recipe.replace(method=name, branch='mean')
     if recipe.method != 'scsam-pair': return recipe.replace(method=name, branch='validation')
     usual = Recipe() # for what the preset 'pair' sets only for 'scsam-pair'
     plain = {k: getattr(usual, k) for k in ('prompts', 'unet_to_sam', 'rampup')}
@@ -151,8 +152,8 @@ def seconds_of(recipe: Recipe, data: Dataset, steps: tuple = (2, 5)) -> tuple: #
 FEWEST = {'folds': 3, 'steps': 100} # below which the plan is not cut
 FEW_MASKS = 40                      # below which SAM, too, learns from the images without masks
 
-def _asked(k, methods, hours, given: dict) -> dict: # what a plan is made for, as JSON keeps it
-    return {'k': k, 'methods': list(methods), 'hours': hours, **given}
+def _asked(k, methods, hours, given: dict, data: Dataset) -> dict: # what a plan is made for, as JSON keeps it
+    return {'k': k, 'methods': list(methods), 'hours': hours, **given, 'data': data.manifest()['sha256']}
 
 
 def make_plan(data: Dataset, k: int = 5, methods: tuple = (), hours: float|None = 1.5,
@@ -172,7 +173,7 @@ def make_plan(data: Dataset, k: int = 5, methods: tuple = (), hours: float|None 
     if n < 2: raise ScsamError(f'{data.name} has masks of {n} patient{"s"*(n != 1)}; draw some more, for instance 5')
     names, reason = (methods, 'given') if methods else default_methods(recipe)
     recipes = {m: for_method(recipe, m) for m in names}
-    plan = Plan(recipes, min(k, n), hours=hours, asked=_asked(k, methods, hours, given))
+    plan = Plan(recipes, min(k, n), hours=hours, asked=_asked(k, methods, hours, given, data))
     plan.why = why + [('methods', ', '.join(names), reason), *_both_ways(plan, len(masks))]
     each = {m: seconds_of(r, data) for m, r in plan.recipes.items()}
     plan.seconds = {m: s for m, (s, _) in each.items()}
@@ -192,7 +193,7 @@ def _both_ways(plan: Plan, masks: int) -> list: # of (what, choice, reason)
 
 def _cut(plan: Plan, about: str, spare: tuple):
     "Fewer folds, then without the methods that can be spared, then fewer steps, until the plan fits into its hours."
-    whole, allowed = plan.total, 3600*(plan.hours or float('inf'))
+    whole, allowed = plan.total, 3600*(float('inf') if plan.hours is None else plan.hours)
     while plan.total > allowed and plan.folds > FEWEST['folds']:
         plan.folds -= 1
     fits = f'; with more it would take {whole/3600:.1f} hours, {plan.hours:g} are allowed' if plan.total < whole else ''
@@ -224,13 +225,18 @@ def keep_plan(plan: Plan, out: str|Path):
     write_json(Path(out)/'plan.json', {'format': 1, **vars(plan), 'recipes': recipes})
 
 
-def kept_plan(out: str|Path, k: int = 5, methods: tuple = (), hours: float|None = 1.5,
+def kept_plan(out: str|Path,
+              data: Dataset,     # as `make_plan` was given it
+              k: int = 5, methods: tuple = (), hours: float|None = 1.5,
               **given                # all as `make_plan` was given them
              ) -> Plan|None:         # None where nothing was begun in `out`
-    "The plan with which `out` was begun; other wishes are a `ScsamError`."
+    "The plan with which `out` was begun; other wishes, or other data, are a `ScsamError`."
     path = Path(out)/'plan.json'
     if not path.exists(): return None
-    kept, asked = read_json(path, PLAN), _asked(k, methods, hours, given)
+    kept, asked = read_json(path, PLAN), _asked(k, methods, hours, given, data)
+    if kept['asked'].setdefault('data', asked['data']) != asked['data']:     # plans of earlier versions do not know it
+        raise ScsamError(f'{out} was begun with other images, masks, decisions or classes; put back what has changed '
+                         'since, or take another --out')
     other = [x for x in {**kept['asked'], **asked} if kept['asked'].get(x) != asked.get(x)]
     if other:
         said = ', '.join(f'{x} {kept["asked"].get(x)!r}, now {asked.get(x)!r}' for x in other)
@@ -240,7 +246,9 @@ def kept_plan(out: str|Path, k: int = 5, methods: tuple = (), hours: float|None 
     return Plan(recipes, why=why, **{key: v for key, v in kept.items() if key != 'format'})
 
 # %% ../nbs/46_auto.ipynb #89afed34
-def decided(data: Dataset, decisions: str|Path|Decisions|None) -> Dataset:
+def decided(data: Dataset, decisions: str|Path|Decisions|None,
+            say=lambda text: None # gets a sentence about decisions that change nothing
+           ) -> Dataset:
     "The data with the masks that a person has made since, and without the images that were rejected."
     data = pooled(data)
     if decisions is None: return data
@@ -248,15 +256,11 @@ def decided(data: Dataset, decisions: str|Path|Decisions|None) -> Dataset:
         decisions = read_decisions(decisions)
     bare, known = [c for c in data if not c.has_mask], {c.id for c in data}
     stay, corrected = decisions.apply(bare, data.num_classes, known, data.class_names)
+    if unused := decisions.unused(bare):
+        say(f'note: {len(unused)} decisions change nothing here, as their images have masks or are gone: '
+            f'{listed(unused)}')
     new = {c.id: c for c in stay + corrected}
     return data._like([new.get(c.id, c) for c in data if c.has_mask or c.id in new], None)
-
-
-def pooled(data: Dataset) -> Dataset:
-    "The data with its validation part among the training images, since cross-validation takes its place."
-    if not data.where(role='val'): return data
-    return data._like([replace(c, role='train') if c.role == 'val' else c for c in data], None)
-
 
 class _Clock:
     "Says before each training how much time is left, by the plan and by what the trainings so far have taken."

@@ -102,11 +102,11 @@ def train(args: argparse.Namespace):
 def _train_folds(args: argparse.Namespace, data, recipe: Recipe, options: dict):
     "Train k networks, each on all masks but those of its fold."
     from scsam.experiment import remember_data
-    from scsam.folds import finish_folds, fit_folds
-    out = Path(args.out)
+    from scsam.folds import finish_folds, fit_folds, pooled
+    out, data = Path(args.out), pooled(data)
     bad = [f'--{k}' for k in ('decisions', 'labeled', 'val', 'snapshots') if getattr(args, k)]
     if bad:
-        raise ScsamError('--folds takes every mask of the training part, and keeps no pseudo-labels; leave '
+        raise ScsamError('--folds takes every mask but those of the test, and keeps no pseudo-labels; leave '
                          f'{", ".join(bad)} out')
     def say(i): announce(args, f'training {recipe.method}, fold {i + 1} of {args.folds}, for {recipe.steps} steps')
     finished = fit_folds(data, recipe, args.folds, out, not args.quiet, say, resume=args.resume,
@@ -136,8 +136,8 @@ def _told(recipe: Recipe, done: dict, out: Path):
     print(f"{recipe.method}: {n['labeled']} labelled, {n['unlabeled']} unlabelled{decided}, {n['validation']} "
           f"validation images; {s(done['steps'])} in {done['seconds']:.0f} s on {done['device']}")
     if n.get('unused'):
-        print(f"note: {n['unused']} decisions change nothing here: their images have masks of their own, or are set "
-              'aside for validation or test')
+        print(f"note: {n['unused']} decisions change nothing here: their images have masks of their own, are set "
+              'aside for validation or test, or are gone')
     dice = f", validation Dice {best['dice']:.3f}" if best['dice'] is not None else ''
     print(f"selected: step {best['step']} ({best['by']}), branch {best['branch']}{dice}")
     if best['by'] == 'validation' and n['validation'] < FEW:
@@ -284,7 +284,11 @@ def _score_beside(run, found, files: list): # `found`: of `inputs`
 # %% ../nbs/50_cli.ipynb #553a103f
 def _learnt(run) -> set: # hashes of images
     "The images whose masks a run has learnt from, or chose its weights by."
-    return {c['sha256'].get('image') for c in run.manifest['cases'] if c['labeled'] or c['role'] == 'val'}
+    from scsam.folds import is_folds
+    from scsam.rundir import read_decided
+    chose = () if is_folds(run.dir) else ('val',)                       # folds choose nothing
+    learnt = {c['sha256'].get('image') for c in run.manifest['cases'] if c['labeled'] or c['role'] in chose}
+    return learnt.union(read_decided(run.dir).get('images', ()))
 
 
 def _write_csv(run, cases: list, args: argparse.Namespace, how: str):
@@ -342,7 +346,8 @@ def report(args: argparse.Namespace):
             expected_dice(run, data)
     except ScsamError as e:
         print(f'note: {e}')
-    announce(args, 'predicting the cases that the page shows')
+    if sets and not args.quick:
+        announce(args, 'predicting the cases that the page shows')
     print(write(run, None if args.quick else sets, args.out))
 
 
@@ -355,10 +360,11 @@ def auto(args: argparse.Namespace):
     settings = ('preset', 'steps', 'image_size', 'precision', 'seed')
     given = {k: v for k in settings if (v := getattr(args, k)) is not None}
     asked = dict(k=args.folds, methods=_names(args.methods), hours=args.hours, **given)
-    plan = kept_plan(args.out, **asked)
+    known = decided(data, args.decisions, print)
+    plan = kept_plan(args.out, known, **asked)
     if plan is None:
         announce(args, 'measuring how long a step takes')
-        plan = make_plan(decided(data, args.decisions), progress=not args.quiet, **asked)
+        plan = make_plan(known, progress=not args.quiet, **asked)
     print(plan.text(), flush=True)
     if args.dry_run: return
     page = run_auto(data, plan, args.out, not args.quiet, lambda text: print(text, flush=True), args.decisions)
@@ -744,6 +750,7 @@ OPTIONS['auto'] = [
     _p('--decisions', metavar='DIR', help='masks that a person has made since, as the inspector writes them'),
     _o('--folds', type=int, default=5, help='of the cross-validation, by patient'),
     _o('--methods', default='', metavar='A,B', help='to compare; by default unet, sam and scsam-pair'),
+    _p('--plugin', metavar='FILE', help='a Python file that registers methods of your own'),
     _o('--preset', help=f'starting values: {", ".join(PRESETS)}'),
     _o('--steps', type=int), _o('--image-size', type=int), _o('--precision', help='fp32, bf16 or fp16'),
     _o('--seed', type=int),

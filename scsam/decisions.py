@@ -131,11 +131,13 @@ class _Decided:
         return True
 
     def check_classes(self, names): # () = not known
-        "A number in a mask stands for a class of a table; the same names in another order are a `ScsamError`."
-        mine = self.class_names
-        if mine and names and list(names) != mine and sorted(names) == sorted(mine):
-            raise ScsamError(f'{self.path}: the order of the classes is {", ".join(names)} on one side, and '
-                             f'{", ".join(mine)} on the other; give the class table its old order')
+        "A number in a mask stands for a class of a table; a table in which it stands for another is a `ScsamError`."
+        mine, names = self.class_names, list(names)
+        moved = [n for n in mine if n in names and mine.index(n) != names.index(n)]
+        if mine and names and (moved or len(mine) != len(names)):
+            raise ScsamError(f'{self.path}: the classes are {", ".join(mine)} there, and {", ".join(names)} here, so '
+                             'that a number in a mask would not mean the same; give the class table its old form, or '
+                             'decide anew in another folder')
 
 # %% ../nbs/07_decisions.ipynb #95b467b6
 class ReadDecisions(_Decided):
@@ -152,13 +154,13 @@ class ReadDecisions(_Decided):
 
     @property
     def sha256(self) -> str:
-        "Hash of each case's status and mask."
+        "Hash of the status and mask of each case that was rejected or corrected: to accept changes nothing."
         what = sorted([i, c['status'], c['mask'] and file_sha256(self.folder/c['mask'])]
-                      for i, c in self.cases.items() if c['status'] in STATUS)
+                      for i, c in self.cases.items() if c['status'] in ('rejected', 'corrected'))
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
     def unused(self, unlabeled) -> list: # of ids
-        "The decisions that `apply` makes nothing of: about images that have masks of their own, or are set aside."
+        "The decisions that `apply` makes nothing of: about images that have masks, are set aside, or are gone."
         ids = {c.id for c in unlabeled}
         return [i for s in ('rejected', 'corrected') for i in self.ids(s) if i not in ids]
 
@@ -170,9 +172,10 @@ class ReadDecisions(_Decided):
         "What the decisions make of a run's unlabelled cases."
         self.check_classes(class_names)
         strange = [i for i in self.cases if i not in known] if known is not None else []
-        if strange:
-            raise ScsamError(f'{self.path}: {len(strange)} decisions are about cases that this dataset lacks, such as '
-                             f'{strange[0]!r}; are they about another dataset?')
+        if strange and len(strange) == len(self.cases):              # some may have been taken out since
+            raise ScsamError(f'{self.path}: no decision is about a case of this dataset; they are about '
+                             f'{len(strange)} others, such as {strange[0]!r}; are they about another dataset? If '
+                             'not, leave --decisions out')
         is_ = lambda c, *which: (self[c.id] or {}).get('status') in which
         if other := self.changed(c for c in unlabeled if is_(c, 'rejected', 'corrected')):
             raise ScsamError(f'{self.path}: {len(other)} images are not those that were decided about, such as '

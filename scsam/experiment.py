@@ -52,7 +52,8 @@ def run_data(run: Run, path: str|Path|None = None,
     there = load_dataset(path or where['path'], where['kind'], **where['options'])
     data, _ = there.apply(run.manifest)
     known = {c.id for c in data}
-    if new := [c.id for c in there if c.id not in known]:
+    fold = any(c.role == 'test:fold' for c in data)                     # its masks are scored by the run of all folds
+    if (new := [c.id for c in there if c.id not in known]) and not fold:
         many = f'{len(new)} image{"s were" if len(new) > 1 else " was"}'
         say(f'{many} not there when the run was trained ({listed(new)}), and not scored therefore; '
             f'scsam predict compares with masks beside images')

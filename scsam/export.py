@@ -298,8 +298,9 @@ def export_run(run: Run|str|Path,
         method, tensors, differs = portable(run, whole)
         meta = {'step': run.training['selected']['step'], 'recipe': differs}
         save_tensors(tmp/'model.safetensors', halved(tensors) if half else tensors, meta)
-        if (run.dir/'plugin.py').exists():
-            shutil.copyfile(run.dir/'plugin.py', tmp/'plugin.py')
+        for name in ('plugin.py', 'decided.json'):
+            if (run.dir/name).exists():
+                shutil.copyfile(run.dir/name, tmp/name)
         _write_json(run, tmp)
         if record is not None:
             shutil.copyfile(run.dir/'record.json', tmp/'record.json')

@@ -29,8 +29,15 @@ class Roles:
     val: list
     decided: dict = field(default_factory=dict) # how many were rejected and corrected, and a hash of all decisions
 
-    def manifest(self) -> dict:
-        return self.data.manifest(labeled=self.labeled[:len(self.labeled) - self.decided.get('corrected', 0)])
+    @property
+    def drawn(self) -> int: return len(self.labeled) - self.decided.get('corrected', 0) # labelled by the data itself
+
+    def manifest(self) -> dict: return self.data.manifest(labeled=self.labeled[:self.drawn])
+
+    def kept(self) -> dict: # {} without decisions
+        "What a run keeps of the decisions, with the hashes of the images that it has learnt from because of them."
+        corrected = [c.sha256().get('image') for c in self.labeled[self.drawn:]]
+        return self.decided and {**self.decided, 'images': corrected}
 
 
 def assign_roles(data: Dataset, recipe: Recipe,

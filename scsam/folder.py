@@ -46,8 +46,8 @@ def read_classes(root: Path) -> tuple: # (class names, FileReader)
                      and not l.startswith('#')]
         except UnicodeDecodeError as e:
             raise ScsamError(f'{text} is not UTF-8 text: {e}; save it again') from None
-        numbered = [re.fullmatch(r'(\d+)[\s:,=]+(.+)', l) for l in lines]
-        named = [re.fullmatch(r'(.+?)[\s:,=]+(\d+)', l) for l in lines] # and in this order; class 1, class 2 are names
+        numbered = [re.fullmatch(r'(\d+)[\s:;,=]+(.+)', l) for l in lines]
+        named = [re.fullmatch(r'(.+?)[\s:;,=]+(\d+)', l) for l in lines] # and in this order; class 1, class 2 are names
         table = {l: i for i, l in enumerate(lines)}
         if lines and all(numbered):
             table = {m[2]: int(m[1]) for m in numbered}
@@ -69,8 +69,13 @@ def read_classes(root: Path) -> tuple: # (class names, FileReader)
             return ('background', 'foreground'), FileReader(threshold=cut)
     elif nnunet.is_file() and isinstance(js := read_json(nnunet), dict) and isinstance(table := js.get('labels'), dict):
         where = nnunet
+        if regions := [k for k, v in table.items() if isinstance(v, list)]:
+            raise ScsamError(f'{where}: {regions[0]} is a region of several labels, and regions are not read; give each '
+                             'value in the masks a name of its own, such as {"background": 0, "edema": 1, "core": 2}')
         # as its first version has it
         if all(k.isascii() and k.isdigit() for k in table):
+            if len({*map(str, table.values())}) < len(table):
+                raise ScsamError(f'{where} names a class twice; names must differ')
             table = {str(v): int(k) for k, v in table.items()}
     else:
         return ('background', 'foreground'), FileReader()

@@ -20,7 +20,7 @@ from accelerate.utils import broadcast_object_list
 from tqdm.auto import tqdm
 from .config import Recipe, ScsamError, mix, nearest, seed_step
 from .files import atomic, locked, read_json, sweep, write_json
-from .rundir import check_run, finished, read_recipe, read_training, write_training
+from .rundir import check_run, finished, read_decided, read_recipe, read_training, write_training
 from .data import Dataset, as_seen, file_sha256, load_arrays, other_classes, read_manifest
 from .sam import Sam
 from .lora import widen
@@ -189,7 +189,7 @@ def fit(method: nn.Module, data: Dataset, recipe: Recipe, out_dir: str|Path,
         return _curves(out/'history.json', recipe.steps)
     _check_recipe(method, recipe)
     run = _Training(method, roles, recipe, out, began, snapshots, progress, cache)
-    with _claimed(out, recipe, manifest, roles.decided, run.main), _Interrupt() as interrupt:
+    with _claimed(out, recipe, manifest, roles.kept(), run.main), _Interrupt() as interrupt:
         run.resume(tensorboard)
         while run.step < recipe.steps:
             run.learn()
@@ -535,7 +535,7 @@ def _check_dir(out: Path, method: Method, recipe: Recipe, manifest: dict, decide
             kept = read_manifest(out/'manifest.json')
             why = other_classes(manifest, kept) or 'its manifest differs' * (kept['sha256'] != manifest['sha256'])
             if why: raise ScsamError(f'{out} holds a run on other data ({why}); choose another directory')
-        if (read_json(out/'decided.json', {...: object}) if (out/'decided.json').exists() else {}) != decided:
+        if {k: v for k, v in read_decided(out).items() if k != 'images'} != decided:
             raise ScsamError(f'{out} holds a run with other decisions about its unlabelled cases, or none; '
                              'choose another directory, and train anew with these')
     elif out.is_file():

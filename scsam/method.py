@@ -229,8 +229,8 @@ def find_method(name: str) -> type: # subclass of `Method`
     if name not in METHODS:
         methods()
     if name in METHODS: return METHODS[name]
-    raise ScsamError(f"unknown method {name!r}{nearest(name, METHODS)}. A method of your own must be registered first: "
-                     "scsam train --plugin FILE, or `load_plugin(FILE)`")
+    raise ScsamError(f'unknown method {name!r}{nearest(name, METHODS)} (a method of your own must be registered first, '
+                     'with --plugin FILE, or by `load_plugin(FILE)`)')
 
 # %% ../nbs/20a_method.ipynb #4d6063af
 def build(recipe: Recipe) -> Method:
@@ -279,7 +279,8 @@ def load_plugin(path: str|Path # a Python file with `@register('name')` before a
                ) -> list:      # names of the methods that it registers
     "Run a file that registers methods."
     path = Path(path)
-    if not path.is_file(): raise ScsamError(f'{path} is no file; give a Python file that registers a method')
+    if not path.is_file() or path.suffix != '.py':
+        raise ScsamError(f'{path} is no Python file (.py); give one that registers a method')
     digest = file_sha256(path)
     spec = importlib.util.spec_from_file_location(f'scsam_plugin_{digest[:12]}', path)
     def mine(): return [n for n, cls in METHODS.items() if cls.__module__ == spec.name]
@@ -292,7 +293,9 @@ def load_plugin(path: str|Path # a Python file with `@register('name')` before a
         for n in mine():
             del METHODS[n]                                   # once mended, the file may register it again
         if isinstance(e, ScsamError): raise
-        raise ScsamError(f'{path} cannot be run: {type(e).__name__}: {e}') from e
+        beside = isinstance(e, ModuleNotFoundError) and list(path.parent.glob(f'{e.name}*'))
+        why = '; a run keeps this one file, so that what lies beside it must be put into it' if beside else ''
+        raise ScsamError(f'{path} cannot be run: {type(e).__name__}: {e}{why}') from e
     finally:
         names = mine()
         for n, cls in before.items():

@@ -15,13 +15,13 @@ from scipy import ndimage
 from .config import ScsamError, nearest
 from .data import as_seen, class_values, file_sha256, resize_image
 from .evaluate import native_strips, predict_cases, save_labels, _predict
-from .files import atomic, file_names, locked, sweep, writing
+from .files import atomic, file_names, listed, locked, sweep, writing
 from .method import memory_kept
 from .learner import Run
 from .metrics import score
 from .viz import overlay, save, uncertainty
 from .layout import PREDICTED, prediction_note
-from .names import VOLUMES, WRITTEN
+from .names import SUFFIXES, VOLUMES, WRITTEN
 from .pixels import rgb_strips, to_values
 from .volumes import read_volume, volume_extent, volume_suffix, write_volume
 
@@ -246,6 +246,10 @@ def predict_files(run: Run,
             more = f' (and {len(other) - 1} more)' if len(other) > 1 else ''
             raise ScsamError(f'{other[0]}{more} was made by another run, of another image, or by a person; choose '
                              'another --out, or give --overwrite')
+        if strange := sorted(p.name for p in out.glob('*') if p.suffix.lower() in SUFFIXES and p.name not in made.lines
+                             and p.name not in states and not (overwrite or spare)):
+            raise ScsamError(f'{out} holds images that are no predictions ({listed(strange)}), and these would be mixed '
+                             'with them; choose another --out, or give --overwrite')
         theirs = [j.files for j in jobs if spare and any(states[f] == 'other' for f in j.files)]
         todo = {j.files for j in jobs if any(states[f] != 'whole' for f in j.files)} - {*theirs}
         for j in jobs:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HISTORY', 'DATA', 'TRAINING', 'MARKS', 'SEALED', 'read_recipe', 'begun', 'own_place', 'finished', 'read_training',
-           'read_data', 'content_sha256', 'write_training', 'changed', 'check_run']
+           'read_decided', 'read_data', 'content_sha256', 'write_training', 'changed', 'check_run']
 
 # %% ../nbs/08_rundir.ipynb #0e432714
 import hashlib, json
@@ -28,6 +28,8 @@ def read_recipe(run_dir: str|Path) -> Recipe:
     path = Path(run_dir)/'recipe.json'
     if not path.exists():
         if (Path(run_dir)/'fold-0').exists():
+            if not (Path(run_dir)/'folds.json').exists():
+                raise ScsamError(f'the folds in {run_dir} are not finished; repeat their `scsam train` command')
             raise ScsamError(f'{run_dir} holds the folds of a run; give one of them, such as {Path(run_dir)/"fold-0"}')
         raise ScsamError(f'{run_dir} holds no run (no recipe.json); give the directory that `scsam train --out` made')
     try:
@@ -44,10 +46,13 @@ def begun(folder: str|Path) -> bool:
 
 
 def own_place(folder: str|Path, mark: str): # a key of `MARKS`, which may be there
-    "Refuse to put files of one kind among those of another."
+    "Refuse to put files of one kind among others."
     other = [what for name, what in MARKS.items() if name != mark and (Path(folder)/name).exists()]
     if other:
         raise ScsamError(f'{folder} holds {other[0]}, whose files would be mixed with these; choose another --out')
+    names = [p.name for p in Path(folder).glob('[!.]*')]
+    if names and not any(n.startswith(mark.split('-')[0]) for n in names):       # one fold may have been removed
+        raise ScsamError(f'{folder} is not empty and does not hold {MARKS[mark]}; choose another --out')
 
 
 def finished(run_dir: str|Path) -> bool: # else it was stopped, or never begun
@@ -59,8 +64,15 @@ def read_training(run_dir: str|Path) -> dict:
     "What training has come to; only a finished run has it."
     path = Path(run_dir)/'training.json'
     if not finished(run_dir):
-        raise ScsamError(f'the run in {run_dir} is not finished; repeat its `scsam train` command to resume it')
+        raise ScsamError(f'the run in {run_dir} is not finished (it has no training.json); repeat its `scsam train` '
+                         'command to resume it')
     return read_json(path, TRAINING)
+
+
+def read_decided(run_dir: str|Path) -> dict: # {} where nobody has decided
+    "What a run was told about its unlabelled cases: how many were rejected and corrected, and which were learnt from."
+    path = Path(run_dir)/'decided.json'
+    return read_json(path, {'images?': [(str, None)], ...: (int, str)}) if path.exists() else {}
 
 
 def read_data(run_dir: str|Path) -> dict: # path, kind, options: arguments of `load_dataset`
@@ -118,7 +130,10 @@ def check_run(run_dir: str|Path,
               force: bool = False): # it was changed on purpose
     "An error that names what was changed in a finished run since it was trained."
     out = [] if force else changed(run_dir)
+    if gone := [n for n in out if not (Path(run_dir)/n).exists()]:
+        raise ScsamError(f'{run_dir} is not whole: {", ".join(gone)} {"is" if len(gone) == 1 else "are"} missing; copy '
+                         'the run again, or train anew')
     if out:
-        raise ScsamError(f'{run_dir}: {", ".join(out)} {"was" if len(out) == 1 else "were"} changed after training, '
-                         'so that a result would not be that of this run; put back what was there, train anew, or, '
+        raise ScsamError(f'{run_dir}: {", ".join(out)} {"was" if len(out) == 1 else "were"} changed or damaged after '
+                         'training, so that a result would not be that of this run; put back what was there, train anew, or, '
                          'if you mean it, give --force')

@@ -1,6 +1,7 @@
 """What people do with a run: change its data or classes, edit what was written, load a method with a mistake in it."""
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +9,13 @@ import pytest
 from PIL import Image
 from test_cases import scsam
 
-from scsam.auto import auto, make_plan
+from scsam.auto import auto, for_method, make_plan
 from scsam.config import Recipe, ScsamError
 from scsam.datasets import load_dataset
 from scsam.decisions import Decisions, read_decisions
 from scsam.feed import assign_roles
 from scsam.learner import fit, load_run, make_method
-from scsam.method import methods
+from scsam.method import load_plugin, methods
 from scsam.predict import predict_files, tidy
 from scsam.trust import look_first
 
@@ -91,7 +92,7 @@ def test_decisions_know_their_classes(tmp_path):
     recipe = Recipe.preset("smoke", method="unet", labeled="100%", num_classes=3)
     assert bare.id in {c.id for c in assign_roles(data, recipe, read_decisions(tmp_path / "made")).labeled}
     turn(tmp_path / "data")
-    with pytest.raises(ScsamError, match="give the class table its old order"):
+    with pytest.raises(ScsamError, match="give the class table its old form"):
         assign_roles(load_dataset(tmp_path / "data"), recipe, read_decisions(tmp_path / "made"))
 
 
@@ -237,3 +238,78 @@ def test_an_incomplete_volume_is_refused_before_anything_is_made(run, tmp_path):
     with pytest.raises(ScsamError, match="of which 3 were given"):
         predict_files(load_run(run[0]), cases, tmp_path / "out")
     assert not list((tmp_path / "out").glob("a*"))
+
+
+def test_masks_that_a_person_drew_were_learnt_from(tmp_path):
+    data = folder(tmp_path / "data", bare=3)
+    cases = load_dataset(data)
+    bare = [c for c in cases if not c.has_mask][:2]
+    made = Decisions(tmp_path / "made", cases.class_names)
+    for c in bare:
+        made.set(c, "corrected", picture()[1])
+    assert scsam("train", "--data", data, *TRAIN, "--val", "0", "--decisions", tmp_path / "made", "--out",
+                 tmp_path / "run")[0] == 0
+    later = tmp_path / "later"
+    for c in bare:
+        for kind in ("images", "masks"):
+            (later / kind).mkdir(parents=True, exist_ok=True)
+        (later / "images" / Path(c.image).name).write_bytes(Path(c.image).read_bytes())
+        Image.fromarray(picture()[1]).save(later / "masks" / Path(c.image).name)
+    assert scsam("export", tmp_path / "run", "--out", tmp_path / "given", "--graphs", "none")[0] == 0
+    for run in ("run", "given"):
+        code, said = scsam("predict", tmp_path / run, later, "--out", tmp_path / f"of-{run}")
+        assert code == 0 and "2 of these images were learnt from" in said and "Dice" not in said, said
+    Path(bare[0].image).unlink()                                       # what is gone does not spoil the rest
+    code, said = scsam("train", "--data", data, *TRAIN, "--val", "0", "--decisions", tmp_path / "made", "--out",
+                       tmp_path / "fewer")
+    assert code == 0 and "1 corrected" in said and "1 decisions change nothing here" in said, said
+    (data / "classes.txt").write_text("background\nc1\nc2\nc3")        # nobody was asked for the fourth
+    code, said = scsam("train", "--data", data, *TRAIN, "--decisions", tmp_path / "made", "--out", tmp_path / "other")
+    assert code == 2 and "would not mean the same" in said, said
+
+
+def test_predictions_are_not_mixed_with_masks(run, tmp_path):
+    data = folder(tmp_path / "data")
+    before = sorted(p.name for p in (data / "masks").iterdir())
+    code, said = scsam("predict", run[0], data / "test" / "images", "--out", data / "masks")
+    assert code == 2 and "images that are no predictions (p00.png" in said, said
+    for out in (data, data / "masks"):
+        code, said = scsam("auto", data, "--out", out, "--preset", "smoke", "--methods", "unet", "--steps", "2")
+        assert code == 2 and "is not empty" in said, said
+    assert sorted(p.name for p in (data / "masks").iterdir()) == before and scsam("data", data)[0] == 0
+
+
+def test_folds_have_one_clock_and_know_their_own_masks(tmp_path):
+    data, out = folder(tmp_path / "data"), tmp_path / "folds"
+    for kind in ("images", "masks"):                                   # a part for validation is pooled
+        (data / "val" / kind).mkdir(parents=True)
+        for n in (0, 1):
+            (data / kind / f"p{n:02}.png").rename(data / "val" / kind / f"p{n:02}.png")
+    command = ("train", "--data", data, "--preset", "smoke", "--method", "unet", "--steps", "2", "--quiet", "--folds")
+    assert scsam(*command, "3", "--max-minutes", "0", "--out", out)[0] == 3
+    code, said = scsam("evaluate", out)
+    assert code == 2 and "are not finished; repeat their `scsam train` command" in said, said
+    code, said = scsam(*command, "4", "--out", out)
+    assert code == 2 and "other folds than these 4" in said, said
+    code, said = scsam(*command, "3", "--out", out)
+    assert code == 0 and "10 masks, each once left out" in said, said
+    code, said = scsam("predict", out, data / "val", "--out", tmp_path / "val", "--csv")
+    assert code == 0 and "2 of these images were learnt from" in said and "scsam evaluate" in said, said
+    code, said = scsam("evaluate", out / "fold-0", "--data", data, "--quiet")
+    assert "not there when the run was trained" not in said, said
+
+
+def test_what_belongs_to_a_pair_belongs_to_its_subclasses(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("from scsam.method import register\nfrom scsam.pair import Pair\n"
+                    "@register('my-pair')\nclass Mine(Pair): pass\n")
+    load_plugin(file)
+    one, two = (for_method(Recipe.preset("pair"), name).to_dict() for name in ("scsam-pair", "my-pair"))
+    assert {k for k in one if one[k] != two[k]} == {"method"}
+
+
+def test_a_missing_file_of_a_run_is_missing(run, tmp_path):
+    shutil.copytree(run[0], tmp_path / "run")
+    (tmp_path / "run" / "model.safetensors").unlink()
+    code, said = scsam("predict", tmp_path / "run", run[1] / "test", "--out", tmp_path / "masks")
+    assert code == 2 and "is not whole: model.safetensors is missing" in said, said
