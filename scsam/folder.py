@@ -70,8 +70,8 @@ def read_classes(root: Path) -> tuple: # (class names, FileReader)
     elif nnunet.is_file() and isinstance(js := read_json(nnunet), dict) and isinstance(table := js.get('labels'), dict):
         where = nnunet
         if regions := [k for k, v in table.items() if isinstance(v, list)]:
-            raise ScsamError(f'{where}: {regions[0]} is a region of several labels, and regions are not read; give each '
-                             'value in the masks a name of its own, such as {"background": 0, "edema": 1, "core": 2}')
+            raise ScsamError(f'{where}: {regions[0]} is a region of several labels, and regions are not read; give '
+                             'each value in the masks a name: {"background": 0, "edema": 1, "core": 2}')
         # as its first version has it
         if all(k.isascii() and k.isdigit() for k in table):
             if len({*map(str, table.values())}) < len(table):

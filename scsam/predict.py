@@ -248,8 +248,8 @@ def predict_files(run: Run,
                              'another --out, or give --overwrite')
         if strange := sorted(p.name for p in out.glob('*') if p.suffix.lower() in SUFFIXES and p.name not in made.lines
                              and p.name not in states and not (overwrite or spare)):
-            raise ScsamError(f'{out} holds images that are no predictions ({listed(strange)}), and these would be mixed '
-                             'with them; choose another --out, or give --overwrite')
+            raise ScsamError(f'{out} holds images that are no predictions ({listed(strange)}), and these would be '
+                             'mixed with them; choose another --out, or give --overwrite')
         theirs = [j.files for j in jobs if spare and any(states[f] == 'other' for f in j.files)]
         todo = {j.files for j in jobs if any(states[f] != 'whole' for f in j.files)} - {*theirs}
         for j in jobs:

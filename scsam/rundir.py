@@ -54,7 +54,7 @@ def own_place(folder: str|Path, mark: str): # a key of `MARKS`, which may be the
     if names and not any(n.startswith(mark.split('-')[0]) for n in names):       # one fold may have been removed
         raise ScsamError(f'{folder} is not empty and does not hold {MARKS[mark]}; choose another --out')
 
-
+# %% ../nbs/08_rundir.ipynb #ae67a6d1
 def finished(run_dir: str|Path) -> bool: # else it was stopped, or never begun
     "Has the training of a run come to its end?"
     return (Path(run_dir)/'training.json').exists()
@@ -135,5 +135,5 @@ def check_run(run_dir: str|Path,
                          'the run again, or train anew')
     if out:
         raise ScsamError(f'{run_dir}: {", ".join(out)} {"was" if len(out) == 1 else "were"} changed or damaged after '
-                         'training, so that a result would not be that of this run; put back what was there, train anew, or, '
-                         'if you mean it, give --force')
+                         'training, so that a result would not be that of this run; put back what was there, train '
+                         'anew, or, if you mean it, give --force')

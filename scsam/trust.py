@@ -210,8 +210,8 @@ def expected_dice(run: Run,
         if (e.branch, e.step) == (s['branch'], s['step']): return e
     if data is None: raise ScsamError(f'{run.dir} has no expected.json, and its data is needed to make it: give data')
     if (run.dir/'folds.json').exists(): # their masks are scored out of fold, each by the network that has not seen it
-        raise ScsamError(f'{run.dir} has no expected.json; scsam evaluate {run.dir} makes it, of {ENOUGH} patients with '
-                         'masks or more')
+        raise ScsamError(f'{run.dir} has no expected.json; scsam evaluate {run.dir} makes it, of {ENOUGH} patients '
+                         'with masks or more')
     cases = [c for c in data.where(role='val') if c.has_mask]
     if (n := len({c.patient for c in cases})) < ENOUGH:
         raise ScsamError(f'an expected Dice needs {ENOUGH} validation patients with masks, and {run.dir} has {n}; '
