@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from .config import Recipe, ScsamError
 from .files import listed, read_json, write_json
-from .rundir import finished, own_place
+from .rundir import content_sha256, finished, own_place
 from .data import Dataset
 from .check import check
 from .decisions import Decisions, read_decisions
@@ -153,7 +153,9 @@ FEWEST = {'folds': 3, 'steps': 100} # below which the plan is not cut
 FEW_MASKS = 40                      # below which SAM, too, learns from the images without masks
 
 def _asked(k, methods, hours, given: dict, data: Dataset) -> dict: # what a plan is made for, as JSON keeps it
-    return {'k': k, 'methods': list(methods), 'hours': hours, **given, 'data': data.manifest()['sha256']}
+    m = data.manifest()
+    about = [m['sha256'], m['class_names'], m.get('values'), m.get('threshold')]
+    return {'k': k, 'methods': list(methods), 'hours': hours, **given, 'data': content_sha256({'of': about})}
 
 
 def make_plan(data: Dataset, k: int = 5, methods: tuple = (), hours: float|None = 1.5,
@@ -185,9 +187,9 @@ def make_plan(data: Dataset, k: int = 5, methods: tuple = (), hours: float|None 
 # %% ../nbs/46_auto.ipynb #a7c31f05
 def _both_ways(plan: Plan, masks: int) -> list: # of (what, choice, reason)
     "With few masks both networks learn from the images without."
-    pair = plan.recipes.get('scsam-pair')
-    if masks >= FEW_MASKS or not pair or pair.unet_to_sam: return []
-    plan.recipes['scsam-pair'] = pair.replace(unet_to_sam=1.)
+    pairs = {m: r for m, r in plan.recipes.items() if issubclass(find_method(m), Pair) and not r.unet_to_sam}
+    if masks >= FEW_MASKS or not pairs: return []
+    plan.recipes.update({m: r.replace(unet_to_sam=1.) for m, r in pairs.items()})
     return [('exchange', 'both networks learn from images without masks', 'better with few masks, on validation')]
 
 
@@ -313,7 +315,7 @@ def auto(data: Dataset, plan: Plan, out: str|Path, progress: bool = False, say=p
     record = record_of(run, 'auto', known.name, len(known.where(role='train')), {OUT_OF_FOLD: columns})
     write_record(record, run.dir/'record.json')
     expected = note_expected(run.dir/'expected.json', found, branch, run.training['selected']['step'])
-    rest, first = [c for c in known if not c.has_mask], []
+    rest, first = _bare(pooled(data), known), []
     if rest:
         done = predict_files(run, rest, out/'masks', progress=progress, spare=True)
         if theirs := done['spared']:
@@ -331,6 +333,13 @@ def auto(data: Dataset, plan: Plan, out: str|Path, progress: bool = False, say=p
     return page
 
 # %% ../nbs/46_auto.ipynb #facdf383
+def _bare(data: Dataset, known: Dataset) -> list: # of Case
+    "What gets a mask: images without one that nobody has rejected, and volumes, whole, with such slices."
+    bare = [c for c in known if not c.has_mask]
+    ids, volumes = {c.id for c in bare}, {c.volume for c in bare if c.index is not None}
+    return [c for c in data if c.id in ids or c.index is not None and c.volume in volumes]
+
+
 def _chosen(plan: Plan, rows: list, best: str) -> str:
     "What auto chose and compared, as HTML."
     compared = [(m + ' (kept)'*(m == best), b, f'{mean:.3f}', '' if low is None else f'{low:.3f} to {high:.3f}', n)

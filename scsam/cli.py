@@ -102,8 +102,8 @@ def train(args: argparse.Namespace):
 def _train_folds(args: argparse.Namespace, data, recipe: Recipe, options: dict):
     "Train k networks, each on all masks but those of its fold."
     from scsam.experiment import remember_data
-    from scsam.folds import finish_folds, fit_folds, pooled
-    out, data = Path(args.out), pooled(data)
+    from scsam.folds import exam, finish_folds, fit_folds, fold_dirs, pooled
+    out = Path(args.out)
     bad = [f'--{k}' for k in ('decisions', 'labeled', 'val', 'snapshots') if getattr(args, k)]
     if bad:
         raise ScsamError('--folds takes every mask but those of the test, and keeps no pseudo-labels; leave '
@@ -112,8 +112,9 @@ def _train_folds(args: argparse.Namespace, data, recipe: Recipe, options: dict):
     finished = fit_folds(data, recipe, args.folds, out, not args.quiet, say, resume=args.resume,
                          max_minutes=args.max_minutes, cache=cache_dir()/'images', tensorboard=args.tensorboard)
     if not finished: return 3
-    masks = data.where(role='train', has_mask=True)
-    finish_folds(out, data.manifest(labeled=masks))
+    ids = set.union(*map(exam, fold_dirs(out)))
+    masks = [c for c in pooled(data) if c.id in ids]
+    finish_folds(out, pooled(data).manifest(labeled=masks))
     remember_data(out, args.data, args.kind, **options)
     print(f'{recipe.method}: {args.folds} networks, {len(masks)} masks, each once left out\nnext: scsam evaluate {out}')
 
@@ -355,7 +356,12 @@ def auto(args: argparse.Namespace):
     "From a folder to masks: look, choose, compare by cross-validation, train the best on all masks, predict the rest."
     from scsam.auto import auto as run_auto, decided, kept_plan, make_plan
     from scsam.experiment import remember_data
+    from scsam.rundir import own_place
     data, args.data = with_masks(args.data, args.kind)
+    own_place(args.out, 'plan.json')
+    if Path(args.out).resolve().is_relative_to(Path(args.data).resolve()):
+        raise ScsamError(f'{args.out} lies in the data, and what is predicted there would be read as drawn; choose an '
+                         f'--out beside {args.data}')
     announce(args, f'reading the {len(data)} cases of {args.data}')
     settings = ('preset', 'steps', 'image_size', 'precision', 'seed')
     given = {k: v for k in settings if (v := getattr(args, k)) is not None}

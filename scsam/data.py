@@ -325,7 +325,12 @@ def _manifest(self: Dataset, labeled=()) -> dict: # plain data, ready for JSON
     used = {c.id for c in labeled}
     cases = [dict(id=c.id, role=c.role, labeled=c.id in used, source=c.source, patient=c.patient,
                   image=_where(c, self.root), mask=_where(c, self.root, 'mask'), sha256=c.sha256()) for c in self]
-    return {'format': 1, 'name': self.name, **_classes(self), 'cases': cases, 'sha256': manifest_sha256(cases)}
+    return {'format': 1, 'name': self.name, **_classes(self), 'threshold': _threshold(self), 'cases': cases,
+            'sha256': manifest_sha256(cases)}
+
+
+def _threshold(self: Dataset) -> int|None: # of grey masks
+    return next((t for c in self if (t := getattr(c.reader, 'threshold', None)) is not None), None)
 
 
 def _classes(self: Dataset) -> dict:
@@ -352,6 +357,8 @@ def other_classes(mine: dict, theirs: dict) -> str: # manifests, or their class_
     names = [list(m['class_names']) for m in (mine, theirs)]
     turned = sorted(names[0]) == sorted(names[1]) and names[0] != names[1]
     tables = table(mine), table(theirs)
+    cuts = [m['threshold'] for m in (mine, theirs) if 'threshold' in m]       # manifests of earlier versions do not say
+    if len({*cuts}) == 2: return f'the threshold of the masks is {cuts[0]} here, and {cuts[1]} there'
     if len(names[0]) == len(names[1]) and (None in tables or tables[0] == tables[1]) and not turned: return ''
     said = lambda m: ', '.join(f'{n} {v}' for n, v in zip(m['class_names'], class_values(m) or range(255)))
     return f'the class table is ({said(mine)}) here, and ({said(theirs)}) there'
@@ -360,7 +367,8 @@ def other_classes(mine: dict, theirs: dict) -> str: # manifests, or their class_
 def _compare(self: Dataset, manifest: dict) -> list: # of sentences; empty when the data is the same
     "Which files differ between this data and a manifest's; content that a manifest does not know is not compared."
     theirs, mine, out = {c['id']: c for c in manifest['cases']}, {}, []
-    if 'class_names' in manifest and (told := other_classes(_classes(self), manifest)):
+    table = {**_classes(self), 'threshold': _threshold(self)}
+    if 'class_names' in manifest and (told := other_classes(table, manifest)):
         out.append(told)
     for key, c in zip(_keys(self, manifest), self):
         mine.setdefault(key, c)

@@ -135,9 +135,9 @@ class _Decided:
         mine, names = self.class_names, list(names)
         moved = [n for n in mine if n in names and mine.index(n) != names.index(n)]
         if mine and names and (moved or len(mine) != len(names)):
-            raise ScsamError(f'{self.path}: the classes are {", ".join(mine)} there, and {", ".join(names)} here, so '
-                             'that a number in a mask would not mean the same; give the class table its old form, or '
-                             'decide anew in another folder')
+            raise ScsamError(f'{self.path}: the classes are {", ".join(names)} on one side, and {", ".join(mine)} on '
+                             'the other, so that a number in a mask would not mean the same; give the class table its '
+                             'old form, or decide anew in another folder')
 
 # %% ../nbs/07_decisions.ipynb #95b467b6
 class ReadDecisions(_Decided):
@@ -154,9 +154,9 @@ class ReadDecisions(_Decided):
 
     @property
     def sha256(self) -> str:
-        "Hash of the status and mask of each case that was rejected or corrected: to accept changes nothing."
+        "Hash of each case's status and mask."
         what = sorted([i, c['status'], c['mask'] and file_sha256(self.folder/c['mask'])]
-                      for i, c in self.cases.items() if c['status'] in ('rejected', 'corrected'))
+                      for i, c in self.cases.items() if c['status'] in STATUS)
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
     def unused(self, unlabeled) -> list: # of ids

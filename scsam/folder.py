@@ -53,6 +53,10 @@ def read_classes(root: Path) -> tuple: # (class names, FileReader)
             table = {m[2]: int(m[1]) for m in numbered}
         elif lines and all(named) and len({m[1] for m in named}) == len(lines):
             table = {m[1]: int(m[2]) for m in named}
+        odd = [l for l, *m in zip(lines, numbered, named) if not any(m)]         # a header, a third column
+        if odd and (re.search('[;\t]', ''.join(odd)) or any(re.search('[;,\t]', l) for l in set(lines) - {*odd})):
+            raise ScsamError(f'{text}: {odd[0]!r} is no name, and no value with a name; write a line for each class, '
+                             'such as "1 liver", and no other')
         if len(table) < len(lines): raise ScsamError(f'{text} names a class twice; names must differ')
         where = text
     elif js.is_file():

@@ -31,7 +31,6 @@ def pooled(data: Dataset) -> Dataset:
 
 def folds(data: Dataset, k: int, seed: int = 0) -> list: # of Dataset, each with a test set 'fold'
     "The data k times; every case of the training part that has a mask is in the test set of exactly one."
-    data = pooled(data)
     masks = data.where(role='train', has_mask=True)
     order = stratified_order({c.patient: c.source for c in reversed(list(masks))}, seed, 'folds')
     if not 2 <= k <= len(order):
@@ -61,17 +60,21 @@ def fit_folds(data: Dataset, recipe: Recipe, k: int,
     Where somebody, or the clock, stops one of them, no further one is begun, and False is returned.
     """
     own_place(out, 'fold-0')
-    recipe, parts, began = recipe.replace(val=0., labeled='100%'), folds(data, k, recipe.data_seed), time.monotonic()
-    for where in fold_dirs(out):
-        i = int(where.name[5:])
-        if (where/'manifest.json').exists() and (i >= k or exam(where) != {c.id for c in parts[i].tests()['fold']}):
-            raise ScsamError(f'{out} holds other folds than these {k}, of other masks or of another number; choose '
-                             'another --out, or repeat the command that began them')
+    recipe, began = recipe.replace(val=0., labeled='100%'), time.monotonic()
+    begun = {int(p.name[5:]): exam(p) for p in fold_dirs(out) if (p/'manifest.json').exists()}
+    for some in (pooled(data), data) if begun else (pooled(data),):      # earlier versions did not pool
+        parts = folds(some, k, recipe.data_seed)
+        same = all(i < k and ids == {c.id for c in parts[i].tests()['fold']} for i, ids in begun.items())
+        if same: break
+    else:
+        raise ScsamError(f'{out} holds other folds than these {k}, of other masks or of another number; choose '
+                         'another --out, or repeat the command that began them')
     for i, part in enumerate(parts):
         say(i)
         where, left = Path(out)/f'fold-{i}', None
         if max_minutes is not None:
             left = max(0., max_minutes - (time.monotonic() - began)/60)
+            if i and not left and not finished(where): return False
         fit(make_method(recipe), part, recipe, where, progress=progress, max_minutes=left, **options)
         if not finished(where): return False
     return True
@@ -167,6 +170,9 @@ def load_folds(out: str|Path, device='cpu', force: bool = False) -> Run:
     if len(dirs) != about['folds']:
         raise ScsamError(f'{out} holds {len(dirs)} of its {about["folds"]} folds; repeat its `scsam train` command')
     runs = [load_run(p, device, force) for p in dirs]
+    if other := [r.dir.name for r in runs if r.recipe != runs[0].recipe and not force]:
+        raise ScsamError(f'{out}: {", ".join(other)} had other settings than {dirs[0].name}, and their mean would be '
+                         'that of no run; train all folds anew with the same')
     return Run(out, runs[0].recipe, FoldMean([r.method for r in runs]).eval(),
                read_manifest(out/'manifest.json', force), about['training'])
 

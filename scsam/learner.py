@@ -19,7 +19,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 from tqdm.auto import tqdm
 from .config import Recipe, ScsamError, mix, nearest, seed_step
-from .files import atomic, locked, read_json, sweep, write_json
+from .files import atomic, locked, sweep, write_json
 from .rundir import check_run, finished, read_decided, read_recipe, read_training, write_training
 from .data import Dataset, as_seen, file_sha256, load_arrays, other_classes, read_manifest
 from .sam import Sam

@@ -301,7 +301,8 @@ def load_plugin(path: str|Path # a Python file with `@register('name')` before a
         for n, cls in before.items():
             METHODS.setdefault(n, cls)
     if not names: raise ScsamError(f"{path} registers no method; put @register('name') before its class")
-    PLUGINS.update(dict.fromkeys(names, path))
+    same = [n for n in names if n in PLUGINS and PLUGINS[n].is_file() and file_sha256(PLUGINS[n]) == digest]
+    PLUGINS.update(dict.fromkeys(set(names) - {*same}, path))    # the copy in a run may go with the run
     _LOADED.add(digest)
     _trust(digest)
     return names

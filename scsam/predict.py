@@ -21,7 +21,7 @@ from .learner import Run
 from .metrics import score
 from .viz import overlay, save, uncertainty
 from .layout import PREDICTED, prediction_note
-from .names import SUFFIXES, VOLUMES, WRITTEN
+from .names import IMAGE_DIRS, MASK_DIRS, SUFFIXES, VOLUMES, WRITTEN
 from .pixels import rgb_strips, to_values
 from .volumes import read_volume, volume_extent, volume_suffix, write_volume
 
@@ -246,10 +246,9 @@ def predict_files(run: Run,
             more = f' (and {len(other) - 1} more)' if len(other) > 1 else ''
             raise ScsamError(f'{other[0]}{more} was made by another run, of another image, or by a person; choose '
                              'another --out, or give --overwrite')
-        if strange := sorted(p.name for p in out.glob('*') if p.suffix.lower() in SUFFIXES and p.name not in made.lines
-                             and p.name not in states and not (overwrite or spare)):
-            raise ScsamError(f'{out} holds images that are no predictions ({listed(strange)}), and these would be '
-                             'mixed with them; choose another --out, or give --overwrite')
+        if not (overwrite or spare) and (strange := _drawn(out, made)):
+            raise ScsamError(f'{out} holds masks that are no predictions ({listed(strange)}), and these would be mixed '
+                             'with them; choose another --out, or give --overwrite')
         theirs = [j.files for j in jobs if spare and any(states[f] == 'other' for f in j.files)]
         todo = {j.files for j in jobs if any(states[f] != 'whole' for f in j.files)} - {*theirs}
         for j in jobs:
@@ -262,6 +261,14 @@ def predict_files(run: Run,
     masks = [[out/j.files[0] for j in jobs if j.volume == volume] for volume in (False, True)]
     spared = [out/files[0] for files in theirs]
     return {'images': masks[0], 'volumes': masks[1], 'kept': len(jobs) - len(todo) - len(spared), 'spared': spared}
+
+# %% ../nbs/31a_predict.ipynb #0901cd02
+def _drawn(folder: Path, made: Made) -> list: # of names, sorted
+    "Masks in a folder of a data set, beside one of images, that are no predictions."
+    beside = [p.name.lower() for p in folder.resolve().parent.iterdir() if p.is_dir()]
+    if folder.resolve().name.lower() not in MASK_DIRS or not {*IMAGE_DIRS} & {*beside}: return []
+    files = [p.name for p in folder.glob('[!.]*') if p.name.lower().endswith((*SUFFIXES, *VOLUMES))]
+    return sorted(n for n in files if n not in made.lines)
 
 # %% ../nbs/31a_predict.ipynb #8e0d9cd0
 def _batches(jobs: list, batch_size: int) -> list: # of lists of jobs

@@ -47,6 +47,7 @@ def begun(folder: str|Path) -> bool:
 
 def own_place(folder: str|Path, mark: str): # a key of `MARKS`, which may be there
     "Refuse to put files of one kind among others."
+    if Path(folder).is_file(): raise ScsamError(f'{folder} is a file; choose a directory')
     other = [what for name, what in MARKS.items() if name != mark and (Path(folder)/name).exists()]
     if other:
         raise ScsamError(f'{folder} holds {other[0]}, whose files would be mixed with these; choose another --out')

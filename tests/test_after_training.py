@@ -272,7 +272,13 @@ def test_predictions_are_not_mixed_with_masks(run, tmp_path):
     data = folder(tmp_path / "data")
     before = sorted(p.name for p in (data / "masks").iterdir())
     code, said = scsam("predict", run[0], data / "test" / "images", "--out", data / "masks")
-    assert code == 2 and "images that are no predictions (p00.png" in said, said
+    assert code == 2 and "masks that are no predictions (p00.png" in said, said
+    for alone in ("figure.png", "._p00.png"):                          # nobody's data set
+        (tmp_path / "notes").mkdir(exist_ok=True)
+        (tmp_path / "notes" / alone).write_bytes(b"")
+    assert scsam("predict", run[0], data / "test" / "images", "--out", tmp_path / "notes")[0] == 0
+    code, said = scsam("auto", data, "--out", data / "evening", "--preset", "smoke", "--methods", "unet", "--dry-run")
+    assert code == 2 and "lies in the data" in said, said
     for out in (data, data / "masks"):
         code, said = scsam("auto", data, "--out", out, "--preset", "smoke", "--methods", "unet", "--steps", "2")
         assert code == 2 and "is not empty" in said, said
@@ -293,6 +299,13 @@ def test_folds_have_one_clock_and_know_their_own_masks(tmp_path):
     assert code == 2 and "other folds than these 4" in said, said
     code, said = scsam(*command, "3", "--out", out)
     assert code == 0 and "10 masks, each once left out" in said, said
+    shutil.copytree(out, tmp_path / "mixed")
+    shutil.rmtree(tmp_path / "mixed" / "fold-0")
+    three = [*command, "3", "--out", tmp_path / "mixed"]
+    three[three.index("--steps") + 1] = "3"
+    scsam(*three)
+    code, said = scsam("evaluate", tmp_path / "mixed")
+    assert code == 2 and "had other settings than" in said, said
     code, said = scsam("predict", out, data / "val", "--out", tmp_path / "val", "--csv")
     assert code == 0 and "2 of these images were learnt from" in said and "scsam evaluate" in said, said
     code, said = scsam("evaluate", out / "fold-0", "--data", data, "--quiet")
@@ -306,6 +319,30 @@ def test_what_belongs_to_a_pair_belongs_to_its_subclasses(tmp_path):
     load_plugin(file)
     one, two = (for_method(Recipe.preset("pair"), name).to_dict() for name in ("scsam-pair", "my-pair"))
     assert {k for k in one if one[k] != two[k]} == {"method"}
+
+
+def test_auto_takes_a_method_of_ones_own(tmp_path):
+    data, file = folder(tmp_path / "data"), tmp_path / "mine.py"
+    file.write_text("from scsam.method import register\nfrom scsam.baselines import UNetOnly\n"
+                    "@register('my-own')\nclass Mine(UNetOnly): pass\n")
+    command = ("auto", data, "--plugin", file, "--methods", "my-own", "--preset", "smoke", "--steps", "2", "--folds",
+               "2", "--quiet", "--out", tmp_path / "out")
+    code, said = scsam(*command)
+    assert code == 0 and (tmp_path / "out" / "report.html").exists(), said
+    (data / "classes.txt").write_text("background\nc1\nc2\nc3")
+    code, said = scsam(*command)
+    assert code == 2 and "was begun with other images, masks, decisions or classes" in said, said
+
+
+def test_another_threshold_is_other_data(tmp_path):
+    data = folder(tmp_path / "data")
+    (data / "classes.txt").unlink()
+    (data / "classes.json").write_text('{"threshold": 0}')
+    assert scsam("train", "--data", data, *TRAIN, "--out", tmp_path / "run")[0] == 0
+    (data / "classes.json").write_text('{"threshold": 1}')
+    for command in (("evaluate", tmp_path / "run"), ("train", "--data", data, *TRAIN, "--out", tmp_path / "run")):
+        code, said = scsam(*command)
+        assert code == 2 and "the threshold of the masks is 1 here, and 0 there" in said, said
 
 
 def test_a_missing_file_of_a_run_is_missing(run, tmp_path):
