@@ -350,3 +350,25 @@ def test_a_missing_file_of_a_run_is_missing(run, tmp_path):
     (tmp_path / "run" / "model.safetensors").unlink()
     code, said = scsam("predict", tmp_path / "run", run[1] / "test", "--out", tmp_path / "masks")
     assert code == 2 and "is not whole: model.safetensors is missing" in said, said
+
+
+def test_auto_predicts_whole_volumes_though_a_slice_was_decided_about(tmp_path):
+    sitk = pytest.importorskip("SimpleITK", reason="needs SimpleITK: pip install 'scsam[medical]'")
+    made, data, rng = tmp_path / "made", tmp_path / "data", np.random.default_rng(0)
+    for kind in ("images", "masks"):
+        (data / kind).mkdir(parents=True)
+    for n in range(4):
+        mask = np.zeros((3, 32, 32), np.uint8)
+        mask[:, 8:18, 8 : 20 + n] = 1
+        arrays = {"images": 200 * mask + rng.integers(0, 60, mask.shape, np.int16), "masks": mask}
+        for kind in ("images", "masks") if n < 2 else ("images",):
+            sitk.WriteImage(sitk.GetImageFromArray(arrays[kind]), str(data / kind / f"v{n}.nii.gz"))
+    bare = [c for c in load_dataset(data) if not c.has_mask]
+    decisions = Decisions(made)
+    decisions.set(bare[0], "rejected")
+    decisions.set(bare[3], "corrected", np.ones((32, 32), np.uint8))
+    code, said = scsam("auto", data, "--decisions", made, "--out", tmp_path / "out", "--preset", "smoke", "--methods",
+                       "unet", "--steps", "2", "--folds", "2", "--quiet")
+    assert code == 0, said
+    assert {p.name for p in (tmp_path / "out" / "masks").glob("*.nii.gz")} == {"v2_segmentation.nii.gz",
+                                                                              "v3_segmentation.nii.gz"}, said
