@@ -112,9 +112,9 @@ def _train_folds(args: argparse.Namespace, data, recipe: Recipe, options: dict):
     finished = fit_folds(data, recipe, args.folds, out, not args.quiet, say, resume=args.resume,
                          max_minutes=args.max_minutes, cache=cache_dir()/'images', tensorboard=args.tensorboard)
     if not finished: return 3
-    ids = set.union(*map(exam, fold_dirs(out)))
-    masks = [c for c in pooled(data) if c.id in ids]
-    finish_folds(out, pooled(data).manifest(labeled=masks))
+    ids, data = set.union(*map(exam, fold_dirs(out))), pooled(data)
+    masks = [c for c in data if c.id in ids]
+    finish_folds(out, data.manifest(labeled=masks))
     remember_data(out, args.data, args.kind, **options)
     print(f'{recipe.method}: {args.folds} networks, {len(masks)} masks, each once left out\nnext: scsam evaluate {out}')
 
@@ -151,9 +151,10 @@ def _told(recipe: Recipe, done: dict, out: Path):
 def evaluate(args: argparse.Namespace):
     "Score a finished run on the test sets and write its record."
     from scsam.experiment import make_record, process, run_data, test_sets
-    from scsam.folds import folds_record, is_folds, open_run
+    from scsam.folds import folds_record, open_run
     from scsam.metrics import METRICS
     from scsam.records import read_record, table, write_record
+    from scsam.rundir import is_folds
     run = open_run(args.run, process().device, args.force)
     metrics = _names(args.metrics)
     if not metrics: raise ScsamError(f'--metrics {args.metrics!r} names no metric; take some of {", ".join(METRICS)}')
@@ -285,8 +286,7 @@ def _score_beside(run, found, files: list): # `found`: of `inputs`
 # %% ../nbs/50_cli.ipynb #553a103f
 def _learnt(run) -> set: # hashes of images
     "The images whose masks a run has learnt from, or chose its weights by."
-    from scsam.folds import is_folds
-    from scsam.rundir import read_decided
+    from scsam.rundir import is_folds, read_decided
     chose = () if is_folds(run.dir) else ('val',)                       # folds choose nothing
     learnt = {c['sha256'].get('image') for c in run.manifest['cases'] if c['labeled'] or c['role'] in chose}
     return learnt.union(read_decided(run.dir).get('images', ()))

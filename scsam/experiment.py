@@ -363,6 +363,8 @@ PAIR_VARIANTS['synfoc-preset'] = PAIR_VARIANTS['pair-preset'] | dict(
     unet_to_sam=1., pair_label='synfoc', pair_trust='all', pseudo='confident', confidence=.95)
 PAIR_VARIANTS |= {f'{v}-preset-fine': PAIR_VARIANTS[f'{v}-preset'] | FINE
                   for v in ('alone', 'pair', 'both', 'own', 'alone-all', 'synfoc', *OTHERS_OF_PAIR)}
+
+# %% ../nbs/32_experiment.ipynb #76712fa7
 FIVE = dict(labeled='5', precision='bf16')         # five masks: too few for SAM alone
 PAIR_VARIANTS |= {v.replace('15', '5'): PAIR_VARIANTS[v] | FIVE for v in ('alone-15-live', 'pair-15-surer-live',
                                                                          'pair-15-own-live')}
@@ -386,7 +388,7 @@ PAIR_VARIANTS |= {f'{v}-mirror': PAIR_VARIANTS[v] | dict(mirror=True) for v in (
     'alone-15-live', 'pair-15-surer-live', 'alone-5-live', 'pair-5-surer-live', 'alone-live-at-256',
     'pair-surer-live-at-256')}
 
-
+# %% ../nbs/32_experiment.ipynb #22ae55f4
 def pair_queue(mode: str) -> dict[str, Recipe]:
     "Polyps, 5 to 217 labels and all: strong networks alone and together; five or three seeds."
     def run(variant, seed):

@@ -35,30 +35,48 @@ def _background_first(table: dict, where: Path) -> dict: # name -> value
                          f'{dark!r} has the value 0; put the background first, or call it "background"')
     return table
 
+# %% ../nbs/02a_folder.ipynb #1d3e069f
+def _text_table(text: Path) -> dict: # name -> value
+    "Classes in lines of a text: names in the order of their values, or each with its value."
+    try:
+        lines = [l.strip() for l in text.read_text(encoding='utf-8-sig').splitlines() if l.strip()
+                 and not l.startswith('#')]
+    except UnicodeDecodeError as e:
+        raise ScsamError(f'{text} is not UTF-8 text: {e}; save it again') from None
+    numbered = [re.fullmatch(r'(\d+)[\s:;,=]+(.+)', l) for l in lines]
+    named = [re.fullmatch(r'(.+?)[\s:;,=]+(\d+)', l) for l in lines] # and in this order; class 1, class 2 are names
+    table = {l: i for i, l in enumerate(lines)}
+    if lines and all(numbered):
+        table = {m[2]: int(m[1]) for m in numbered}
+    elif lines and all(named) and len({m[1] for m in named}) == len(lines):
+        table = {m[1]: int(m[2]) for m in named}
+    odd = [l for l, *m in zip(lines, numbered, named) if not any(m)]         # a header, a third column
+    if odd and (re.search('[;\t]', ''.join(odd)) or any(re.search('[;,\t]', l) for l in set(lines) - {*odd})):
+        raise ScsamError(f'{text}: {odd[0]!r} is no name, and no value with a name; write a line for each class, '
+                         'such as "1 liver", and no other')
+    if len(table) < len(lines): raise ScsamError(f'{text} names a class twice; names must differ')
+    return table
+
+
+def _nnunet_table(table: dict, where: Path) -> dict: # name -> value
+    "The labels of an nnU-Net dataset.json."
+    if regions := [k for k, v in table.items() if isinstance(v, list)]:
+        raise ScsamError(f'{where}: {regions[0]} is a region of several labels, and regions are not read; give '
+                         'each value in the masks a name: {"background": 0, "edema": 1, "core": 2}')
+    # as its first version has it
+    if all(k.isascii() and k.isdigit() for k in table):
+        if len({*map(str, table.values())}) < len(table):
+            raise ScsamError(f'{where} names a class twice; names must differ')
+        table = {str(v): int(k) for k, v in table.items()}
+    return table
+
 # %% ../nbs/02a_folder.ipynb #3613699c
 def read_classes(root: Path) -> tuple: # (class names, FileReader)
     "The class table of a folder: classes.txt, classes.json, nnU-Net's dataset.json, or none (binary)."
     text, js, nnunet = root/'classes.txt', root/'classes.json', root/'dataset.json'
     if text.is_file() and js.is_file(): raise ScsamError(f'{text} and {js} both define the classes; keep one of them')
     if text.is_file():
-        try:
-            lines = [l.strip() for l in text.read_text(encoding='utf-8-sig').splitlines() if l.strip()
-                     and not l.startswith('#')]
-        except UnicodeDecodeError as e:
-            raise ScsamError(f'{text} is not UTF-8 text: {e}; save it again') from None
-        numbered = [re.fullmatch(r'(\d+)[\s:;,=]+(.+)', l) for l in lines]
-        named = [re.fullmatch(r'(.+?)[\s:;,=]+(\d+)', l) for l in lines] # and in this order; class 1, class 2 are names
-        table = {l: i for i, l in enumerate(lines)}
-        if lines and all(numbered):
-            table = {m[2]: int(m[1]) for m in numbered}
-        elif lines and all(named) and len({m[1] for m in named}) == len(lines):
-            table = {m[1]: int(m[2]) for m in named}
-        odd = [l for l, *m in zip(lines, numbered, named) if not any(m)]         # a header, a third column
-        if odd and (re.search('[;\t]', ''.join(odd)) or any(re.search('[;,\t]', l) for l in set(lines) - {*odd})):
-            raise ScsamError(f'{text}: {odd[0]!r} is no name, and no value with a name; write a line for each class, '
-                             'such as "1 liver", and no other')
-        if len(table) < len(lines): raise ScsamError(f'{text} names a class twice; names must differ')
-        where = text
+        table, where = _text_table(text), text
     elif js.is_file():
         table, where = read_json(js), js
         if isinstance(table, list) and all(isinstance(v, str) for v in table):
@@ -72,15 +90,7 @@ def read_classes(root: Path) -> tuple: # (class names, FileReader)
                                  f'{{"threshold": 127}}; for classes, give names with values')
             return ('background', 'foreground'), FileReader(threshold=cut)
     elif nnunet.is_file() and isinstance(js := read_json(nnunet), dict) and isinstance(table := js.get('labels'), dict):
-        where = nnunet
-        if regions := [k for k, v in table.items() if isinstance(v, list)]:
-            raise ScsamError(f'{where}: {regions[0]} is a region of several labels, and regions are not read; give '
-                             'each value in the masks a name: {"background": 0, "edema": 1, "core": 2}')
-        # as its first version has it
-        if all(k.isascii() and k.isdigit() for k in table):
-            if len({*map(str, table.values())}) < len(table):
-                raise ScsamError(f'{where} names a class twice; names must differ')
-            table = {str(v): int(k) for k, v in table.items()}
+        table, where = _nnunet_table(table, nnunet), nnunet
     else:
         return ('background', 'foreground'), FileReader()
     table = _background_first(table, where)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OUT_OF_FOLD', 'pooled', 'folds', 'fit_folds', 'fold_dirs', 'exam', 'unseen', 'out_of_fold', 'note_expected',
-           'FoldMean', 'is_folds', 'finish_folds', 'load_folds', 'open_run', 'folds_record']
+           'FoldMean', 'finish_folds', 'load_folds', 'open_run', 'folds_record']
 
 # %% ../nbs/45_folds.ipynb #9f041b9c
 import re, time
@@ -15,7 +15,7 @@ from torch import nn
 from .config import Recipe, ScsamError
 from .files import read_json, write_json
 from .data import Dataset, read_manifest, stratified_order
-from .rundir import TRAINING, finished, own_place, read_training
+from .rundir import TRAINING, finished, is_folds, own_place, read_training
 from .records import Record
 from .evaluate import evaluate
 from .experiment import record_of
@@ -146,9 +146,6 @@ class FoldMean(nn.Module):
         return {b: torch.stack([a[b] for a in answers]).mean(0) for b in answers[0]}
 
     def combine(self, one: dict, other: dict) -> dict: return self.members[0].combine(one, other)
-
-
-def is_folds(folder: str|Path) -> bool: return (Path(folder)/'folds.json').exists()
 
 # %% ../nbs/45_folds.ipynb #2590e262
 def finish_folds(out: str|Path, manifest: dict):

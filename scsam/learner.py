@@ -20,7 +20,7 @@ from accelerate.utils import broadcast_object_list
 from tqdm.auto import tqdm
 from .config import Recipe, ScsamError, mix, nearest, seed_step
 from .files import atomic, locked, sweep, write_json
-from .rundir import check_run, finished, read_decided, read_recipe, read_training, write_training
+from .rundir import check_run, finished, own_place, read_decided, read_recipe, read_training, write_training
 from .data import Dataset, as_seen, file_sha256, load_arrays, other_classes, read_manifest
 from .sam import Sam
 from .lora import widen
@@ -538,10 +538,8 @@ def _check_dir(out: Path, method: Method, recipe: Recipe, manifest: dict, decide
         if {k: v for k, v in read_decided(out).items() if k != 'images'} != decided:
             raise ScsamError(f'{out} holds a run with other decisions about its unlabelled cases, or none; '
                              'choose another directory, and train anew with these')
-    elif out.is_file():
-        raise ScsamError(f'{out} is a file; choose a directory')
-    elif out.exists() and any(p.name[0] != '.' for p in out.iterdir()):
-        raise ScsamError(f'{out} is not empty and holds no run; choose another directory')
+    else:
+        own_place(out, 'recipe.json')
 
 # %% ../nbs/30c_learner.ipynb #ea06c540
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from .config import ScsamError, mix
 from .files import atomic, read_json, write_json
 from .data import as_seen, file_sha256, read_resized, resize_mask, to_float
 from .layout import prediction_note
+from .rundir import is_folds
 from .metrics import dice_maps
 from .records import csv_text
 from .method import evaluating, image_seeds, mirrored
@@ -209,7 +210,7 @@ def expected_dice(run: Run,
         e = Expected.load(path)
         if (e.branch, e.step) == (s['branch'], s['step']): return e
     if data is None: raise ScsamError(f'{run.dir} has no expected.json, and its data is needed to make it: give data')
-    if (run.dir/'folds.json').exists(): # their masks are scored out of fold, each by the network that has not seen it
+    if is_folds(run.dir): # their masks are scored out of fold, each by the network that has not seen it
         raise ScsamError(f'{run.dir} has no expected.json; scsam evaluate {run.dir} makes it, of {ENOUGH} patients '
                          'with masks or more')
     cases = [c for c in data.where(role='val') if c.has_mask]
