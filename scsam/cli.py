@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LONG', 'FEW', 'FORMATS', 'DEMO_DATA', 'DEMO_ROWS', 'OPTIONS', 'COMMANDS', 'EXIT', 'ISSUES', 'recipe_from',
-           'ask_first', 'announce', 'with_masks', 'train', 'evaluate', 'predict', 'export', 'report', 'auto', 'table',
-           'show_table', 'data', 'compare', 'import_', 'weights', 'inspect', 'annotate', 'experiment', 'demo',
+           'ask_first', 'announce', 'with_masks', 'outside', 'train', 'evaluate', 'predict', 'export', 'report', 'auto',
+           'table', 'show_table', 'data', 'compare', 'import_', 'weights', 'inspect', 'annotate', 'experiment', 'demo',
            'demo_table', 'demo_figure', 'make_parser', 'process_name', 'main']
 
 # %% ../nbs/50_cli.ipynb #65d1ca23
@@ -69,6 +69,13 @@ def with_masks(path: str, kind: str|None = None, **options) -> tuple: # (Dataset
     print(f'note: {path} holds no masks, but {beside[0]} lies beside it: {home} is taken')
     return load_dataset(home, **options), str(home)
 
+
+def outside(args: argparse.Namespace):
+    "Refuse to put what is made among the files that it is made from."
+    if Path(args.out).resolve().is_relative_to(Path(args.data).resolve()):
+        raise ScsamError(f'{args.out} lies in the data, and what is made there would be read as part of them; choose '
+                         f'an --out beside {args.data}')
+
 # %% ../nbs/50_cli.ipynb #faf6aec9
 def train(args: argparse.Namespace):
     "Train one method and leave a run directory."
@@ -83,6 +90,7 @@ def train(args: argparse.Namespace):
     if main_process():
         ask_first(recipe, args)
     if not begun(out) and main_process():
+        outside(args)
         announce(args, f'reading the {len(data)} cases of {args.data}')
         check(data, errors_only=True, progress=not args.quiet).raise_errors()
     if args.folds: return _train_folds(args, data, recipe, options)
@@ -359,9 +367,7 @@ def auto(args: argparse.Namespace):
     from scsam.rundir import own_place
     data, args.data = with_masks(args.data, args.kind)
     own_place(args.out, 'plan.json')
-    if Path(args.out).resolve().is_relative_to(Path(args.data).resolve()):
-        raise ScsamError(f'{args.out} lies in the data, and what is predicted there would be read as drawn; choose an '
-                         f'--out beside {args.data}')
+    outside(args)
     announce(args, f'reading the {len(data)} cases of {args.data}')
     settings = ('preset', 'steps', 'image_size', 'precision', 'seed')
     given = {k: v for k in settings if (v := getattr(args, k)) is not None}

@@ -166,17 +166,17 @@ def pseudo_label(probs: torch.Tensor,   # (B, K, H, W), rows sum to 1
 # %% ../nbs/20_losses.ipynb #bfff594b
 def foreground_dice(probs: torch.Tensor,  # (B, K, H, W)
                     label: torch.Tensor   # (B, H, W) labels 0..K-1 or IGNORE
-                   ) -> torch.Tensor:     # (B,) in [0, 1], mean over foreground classes; 1 where a class is in neither
+                   ) -> torch.Tensor:     # (B,) in [0, 1], mean over the foreground classes in either; 1 where none is
     """Dice of the argmax, per image.
 
     `probs`: (B, K, H, W). `label`: (B, H, W) labels 0 … K-1 or `IGNORE`.
-    Returns (B,) in [0, 1], the mean over foreground classes; 1 where a class is in neither.
+    Returns (B,) in [0, 1], the mean over the foreground classes that are in either; 1 where none is.
     """
     known = label != IGNORE
     p, g = (torch.stack([(x == c) & known for c in range(1, probs.shape[1])], 1).flatten(2).float()
             for x in (probs.argmax(1), label))
     total = p.sum(-1) + g.sum(-1)
-    return torch.where(total > 0, 2*(p*g).sum(-1)/total.clamp(min=1), 1.).mean(1)
+    return (2*(p*g).sum(-1)/total).nanmean(1).nan_to_num(1.)  # 0/0 where a class is in neither
 
 # %% ../nbs/20_losses.ipynb #a0554021
 def consistency(logits: torch.Tensor, # of the student (B, K, H, W)

@@ -279,6 +279,8 @@ def test_predictions_are_not_mixed_with_masks(run, tmp_path):
     assert scsam("predict", run[0], data / "test" / "images", "--out", tmp_path / "notes")[0] == 0
     code, said = scsam("auto", data, "--out", data / "evening", "--preset", "smoke", "--methods", "unet", "--dry-run")
     assert code == 2 and "lies in the data" in said, said
+    code, said = scsam("train", "--data", data, *TRAIN, "--out", data / "runs" / "first")
+    assert code == 2 and "lies in the data" in said and not (data / "runs").exists(), said
     for out in (data, data / "masks"):
         code, said = scsam("auto", data, "--out", out, "--preset", "smoke", "--methods", "unet", "--steps", "2")
         assert code == 2 and "is not empty" in said, said
