@@ -14,7 +14,7 @@ from pathlib import Path
 from .config import ScsamError
 from .data import file_sha256
 from .files import collecting, fault, listed, parse_json, regular
-from .names import (ANY_MARK, CLASS_WORDS, COPY, IMAGE_DIRS, IMAGE_FIRST, IMAGE_MARK, MADE, MARK, MASK_FIRST,
+from .names import (ANY_MARK, CASE, CLASS_WORDS, COPY, IMAGE_DIRS, IMAGE_FIRST, IMAGE_MARK, MADE, MARK, MASK_FIRST,
                          MASK_WORDS, PERSON, SEQUENCE, SHORT_ROLES, SUFFIXES, Means, bare_names, folder_means, is_form,
                          is_group, name_key, no_zeros, owners, same_name, words_in)
 
@@ -200,6 +200,7 @@ class Found:
     below: tuple = ()    # and after them
     test: str = ''       # name of the test set
     words: tuple = ()    # what is left of the names of the folders that say something
+    home: str = ''       # the folder that says the thing
     made: bool = False   # from an image that has a mask: an overlay, superpixels
 
     @property
@@ -210,6 +211,7 @@ class Found:
 # %% ../nbs/01b_layout.ipynb #036da458
 def place(name: str,    # of a file, relative to the dataset, with '/'
           path: Path,
+          void: bool = False # the outermost folder that is called like one of masks holds images, too
          ) -> Found:
     "What the folders of a file say about it."
     *folders, last = name.split('/')
@@ -218,11 +220,15 @@ def place(name: str,    # of a file, relative to the dataset, with '/'
         i = low.index('derivatives')
         folders[i + 1:] = folders[next((k for k in range(i, len(low)) if low[k].startswith('sub-')), i + 1):]
     means = [folder_means(f) for f in folders]
+    if void and (i := next((i for i, m in enumerate(means) if m.thing == 'mask'), None)) is not None:
+        means[i] = replace(means[i], thing='')
     # a DICOM series is a folder
     if path.is_dir():
         folders, means = [*folders, ''], [*means, Means(folder_means(last).role)]
     said = [i for i, m in enumerate(means) if m.named]
     roles = {m.role for m in means if m.role}
+    if roles == {'train', 'unlabeled'}: # train/unlabeled
+        roles = {'unlabeled'}
     if len(roles) > 1:
         fault(f'{path} lies in folders of two splits ({" and ".join(sorted(roles))}); rename one of them, or tell by '
               f'a CSV')
@@ -237,15 +243,17 @@ def place(name: str,    # of a file, relative to the dataset, with '/'
     if role != 'test':
         above, between = above + between, []
     words = tuple('-'.join(m.rest) for m in means if m.named and m.rest)
-    return Found(path, last, role, things[-1][1] if things else '', tuple(above), tuple(below), '-'.join(between),
-                 words)
+    i, thing = things[-1] if things else (None, '')
+    return Found(path, last, role, thing, tuple(above), tuple(below), '-'.join(between), words,
+                 folders[i] if thing else '')
 
 # %% ../nbs/01b_layout.ipynb #d61616ef
 def patient_folders(found: list, # of `Found`, the images
                    ) -> dict:    # tuple of folders -> how many of them name a patient; 0 = none
     """A patient's folder has a number in its name and is no part, or is one of several with files of the same names.
 
-    A folder that holds all images is nobody's, unless it is called patient_1.
+    A folder that holds all images is nobody's, unless it is called patient_1; nor is one with parts of a split, one
+    with several cases, or one beside as many without a number.
     """
     names, like, out = defaultdict(set), defaultdict(set), {}
     for f in found:
@@ -265,6 +273,8 @@ def patient_folders(found: list, # of `Found`, the images
     # nobody's: archive (1)
     whole = {p for p, keys in names.items() if len(keys) == many > 1
              and not re.match(rf'{PERSON.pattern}|(video|vid|sequence|series|study|scan)[ _.-]?\d|\d+$', p[-1], re.I)}
+    inner = {(f.above + f.below)[:i + 1] for f in found for i in range(len(f.above), len(f.above + f.below))}
+    whole |= _groups(found, names, twins & inner)
     for f in found:
         path = f.above + f.below
         def is_patient(i):
@@ -274,8 +284,25 @@ def patient_folders(found: list, # of `Found`, the images
             # side by side with others like it
             return i >= len(f.above) or len(like[path[:i], re.sub(r'\d+', '#', path[i])]) > 1
         if path not in out:
-            out[path] = next((i + 1 for i in range(len(path)) if is_patient(i)), 0)
+            own_name = [i + 1 for i in range(len(path)) if is_patient(i)]
+            sure = [i for i in own_name if PERSON.match(path[i - 1]) or path[i - 1].startswith('sub-')]
+            out[path] = (sure + own_name + [0])[0]
     return out
+
+
+def _groups(found: list, names: dict, people: set) -> set: # of tuples of folders; `people`: patients without a number
+    "Data sets, hospitals and grades with a number in their names: ROSE-1, CVC-300."
+    roles, beside = defaultdict(set), defaultdict(set)
+    for f in found:
+        for i in range(len(f.above)):
+            roles[f.above[:i + 1]].add(f.role)
+    for p in names:
+        beside[p[:-1]].add(p)
+    named = {p for p in names if not PERSON.match(p[-1])}
+    numbered = lambda p: bool(re.search(r'\d', p[-1]))
+    cases = lambda p: {m[0].lower() for k in names[p] if (m := CASE.match(k.split('/')[-1]))}
+    few = {p for p, some in beside.items() if sum(map(numbered, some)) <= sum(not numbered(q) for q in some - people)}
+    return {p for p in named if len(roles[p]) > 1 or len(cases(p)) > 1 or p[:-1] in few and numbered(p)}
 
 # %% ../nbs/01b_layout.ipynb #aca6313f
 UNLABELED = 'a mask in the unlabelled part'
@@ -304,6 +331,10 @@ def sort_files(units: dict,  # name relative to the folder -> Path, of images an
     "Images and masks of a folder tree, each with its split, patient and source."
     out = Sorted()
     found = [place(n, p) for n, p in units.items()]
+    if all(f.thing in ('mask', 'other') for f in found): # LungSegmentation may hold images, and masks besides
+        inner = [place(n, p, void=True) for n, p in units.items()]
+        if len({f.thing == 'mask' or bool(MARK.search(f.name)) for f in inner}) > 1:
+            found = inner
     _splits_in_names(found, out.notes)
     _name_tests(found)
     parted = {f.role for f in found if f.thing == 'image'}
@@ -346,16 +377,17 @@ def sort_files(units: dict,  # name relative to the folder -> Path, of images an
 
 # %% ../nbs/01b_layout.ipynb #d027ab9e
 def _splits_in_names(found: list, notes: list):
-    "Where no folder tells a split, and each name begins with one (train_1, testA_1) or ends in one, names tell it."
+    "Where no folder tells a split, and each name begins with one (train_1, testA_1) or has one further on."
     if any(f.role for f in found): return
-    means = [folder_means(re.split('[ _.-]', f.name)[0]) for f in found]
-    roles = {m.role for m in means}
-    if '' in roles or not {'train'} < roles: return _splits_at_ends(found, notes)
+    words = [[folder_means(w) for w in re.split('[ _.-]', f.name)] for f in found]
+    columns = [*zip(*(w[:1] for w in words)), *([m if m.only_role else Means() for m in c] for c in zip(*words))]
+    means = next((c for c in columns if {'train'} < {m.role for m in c} and all(m.role for m in c)), None)
+    if means is None: return _splits_at_ends(found, notes)
     # TS_001 may be initials
     if any(f.name[:2].lower() in SHORT_ROLES and not f.name[2:3].isalpha() for f in found): return
     for f, m in zip(found, means):
         f.role, f.words = m.role, m.rest
-    notes.append('splits are told by the first words of the names of files')
+    notes.append('splits are told by words in the names of files')
 
 
 def _splits_at_ends(found: list, notes: list):
@@ -515,12 +547,20 @@ def _match_parts(images: list, masks: list, notes: list) -> dict: # id of a `Fou
         _flat(part, mine)
         found, extra = match(names, [(f.key, f.path) for f in mine])
         extra = _objects(part, mine, found, extra, notes)
+        if mine and not found and _loosely(part, mine, notes):
+            found, extra = match(names, [(f.key, f.path) for f in mine])
         no_image(extra, len(mine), names)
         for f in part:
             out[id(f)] = found.get(f.key, ())
         for f in part:
             f.made = not out[id(f)] and bool(MADE.search(f.key)) and MADE.sub('', f.key) in found
     no_image([f.path for some in mask_in.values() for f in some], len(masks), {f.key: f.path for f in images})
+    used = {p for some in out.values() for p in some}
+    homes = Counter(f.home for f in masks if f.path in used and f.home)
+    kinds = {tuple(w for w in folder_means(h).rest if not w.isdigit()): h for h in homes}
+    if len(kinds) > 1:
+        notes.append(f'masks are from folders called {listed([f"{h} ({homes[h]})" for h in kinds.values()])}: use only '
+                     f'those that mean the same')
     return out
 
 # %% ../nbs/01b_layout.ipynb #fb012933
@@ -535,6 +575,32 @@ def _flat(images: list, masks: list):
     for m in masks:
         if of := next((at[b][0] for b in bare_names(m.name) if b in at), None):
             m.above, m.below = of.above, of.below
+
+# %% ../nbs/01b_layout.ipynb #3e4be445
+def _loose_keys(files: list, letters: bool) -> list: # of keys
+    "Without the folders that all share, and, with `letters`, without what their names share around a number."
+    shared = len(os.path.commonprefix([f.above + f.below for f in files]))
+    names = [f.name for f in files]
+    if letters:
+        around = [re.fullmatch(r'(\D*)(.*?)((?:_0000)?\D*)', n).groups() for n in names]
+        left, _, right = (len({*part}) == 1 for part in zip(*around))
+        names = [''.join(('' if left else a, n, '' if right else b)) for a, n, b in around]
+    return ['/'.join((*(f.above + f.below)[shared:], n)) for f, n in zip(files, names)]
+
+
+def _loosely(images: list, masks: list, notes: list) -> bool: # have all masks found their images?
+    "Where no mask has the name of an image: im0001.ah is of im0001, and p1 of 1, if all are named so."
+    for letters in (False, True)[:len(masks)]:
+        keys = _loose_keys(images, letters)
+        by_key, names = dict(zip(keys, images)), _Names(keys)
+        of = [names.of(k) for k in _loose_keys(masks, letters)]
+        if len(by_key) < len(keys) or not all(len(n) == 1 for n in of) or len({n[0] for n in of}) < len(of): continue
+        for m, (n,) in zip(masks, of):
+            m.name, m.above, m.below = by_key[n].name, by_key[n].above, by_key[n].below
+        notes.append(f'masks are told by what their names differ in: {masks[0].path.name} is taken for the mask of '
+                     f'{by_key[of[0][0]].path.name}')
+        return True
+    return False
 
 # %% ../nbs/01b_layout.ipynb #54256100
 def _objects(images: list, masks: list, found: dict, extra: list, notes: list) -> list: # of masks still without image

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SUFFIXES', 'WRITTEN', 'VOLUMES', 'ARRAYS', 'LISTS', 'UNREAD', 'TABLES', 'MOVIES', 'MASK_WORDS', 'MARK', 'ANY_MARK',
            'MASK_FIRST', 'MADE', 'IMAGE_MARK', 'IMAGE_FIRST', 'SEQUENCE', 'IMAGE_DIRS', 'MASK_DIRS', 'ROLE_WORDS',
-           'THING_WORDS', 'PLAIN_WORDS', 'OTHER_WORDS', 'SHORT_ROLES', 'GROUP_WORDS', 'CLASS_WORDS', 'PERSON',
+           'THING_WORDS', 'PLAIN_WORDS', 'OTHER_WORDS', 'SHORT_ROLES', 'GROUP_WORDS', 'CLASS_WORDS', 'PERSON', 'CASE',
            'SAME_WORDS', 'SIDE', 'TILE', 'PATCH', 'OWN', 'MOMENT', 'COPY', 'name_key', 'same_name', 'suffix_of',
            'stem_of', 'bare_names', 'no_zeros', 'Means', 'folder_means', 'words_in', 'is_form', 'is_group', 'owners']
 
@@ -200,9 +200,11 @@ CLASS_WORDS = set('benign malignant normal abnormal healthy diseased disease pos
                   'adenoma hyperplastic serrated cancer tumor tumour tumors lesion lesions glaucoma melanoma nevus '
                   'covid pneumonia hgg lgg yes no non'.split())
 PERSON = re.compile(r'(patient|pat|pt|subject|subj|sub|case|person|proband|p)[ _.-]?\d', re.IGNORECASE)
+CASE = re.compile(r'(patient|subject|subj|case|person|proband)[ _.-]?\d+', re.IGNORECASE)
 SAME_WORDS = set('left right od os cc mlo axial sagittal coronal lateral frontal view views '
                  'original originals raw aug augm augmented augmentation augmentations resized rescaled flipped '
-                 'rotated cropped enhanced preprocessed processed normalized normalised copy copies'.split())
+                 'rotated cropped square padded enhanced preprocessed processed normalized normalised copy '
+                 'copies'.split())
 
 def words_in(name: str, known: set) -> bool:
     words = re.findall(r'[^\W\d_]+', name.lower())
