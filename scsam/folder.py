@@ -146,9 +146,10 @@ class JoinedReader(FileReader):
     "Reads a case whose mask is several files: foreground is where any of them has it."
     others: tuple = () # Paths, besides the case's mask
 
-    def mask(self, case):
-        masks = [FileReader.mask(self, replace(case, mask=p)) for p in (case.mask, *self.others)]
-        return np.maximum.reduce(masks)
+    def each(self, case) -> list: # of label maps
+        return [FileReader.mask(self, replace(case, mask=p)) for p in (case.mask, *self.others)]
+
+    def mask(self, case): return np.maximum.reduce(self.each(case))
 
     def sha256(self, case):
         out, masks = FileReader.sha256(self, case), [file_sha256(p) for p in (case.mask, *self.others)]

@@ -302,7 +302,9 @@ def _groups(found: list, names: dict, people: set) -> set: # of tuples of folder
     numbered = lambda p: bool(re.search(r'\d', p[-1]))
     cases = lambda p: {m[0].lower() for k in names[p] if (m := CASE.match(k.split('/')[-1]))}
     few = {p for p, some in beside.items() if sum(map(numbered, some)) <= sum(not numbered(q) for q in some - people)}
-    return {p for p in named if len(roles[p]) > 1 or len(cases(p)) > 1 or p[:-1] in few and numbered(p)}
+    like = lambda p: (p[:-1], re.sub(r'\d+', '#', p[-1]))
+    groups = {like(p) for p in named if len(roles[p]) > 1 or len(cases(p)) > 1 or p[:-1] in few and numbered(p)}
+    return {p for p in named if like(p) in groups}
 
 # %% ../nbs/01b_layout.ipynb #aca6313f
 UNLABELED = 'a mask in the unlabelled part'

@@ -223,6 +223,71 @@ def test_official(name, tmp_path):
         assert Image.open(masks[0]).size == (48, 40)
 
 
+# names of images, each with its mask: what they are read as: role, source, patients in all
+PAIRS = {
+    "train/unlabeled": (["train/labeled/image/{i}.png", "train/labeled/mask/{i}.png", "train/unlabeled/image/u{i}.png"],
+                        {"train": 8}, {""}, 8),
+    "container called like masks": (["Lung Segmentation/CXR_png/c{i}.png", "Lung Segmentation/masks/c{i}_mask.png"],
+                                    {"train": 4}, {""}, 4),
+    "suffix of one reader": (["images/im000{i}.png", "labels/im000{i}.ah.png"], {"train": 4}, {""}, 4),
+    "letter before the number": (["img/{i}.png", "Ground Truth/p{i}.png"], {"train": 4}, {""}, 4),
+    "other words around the number": (["images/bus_000{i}-x.png", "masks/lesions_000{i}-y.png"], {"train": 4}, {""}, 4),
+    "a folder more": (["images/i{i}.png", "masks/0/i{i}.png"], {"train": 4}, {""}, 4),
+    "splits in the middle of names": (["img/{i}_train_0_.png", "masks/{i}_train_0_.png", "img/{i}_test_0_.png",
+                                       "masks/{i}_test_0_.png"], {"train": 4, "test:test": 4}, {""}, 8),
+    "sets with numbers": (["ROSE-1/train/img/{i}.png", "ROSE-1/train/gt/{i}.png", "ROSE-1/test/img/t{i}.png",
+                           "ROSE-1/test/gt/t{i}.png", "ROSE-2/train/img/{i}.png", "ROSE-2/train/gt/{i}.png"],
+                          {"train": 8, "test:test": 4}, {"ROSE-1", "ROSE-2"}, 12),
+    "sets beside sets": (["CVC-300/images/{i}.png", "CVC-300/masks/{i}.png", "Kvasir/images/{i}.png",
+                          "Kvasir/masks/{i}.png"], {"train": 8}, {"CVC-300", "Kvasir"}, 8),
+    "hospitals with cases": (["1_A/images/Case0{i}.png", "1_A/masks/Case0{i}.png", "2_B/images/Case1{i}.png",
+                              "2_B/masks/Case1{i}.png"], {"train": 8}, {"1_A", "2_B"}, 8),
+    "people in hospitals": (["R001/sub-a{i}/x.png", "R001/sub-a{i}/x_mask.png", "R002/sub-b{i}/x.png",
+                             "R002/sub-b{i}/x_mask.png"], {"train": 8}, {"R001", "R002"}, 8), }
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_trees(name, tmp_path):
+    files, roles, sources, patients = PAIRS[name]
+    t = Tree(tmp_path)
+    for i in range(4):
+        images = [f for f in files if not re.search("(?i)mask|label[^e]|gt/|truth", f.removeprefix("Lung Seg"))]
+        for f in images:
+            masks = [m.format(i=i) for m in files[files.index(f) + 1:][:1] if m not in images]
+            t.image(f.format(i=i), *masks)
+    data = load_dataset(tmp_path)
+    assert Counter(c.role for c in data) == roles and {c.source for c in data} == sources
+    assert len({c.patient for c in data}) == patients
+    number = lambda p: re.sub(r"\D+", " ", p.stem).split()
+    for c in data:
+        assert c.has_mask != ("unlabeled" in str(c.image.relative_to(tmp_path))) and (not c.has_mask or number(c.image) == number(c.mask))
+    assert check(tmp_path).exit_code < 2
+
+
+def test_masks_that_are_no_drawings(tmp_path):
+    "Two readers, outlines and fields of view are told from drawings; several lesions are not."
+    from scipy.ndimage import binary_erosion
+    y, x = np.mgrid[:40, :48]
+    view = (y - 20) ** 2 + (x - 24) ** 2 < 300
+    lesion = np.roll(view, 12, 1) & (x > 30) & (y < 20)
+    kinds = {"readers": lambda m: [m, np.roll(m, 1, 1)], "outline": lambda m: [m & ~binary_erosion(m)],
+             "template": lambda m: [view], None: lambda m: [m & (x < 30), lesion & ~m]}
+    for kind, masks in kinds.items():
+        t = Tree(tmp_path / str(kind))
+        for i in range(6):
+            a, m = blob(i)
+            Image.fromarray(a).save(t.path(f"images/{i}.png"))
+            for k, mask in enumerate(masks(m > 0), 1):
+                Image.fromarray(mask.astype(np.uint8) * 255).save(t.path(f"masks/{i}_mask_{k}.png"))
+        kinds_found = {f.kind for f in check(t.root).findings} & {"readers", "outline", "template"}
+        assert kinds_found == ({kind} if kind else set()), kind
+        code, said = scsam("train", "--data", t.root, "--preset", "smoke", "--method", "unet", "--steps", 2, "--out",
+                           tmp_path / f"run {kind}", "--quiet")
+        assert code == (2 if kind == "readers" else 0), said
+        assert kind is None or {"readers": "cover each other", "outline": "thin outlines",
+                                "template": "field of view"}[kind] in said, said
+
+
 def random_table(r, kind):
     "A class table: names, and a value or a colour for each."
     names = ["background", *[f"class {i}" for i in range(1, int(r.integers(2, 6)))]]
