@@ -217,17 +217,46 @@ _BYTES = {**dict.fromkeys(('char', 'uchar', 'int8', 'int8_t', 'uint8', 'uint8_t'
           **dict.fromkeys(('double', 'longlong', 'ulonglong', 'int64', 'int64_t', 'uint64', 'uint64_t', 'long_long',
                            'ulong_long', 'longlongint', 'signedlonglong', 'unsignedlonglong'), 8)}
 
+def _fields(path: Path, head: bytes) -> tuple: # ({name in small letters: text}, where the voxels begin)
+    "What the header of a MetaImage or NRRD file says."
+    meta = volume_suffix(path) in ('.mhd', '.mha')
+    end = re.search(rb'ElementDataFile[^\n]*\n?', head) if meta else re.search(rb'\r?\n\r?\n', head)
+    start = end.end() if end else len(head)
+    fields = re.findall(rb'^\s*([\w ]+?)\s*[=:]+[ \t]*(.*?)\s*$', head[:start], re.MULTILINE)
+    return {k.decode().lower().replace(' ', ''): v.decode(errors='replace') for k, v in fields}, start
+
+# %% ../nbs/02b_volumes.ipynb #1ce5f1e7
+def _unpacked(file: Path, start: int, said: dict, meta: bool) -> int|None: # None = in a form that is not looked into
+    "How many bytes of voxels a MetaImage or NRRD file holds; compressed ones are unpacked, and damaged ones an error."
+    raw = said.get('compresseddata', '').lower() != 'true' if meta else said.get('encoding', '').lower() == 'raw'
+    if raw: return file.stat().st_size - start
+    if not meta and said.get('encoding', '').lower() not in ('gzip', 'gz'): return None
+    many = 0
+    with open(file, 'rb') as f:
+        f.seek(start)
+        if not meta:
+            with gzip.GzipFile(fileobj=f) as g:
+                while block := g.read(1 << 20):
+                    many += len(block)
+            return many
+        left, packed = said.get('compresseddatasize', '').strip(), zlib.decompressobj(47) # of either form
+        if not left.isdigit():
+            raise ScsamError(f'{file} holds compressed voxels, and its header does not say in how many bytes; add the '
+                             f'line CompressedDataSize = {file.stat().st_size - start} before ElementDataFile')
+        left = int(left)
+        while left > 0 and (block := f.read(min(1 << 16, left))):
+            left, many = left - len(block), many + len(packed.decompress(block))
+    if not packed.eof: raise EOFError('Compressed data ended before the end-of-stream marker was reached')
+    return many
+
+# %% ../nbs/02b_volumes.ipynb #d2f08755
 def _check_length(path: Path, data: list):
     "Refuse a MetaImage or NRRD file with more or fewer voxels than its header says, or in other units than mm."
     suffix = volume_suffix(path)
     if suffix not in ('.mhd', '.mha', '.nrrd', '.nhdr'): return
     with open(path, 'rb') as f:
-        head = f.read(1 << 16)
-    meta = suffix in ('.mhd', '.mha')
-    end = re.search(rb'ElementDataFile[^\n]*\n?', head) if meta else re.search(rb'\r?\n\r?\n', head)
-    start = end.end() if end else len(head)
-    fields = re.findall(rb'^\s*([\w ]+?)\s*[=:]+[ \t]*(.*?)\s*$', head[:start], re.MULTILINE)
-    said = {k.decode().lower().replace(' ', ''): v.decode(errors='replace') for k, v in fields}
+        said, start = _fields(path, f.read(1 << 16))
+    meta, file = suffix in ('.mhd', '.mha'), data[0] if data else path
     units = re.findall('"(.*?)"', said.get('spaceunits', ''))
     if strange := [u for u in units if u.lower() not in ('mm', 'millimeter', 'millimeters', 'millimetre', '')]:
         raise ScsamError(f'{path} is in {strange[0]}, and scsam reads mm; save it with spacing and origin in mm')
@@ -236,15 +265,16 @@ def _check_length(path: Path, data: list):
     many, steps = said.get('ndims', ''), said.get('elementspacing', said.get('elementsize', ''))
     if meta and many.isdigit() and steps and len(steps.split()) != int(many):
         raise ScsamError(f'{path}: ElementSpacing is {steps!r}, and NDims asks for {many} numbers; correct the header')
-    packed = said.get('compresseddata', '').lower() == 'true' if meta else said.get('encoding', '').lower() != 'raw'
-    if packed: return
+    if meta and any(s.startswith('-') for s in steps.split()):
+        raise ScsamError(f'{path} says that its voxels have {" x ".join(steps.split())} mm, which cannot be; {_AGAIN}')
+    there = _unpacked(file, 0 if data else start, said, meta)
+    if there is None: return # not looked into
     kind = said.get('elementtype', said.get('type', '')).lower().replace('met_', '').replace(' ', '')
     channels, skip = said.get('elementnumberofchannels', '1'), said.get('headersize', said.get('byteskip', '0'))
     sizes = [*said.get('dimsize', said.get('sizes', '')).split(), channels.strip()]
     if kind.removesuffix('_array') not in _BYTES or skip.strip() != '0' or 'lineskip' in said: return # from the end
     if not all(n.isdigit() for n in sizes) or len(sizes) < 3: return  # ITK says what is wrong with it
-    need, file = math.prod(map(int, sizes))*_BYTES[kind.removesuffix('_array')], data[0] if data else path
-    there = file.stat().st_size - (0 if data else start)
+    need = math.prod(map(int, sizes))*_BYTES[kind.removesuffix('_array')]
     if there < need:
         raise ScsamError(f'{file} is cut off: {there:,} bytes of voxels are there, and {path.name} says {need:,}; '
                          f'copy it again from its origin')
@@ -284,7 +314,9 @@ def _image(path: Path):
                 _check_nifti(path)
                 _check_transforms(path)
             _check_length(path, _data_files(path))
-            if not volume_suffix(path) and (what := without_voxels(path)): raise ScsamError(_no_image(path, what))
+            if not volume_suffix(path):
+                if what := without_voxels(path): raise ScsamError(_no_image(path, what))
+                _check_voxels(path)
             im = _reader(path).Execute()
         elif len(files := _dicom_series(path)) == 1:
             im = _reader(files[0]).Execute()
@@ -540,10 +572,22 @@ _TAGS = {'0020|000e': 'series', '0028|0010': 'rows', '0028|0011': 'columns', '00
          '0008|0008': 'image type', '0008|103e': 'series description', '0008|0018': 'instance'}
 
 _SCALE = {'0028|1052': 0, '0028|1053': 1, '0028|0100': 16, '0028|0103': 0} # intercept, slope, bits, sign
+_SIZE = ('0028|0010', '0028|0011', '0028|0002', '0028|0008', '0028|0100') # rows, columns, samples, frames, bits
 
 def _tags(file: Path) -> dict: # tag -> text
     return _tags_at(str(file), (s := os.stat(file)).st_size, s.st_mtime_ns)
 
+
+def _numbers(text: str) -> np.ndarray: # empty where one is none
+    try:
+        return np.array(text.split('\\'), float)
+    except ValueError:
+        return np.array([])
+
+
+def _names(files: list) -> str: return listed([f.name for f in files])
+
+# %% ../nbs/02b_volumes.ipynb #dd79fe88
 @functools.lru_cache(maxsize=20_000)
 def _tags_at(file: str, size: int, changed: int) -> dict:
     "The header fields of one DICOM file that decide what it is part of."
@@ -565,17 +609,56 @@ def _tags_at(file: str, size: int, changed: int) -> dict:
     if '0028|0120' in there and out.get('0028|0004') != 'MONOCHROME1' and len(pad := _numbers(read('0028|0120'))):
         stored = pad[0] - 65536 if scale[3] and pad[0] > 32767 else pad[0]
         out['padding'] = str(stored * scale[1] + scale[0])
-    return out | {'size': f'{size[0]} x {size[1]}{frames}', 'scale': str(scale)}
+    number = lambda k, default: v[0] if k in there and len(v := _numbers(read(k))) else default
+    need = math.prod(number(k, 1) or 1 for k in _SIZE) / 8 / (1.5 if out.get('0028|0004') == 'YBR_FULL_422' else 1)
+    highest = number('0028|0101', 16) - 1 # of the bits in use
+    return out | {'size': f'{size[0]} x {size[1]}{frames}', 'scale': str(scale), 'bytes': str(math.ceil(need)),
+                  'highest bit': f'{highest:g}', 'highest bit said': f'{number("0028|0102", highest):g}'}
+
+# %% ../nbs/02b_volumes.ipynb #2f7e9735
+_FORMS = {'': ('<', None), '1.2.840.10008.1.2': ('<', False), '1.2.840.10008.1.2.1': ('<', True),
+          '1.2.840.10008.1.2.2': ('>', True)} # transfer syntax -> (order of bytes, do elements say their type?)
+_LONG = (b'OB', b'OD', b'OF', b'OL', b'OV', b'OW', b'SQ', b'SV', b'UC', b'UN', b'UR', b'UT', b'UV') # have long lengths
+_OPEN = 0xffffffff # in place of a length: up to an end mark
+
+def _voxel_bytes(path: Path) -> int|None: # None = compressed, or not found
+    "How many bytes the voxels of a DICOM file take, by the element that holds them."
+    with open(path, 'rb') as f:
+        f.seek(128)
+        f.seek(132 if f.read(4) == b'DICM' else 0)
+        order, typed, form, within = '<', True, '', None
+        while len(head := f.read(8)) == 8:
+            if within is None and head[:2] != b'\2\0': # the first element that is not of the file itself
+                if form not in _FORMS: return None
+                (order, typed), within = _FORMS[form], []
+                typed = head[4:6].isalpha() if typed is None else typed
+            tag = struct.unpack(f'{order}HH', head[:4])
+            kind = head[4:6] if typed and tag[0] != 0xfffe else b''
+            number = f.read(4) if kind in _LONG else head[6:] if kind else head[4:]
+            length = int.from_bytes(number, 'little' if order == '<' else 'big')
+            if tag == (0x7fe0, 0x10) and not within: return None if length == _OPEN else length
+            if tag in ((0xfffe, 0xe00d), (0xfffe, 0xe0dd)): # the end of an item, and of a sequence
+                if not within: return None
+                typed = within.pop()
+            elif length == _OPEN:
+                within, typed = within + [typed], typed and kind != b'UN'
+            elif tag == (2, 0x10):
+                form = f.read(length).strip(b'\0 ').decode(errors='replace')
+            else:
+                f.seek(length, 1)
 
 
-def _numbers(text: str) -> np.ndarray: # empty where one is none
-    try:
-        return np.array(text.split('\\'), float)
-    except ValueError:
-        return np.array([])
-
-
-def _names(files: list) -> str: return listed([f.name for f in files])
+def _check_voxels(path: Path):
+    "Refuse a DICOM file whose voxels are not of the length, or not in the bits, that its header says."
+    tags, there = _tags(path), _voxel_bytes(path)
+    need = int(tags['bytes'])
+    if there not in (None, need, need + need % 2):
+        raise ScsamError(f'{path} has {there:,} bytes of voxels, and its header says {need:,} (rows x columns x '
+                         f'numbers per pixel x frames x bits): one of them was cut off or changed; copy it again from '
+                         f'its origin')
+    if tags['highest bit said'] != tags['highest bit']:
+        raise ScsamError(f'{path} keeps its numbers in the upper bits (its high bit is {tags["highest bit said"]}, not '
+                         f'{tags["highest bit"]}), which is not read; save it as .nii.gz from a program that shows it')
 
 # %% ../nbs/02b_volumes.ipynb #5743564a
 def _dicom_series(folder: Path) -> list: # of paths, in order of position
@@ -604,6 +687,8 @@ def _series_of(folder: Path, listing: tuple) -> tuple:
     if lost:
         raise ScsamError(f'{_names(lost)} cannot be read as part of the series in {folder}; copy it again, or move it '
                          f'away')
+    for f in files:
+        _check_voxels(f)
     for key in ('0020|000e', 'size', '0028|0004', '0028|0030'):
         parts = _by(files, lambda f: tags[f].get(key, 'none'))
         what = {'0020|000e': 'DICOM series', 'size': 'sizes of slices'}.get(key, f'kinds of {_TAGS.get(key)}')
