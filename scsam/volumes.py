@@ -62,7 +62,10 @@ _CLASSES = {'1.3.10': 'an index of files (DICOMDIR)', '5.1.4.1.1.481.3': 'a stru
             '5.1.4.1.1.481.5': 'a treatment plan', '5.1.4.1.1.88.': 'a report', '5.1.4.1.1.11.': 'a presentation state',
             '5.1.4.1.1.104.': 'a document', '5.1.4.1.1.66.1': 'a registration', '5.1.4.1.1.66.2': 'fiducials',
             '5.1.4.1.1.66.3': 'a registration', '5.1.4.1.1.66.5': 'a surface', '5.1.4.1.1.9.': 'a waveform',
-            '5.1.4.1.1.66.4': 'a segmentation (SEG)', '5.1.4.1.1.481.2': 'a dose (RTDOSE)'}
+            '5.1.4.1.1.66.4': 'a segmentation (SEG)', '5.1.4.1.1.66.7': 'a segmentation (SEG)',
+            '5.1.4.1.1.481.2': 'a dose (RTDOSE)', '5.1.4.1.1.481.8': 'a treatment plan', '5.1.4.1.1.66.6': 'tracts',
+            '5.1.4.1.1.66': 'raw data', '5.1.4.1.1.67': 'a table of what grey levels mean', '5.1.4.1.1.4.2': 'spectra',
+            '5.1.4.1.1.30': 'a parametric map', '5.1.4.1.1.68': 'a surface'}
 
 def without_voxels(path: Path) -> str: # what it is; '' = it may have voxels
     "DICOM files that are no images lie beside those that are."
@@ -284,6 +287,9 @@ def _check_length(path: Path, data: list):
                          f'if they are a header before the voxels, say so there ({line}), else save it again')
 
 # %% ../nbs/02b_volumes.ipynb #8c4d4067
+_SHEARED = ('its axes are not at right angles (sheared by its transform), or not of length 1, which scsam does not '
+            'read; resample the volume and its label to right-angled axes')
+
 def _complaint(path: Path, e: BaseException) -> ScsamError:
     "What a reader says, with the remedy that fits."
     said = [l.strip() for l in str(e).splitlines() if l.strip()]
@@ -292,8 +298,7 @@ def _complaint(path: Path, e: BaseException) -> ScsamError:
         why = ('it is a NIfTI-2 file, which this version of ITK does not read; save it as NIfTI-1, with nibabel: '
                'nib.save(nib.Nifti1Image.from_image(nib.load(file)), file)')
     elif 'orthonormal' in str(e):
-        why = ('its axes are not at right angles (sheared by its transform), which scsam, like ITK, does not read; '
-               'resample the volume and its label to right-angled axes')
+        why = _SHEARED
     elif (isinstance(e, (EOFError, zlib.error, gzip.BadGzipFile)) or 'not read completely' in str(e)
           or 'data ended' in str(e).lower()):
         why = 'it is cut off or its bytes were changed; copy it again from its origin'
@@ -380,8 +385,29 @@ def read_volume(path: str|Path) -> Volume: # a volume file, or a folder that hol
     if colour is not None:
         a = np.stack([np.asarray(Image.fromarray(s).convert('L')) for s in colour])
     v = Volume(a, im.GetSpacing()[::-1], im.GetOrigin(), im.GetDirection(), _nifti_transforms(path), colour)
+    if path.is_dir() or not volume_suffix(path):
+        v = _as_said(path, v)
     _check_space(path, v)
     return v
+
+# %% ../nbs/02b_volumes.ipynb #48f22684
+def _pixel_steps(tags: dict, spacing: tuple) -> tuple: # mm (slice, row, column)
+    "Spacing with the size of a pixel that a DICOM header says, if it does."
+    return (spacing[0], *map(float, _numbers(tags['mm']))) if 'mm' in tags else spacing
+
+
+def _as_said(path: Path, v: Volume) -> Volume:
+    "A DICOM volume at the place that its header says, where ITK has not followed it."
+    files = _dicom_series(path) if path.is_dir() else [path]
+    first, last = _tags(files[0]), _tags(files[-1])
+    said = replace(v, spacing=_pixel_steps(first, v.spacing))
+    if '0020|0032' in first:
+        at = _numbers(first['0020|0032'])
+        said = replace(said, origin=tuple(map(float, at)))
+        if len(files) > 1 and '0020|0037' in first: # then all are placed, see `_stacked`
+            step = float(np.linalg.norm(_numbers(last['0020|0032']) - at)) / (len(files) - 1)
+            said = replace(said, spacing=(step, *said.spacing[1:]))
+    return said if grid_difference(v, said) else v
 
 # %% ../nbs/02b_volumes.ipynb #ae2365e0
 CLOSE = 0.1 # how far, in voxels, the corners of two grids may lie apart that are called the same
@@ -450,9 +476,12 @@ def _check_space(path: Path, v: Volume):
     "Refuse a volume that cannot lie in space as it was read."
     if not 1e-9 < min(v.spacing):
         raise ScsamError(f'{path} says that its voxels have {_mm(v.spacing[::-1])}, which cannot be; {_AGAIN}')
-    if not np.isfinite(v.affine()).all() or abs(np.linalg.det(np.reshape(v.direction, (3, 3)))) < .9:
+    if not np.isfinite(v.affine()).all() or abs(np.linalg.det(np.reshape(v.direction, (3, 3)))) < .1:
         raise ScsamError(f'{path} says that its axes point to {v.direction} and begin at {v.origin}, which cannot be; '
                          f'{_AGAIN}')
+    axes = np.reshape(v.direction, (3, 3))
+    if abs(axes.T @ axes - np.eye(3)).max() > .01:
+        raise ScsamError(f'{path} is not a readable volume: {_SHEARED}')
     found = _nifti_affines(v.transforms) if v.transforms else {}
     if not found or _used(found, v): return
     name = ' and '.join(found)
@@ -565,8 +594,8 @@ def _write_into(path: Path, suffix: str, array: np.ndarray, like: Volume):
 # %% ../nbs/02b_volumes.ipynb #61201871
 _TAGS = {'0020|000e': 'series', '0028|0010': 'rows', '0028|0011': 'columns', '0028|0004': 'photometric interpretation',
          '0028|0030': 'pixel spacing', '0020|0032': 'position',
-         '0020|0037': 'orientation', '0020|0013': 'instance number', '0020|0012': 'acquisition number',
-         '0020|0100': 'time point',
+         '0020|0037': 'orientation', '0020|0013': 'instance number', '0020|1041': 'slice location',
+         '0020|0012': 'acquisition number', '0020|0100': 'time point',
          '0018|0086': 'echo number', '0018|0081': 'echo time', '0018|1060': 'trigger time', '0018|9087': 'b-value',
          '0008|0032': 'acquisition time',
          '0008|0008': 'image type', '0008|103e': 'series description', '0008|0018': 'instance'}
@@ -597,6 +626,8 @@ def _tags_at(file: str, size: int, changed: int) -> dict:
     frames = f' x {size[2]} frames' if len(size) > 2 and size[2] > 1 else ''
     read = lambda k: reader.GetMetaData(k).strip('\0 ')
     out = {k: read(k) for k in _TAGS if k in there}
+    if not out.get('0028|0030') and '0018|1164' in there: # at the detector, where nobody has said it of the patient
+        out['0028|0030'] = read('0018|1164')
     for k, many in (('0028|0030', 2), ('0020|0032', 3), ('0020|0037', 6)):
         if not out.get(k):
             out.pop(k, None)
@@ -604,7 +635,7 @@ def _tags_at(file: str, size: int, changed: int) -> dict:
             raise ScsamError(f'{file}: its {_TAGS[k]} is {out[k]!r}, and not {many} numbers; copy it again, or save '
                              'the series from another program as .nii.gz')
     if '0028|0030' in out: # 0.50 is 0.5
-        out['0028|0030'] = ' x '.join(f'{v:.4g}' for v in _numbers(out['0028|0030']))
+        out['mm'], out['0028|0030'] = out['0028|0030'], ' x '.join(f'{v:.4g}' for v in _numbers(out['0028|0030']))
     scale = [float(k in there and read(k) or v) for k, v in _SCALE.items()]
     if '0028|0120' in there and out.get('0028|0004') != 'MONOCHROME1' and len(pad := _numbers(read('0028|0120'))):
         stored = pad[0] - 65536 if scale[3] and pad[0] > 32767 else pad[0]
@@ -759,9 +790,11 @@ def remark_tilt(path: Path, v: Volume):
 def _stacked(folder: Path, files: list, tags: dict) -> list:
     "Files of one series in order of position, if they are one regular stack."
     placed = [f for f in files if '0020|0032' in tags[f] and '0020|0037' in tags[f]]
-    if not placed: # no positions: by number, if every slice has its own, else by name
-        number = {f: int(t) for f in files if (t := tags[f].get('0020|0013', '')).lstrip('-').isdigit()}
-        return sorted(files, key=number.get) if len(set(number.values())) == len(files) else files
+    if not placed: # no positions: by number or distance, if every slice has its own, else by name
+        for key in ('0020|0013', '0020|1041'):
+            number = {f: v[0] for f in files if len(v := _numbers(tags[f].get(key, ''))) == 1}
+            if len(set(number.values())) == len(files): return sorted(files, key=number.get)
+        return files
     if len(placed) < len(files):
         raise ScsamError(f'{folder}: {_names([f for f in files if f not in placed])} has no position, while others '
                          f'have; move it away, or copy the series again')
@@ -912,6 +945,8 @@ def _labels(mask: Path, changed: tuple, image: Path, of: tuple, reader) -> tuple
     label = _volume(mask, changed)[0]
     if label.colour is not None:
         raise ScsamError(f'{mask} has three numbers per voxel (colours, or segments in layers); save one label map')
+    if len(like.array) == 1 and not volume_suffix(image) and '0020|0032' not in _tags(_first_file(image)):
+        like = replace(like, spacing=label.spacing) # an X-ray has no place, and not all programs read its pixels' size
     different = grid_difference(like, label) if reader.labels != 'stored' else \
                 '' if like.array.shape == label.array.shape else grid_difference(like, label)
     with remarks() as said:
@@ -1028,7 +1063,8 @@ def _slices_and_spacing(path: Path) -> tuple: # (number of slices, mm (slice, ro
     except RuntimeError:
         return whole(read_volume(path))  # says what is wrong
     if len(reader.GetSize()) != 3: return whole(read_volume(path))
-    return reader.GetSize()[2], reader.GetSpacing()[::-1]
+    spacing = reader.GetSpacing()[::-1]
+    return reader.GetSize()[2], spacing if volume_suffix(path) else _pixel_steps(_tags(path), spacing)
 
 # %% ../nbs/02b_volumes.ipynb #bff2632d
 def volume_patient(path: Path) -> str: # '' where the header does not say
