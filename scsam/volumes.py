@@ -505,6 +505,10 @@ def remark_transforms(path: Path, v: Volume):
         return remark('transforms', f'{path} is an Analyze file, which does not say where left is, nor where its first '
                                     f'voxel lies; it is read as if its axes pointed to the left, back and top')
     affines = _nifti_affines(v.transforms) if v.transforms else {}
+    if v.transforms and not affines:
+        return remark('transforms', f'{path} has neither a qform nor a sform, and does not say where left is, nor '
+                                    f'where its first voxel lies; it is read as if its axes pointed to the left, back '
+                                    f'and top')
     if len(affines) < 2 or len(used := _used(affines, v)) != 1: return
     mm = _apart(*affines.values(), v.array.shape)
     remark('transforms', f'{path}: its qform and its sform place the voxels up to {mm:.3g} mm apart; it is read by its '
