@@ -221,6 +221,7 @@ def predict(args: argparse.Namespace):
     from scsam.datasets import inputs
     from scsam.experiment import process
     from scsam.folds import open_run
+    from scsam.pixels import remarks
     from scsam.predict import predict_files
     from scsam.trust import own_csv
     run, found = open_run(args.run, process().device, args.force), inputs(args.input, args.kind)
@@ -232,16 +233,17 @@ def predict(args: argparse.Namespace):
                          '--out, or replace it with --overwrite')
     how = _tidied(run, args)
     announce(args, f'predicting {len(cases)} images or slices into {args.out}')
-    done = predict_files(run, cases, args.out, args.branch, args.overwrite, not args.quiet,
-                         form=args.format, maps=args.maps, how=how)
+    with remarks() as heard:
+        done = predict_files(run, cases, args.out, args.branch, args.overwrite, not args.quiet,
+                             form=args.format, maps=args.maps, how=how)
     own, K = class_values(run.manifest), run.recipe.num_classes
     said = f'values 0 to {K - 1}' if not own else f'values {", ".join(map(str, own))}, as in the masks of its data'
     values = f'of branch {args.branch or run.training["selected"]["branch"]} in {args.out} ({said}'
     n = len(done['images'])
     if n:
         print(f'{n} mask{"s" * (n != 1)} {values}; beside each an overlay to look at)')
-    for path in done['volumes']:
-        print(f'{path.name} {values}; spacing, origin and direction of the volume)')
+    images = dict.fromkeys(c.image for c in cases if c.index is not None and c.image is not None)
+    _say_volumes(dict(zip(done['volumes'], images)), values, heard)
     if args.csv:
         _write_csv(run, cases, args, how)
     _score_beside(run, found, done['images'])
@@ -259,6 +261,17 @@ def _tidied(run, args: argparse.Namespace) -> str: # a key of `scsam.predict.TID
     best, scores = choose_tidy(run, cases, args.branch)
     print(f'--tidy {best}, by {len(cases)} validation images: ' + ', '.join(f'{k} {v:.3f}' for k, v in scores.items()))
     return best
+
+# %% ../nbs/50_cli.ipynb #a68be442
+def _say_volumes(written: dict, values: str, heard: list): # {file: its image}; `Remark`s of `scsam.pixels`
+    "Print the files of volumes that were written, and what was noticed when the images were read."
+    for line in dict.fromkeys(r.message for r in heard if r.kind != 'colours'):
+        print(f'note: {line}')
+    doubts = [r.message for r in heard if r.kind in ('tilted', 'frames', 'spacing', 'transforms')]
+    for path, image in written.items():
+        doubt = any(f'{image} ' in line or f'{image}:' in line for line in doubts)
+        print(f'{path.name} {values}; spacing, origin and direction as the volume was read'
+              f'{", which the note above doubts" * doubt})')
 
 # %% ../nbs/50_cli.ipynb #f47409df
 def _score_beside(run, found, files: list): # `found`: of `inputs`

@@ -313,6 +313,11 @@ def _role(said: str) -> str: # as cases have it, or 'unlabeled'
     return 'test:test' if m.role == 'test' else m.role or said
 
 
+def _is_volume(path: Path) -> bool: # or an image in DICOM
+    name = path.name.lower()
+    return name.endswith(VOLUMES) or path.is_dir() or not name.endswith(SUFFIXES) and is_dicom(path)
+
+
 def _case_id(row: dict, image: str, path: Path, line: int) -> str:
     "The id of a row's case: told, or the path of its image without suffix."
     image = Path(image.replace('\\', '/'))
@@ -372,7 +377,7 @@ def from_csv(path: str|Path,
                 said['role'] = 'train'
                 left |= {files.pop(k): UNLABELED for k in ('mask',) if k in files}
         try:
-            if files['image'].name.lower().endswith(VOLUMES) or files['image'].is_dir():
+            if _is_volume(files['image']):
                 one = volume_cases(files['image'], files.get('mask'), id,
                                    SliceReader(reader.values, ignore=reader.ignore))
             else:

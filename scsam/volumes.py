@@ -62,7 +62,10 @@ _CLASSES = {'1.3.10': 'an index of files (DICOMDIR)', '5.1.4.1.1.481.3': 'a stru
             '5.1.4.1.1.481.5': 'a treatment plan', '5.1.4.1.1.88.': 'a report', '5.1.4.1.1.11.': 'a presentation state',
             '5.1.4.1.1.104.': 'a document', '5.1.4.1.1.66.1': 'a registration', '5.1.4.1.1.66.2': 'fiducials',
             '5.1.4.1.1.66.3': 'a registration', '5.1.4.1.1.66.5': 'a surface', '5.1.4.1.1.9.': 'a waveform',
-            '5.1.4.1.1.66.4': 'a segmentation (SEG)', '5.1.4.1.1.481.2': 'a dose (RTDOSE)'}
+            '5.1.4.1.1.66.4': 'a segmentation (SEG)', '5.1.4.1.1.66.7': 'a segmentation (SEG)',
+            '5.1.4.1.1.481.2': 'a dose (RTDOSE)', '5.1.4.1.1.481.8': 'a treatment plan', '5.1.4.1.1.66.6': 'tracts',
+            '5.1.4.1.1.66': 'raw data', '5.1.4.1.1.67': 'a table of what grey levels mean', '5.1.4.1.1.4.2': 'spectra',
+            '5.1.4.1.1.30': 'a parametric map', '5.1.4.1.1.68': 'a surface'}
 
 def without_voxels(path: Path) -> str: # what it is; '' = it may have voxels
     "DICOM files that are no images lie beside those that are."
@@ -217,17 +220,46 @@ _BYTES = {**dict.fromkeys(('char', 'uchar', 'int8', 'int8_t', 'uint8', 'uint8_t'
           **dict.fromkeys(('double', 'longlong', 'ulonglong', 'int64', 'int64_t', 'uint64', 'uint64_t', 'long_long',
                            'ulong_long', 'longlongint', 'signedlonglong', 'unsignedlonglong'), 8)}
 
+def _fields(path: Path, head: bytes) -> tuple: # ({name in small letters: text}, where the voxels begin)
+    "What the header of a MetaImage or NRRD file says."
+    meta = volume_suffix(path) in ('.mhd', '.mha')
+    end = re.search(rb'ElementDataFile[^\n]*\n?', head) if meta else re.search(rb'\r?\n\r?\n', head)
+    start = end.end() if end else len(head)
+    fields = re.findall(rb'^\s*([\w ]+?)\s*[=:]+[ \t]*(.*?)\s*$', head[:start], re.MULTILINE)
+    return {k.decode().lower().replace(' ', ''): v.decode(errors='replace') for k, v in fields}, start
+
+# %% ../nbs/02b_volumes.ipynb #1ce5f1e7
+def _unpacked(file: Path, start: int, said: dict, meta: bool) -> int|None: # None = in a form that is not looked into
+    "How many bytes of voxels a MetaImage or NRRD file holds; compressed ones are unpacked, and damaged ones an error."
+    raw = said.get('compresseddata', '').lower() != 'true' if meta else said.get('encoding', '').lower() == 'raw'
+    if raw: return file.stat().st_size - start
+    if not meta and said.get('encoding', '').lower() not in ('gzip', 'gz'): return None
+    many = 0
+    with open(file, 'rb') as f:
+        f.seek(start)
+        if not meta:
+            with gzip.GzipFile(fileobj=f) as g:
+                while block := g.read(1 << 20):
+                    many += len(block)
+            return many
+        left, packed = said.get('compresseddatasize', '').strip(), zlib.decompressobj(47) # of either form
+        if not left.isdigit():
+            raise ScsamError(f'{file} holds compressed voxels, and its header does not say in how many bytes; add the '
+                             f'line CompressedDataSize = {file.stat().st_size - start} before ElementDataFile')
+        left = int(left)
+        while left > 0 and (block := f.read(min(1 << 16, left))):
+            left, many = left - len(block), many + len(packed.decompress(block))
+    if not packed.eof: raise EOFError('Compressed data ended before the end-of-stream marker was reached')
+    return many
+
+# %% ../nbs/02b_volumes.ipynb #d2f08755
 def _check_length(path: Path, data: list):
     "Refuse a MetaImage or NRRD file with more or fewer voxels than its header says, or in other units than mm."
     suffix = volume_suffix(path)
     if suffix not in ('.mhd', '.mha', '.nrrd', '.nhdr'): return
     with open(path, 'rb') as f:
-        head = f.read(1 << 16)
-    meta = suffix in ('.mhd', '.mha')
-    end = re.search(rb'ElementDataFile[^\n]*\n?', head) if meta else re.search(rb'\r?\n\r?\n', head)
-    start = end.end() if end else len(head)
-    fields = re.findall(rb'^\s*([\w ]+?)\s*[=:]+[ \t]*(.*?)\s*$', head[:start], re.MULTILINE)
-    said = {k.decode().lower().replace(' ', ''): v.decode(errors='replace') for k, v in fields}
+        said, start = _fields(path, f.read(1 << 16))
+    meta, file = suffix in ('.mhd', '.mha'), data[0] if data else path
     units = re.findall('"(.*?)"', said.get('spaceunits', ''))
     if strange := [u for u in units if u.lower() not in ('mm', 'millimeter', 'millimeters', 'millimetre', '')]:
         raise ScsamError(f'{path} is in {strange[0]}, and scsam reads mm; save it with spacing and origin in mm')
@@ -236,15 +268,16 @@ def _check_length(path: Path, data: list):
     many, steps = said.get('ndims', ''), said.get('elementspacing', said.get('elementsize', ''))
     if meta and many.isdigit() and steps and len(steps.split()) != int(many):
         raise ScsamError(f'{path}: ElementSpacing is {steps!r}, and NDims asks for {many} numbers; correct the header')
-    packed = said.get('compresseddata', '').lower() == 'true' if meta else said.get('encoding', '').lower() != 'raw'
-    if packed: return
+    if meta and any(s.startswith('-') for s in steps.split()):
+        raise ScsamError(f'{path} says that its voxels have {" x ".join(steps.split())} mm, which cannot be; {_AGAIN}')
+    there = _unpacked(file, 0 if data else start, said, meta)
+    if there is None: return # not looked into
     kind = said.get('elementtype', said.get('type', '')).lower().replace('met_', '').replace(' ', '')
     channels, skip = said.get('elementnumberofchannels', '1'), said.get('headersize', said.get('byteskip', '0'))
     sizes = [*said.get('dimsize', said.get('sizes', '')).split(), channels.strip()]
     if kind.removesuffix('_array') not in _BYTES or skip.strip() != '0' or 'lineskip' in said: return # from the end
     if not all(n.isdigit() for n in sizes) or len(sizes) < 3: return  # ITK says what is wrong with it
-    need, file = math.prod(map(int, sizes))*_BYTES[kind.removesuffix('_array')], data[0] if data else path
-    there = file.stat().st_size - (0 if data else start)
+    need = math.prod(map(int, sizes))*_BYTES[kind.removesuffix('_array')]
     if there < need:
         raise ScsamError(f'{file} is cut off: {there:,} bytes of voxels are there, and {path.name} says {need:,}; '
                          f'copy it again from its origin')
@@ -254,6 +287,9 @@ def _check_length(path: Path, data: list):
                          f'if they are a header before the voxels, say so there ({line}), else save it again')
 
 # %% ../nbs/02b_volumes.ipynb #8c4d4067
+_SHEARED = ('its axes are not at right angles (sheared by its transform), or not of length 1, which scsam does not '
+            'read; resample the volume and its label to right-angled axes')
+
 def _complaint(path: Path, e: BaseException) -> ScsamError:
     "What a reader says, with the remedy that fits."
     said = [l.strip() for l in str(e).splitlines() if l.strip()]
@@ -262,8 +298,7 @@ def _complaint(path: Path, e: BaseException) -> ScsamError:
         why = ('it is a NIfTI-2 file, which this version of ITK does not read; save it as NIfTI-1, with nibabel: '
                'nib.save(nib.Nifti1Image.from_image(nib.load(file)), file)')
     elif 'orthonormal' in str(e):
-        why = ('its axes are not at right angles (sheared by its transform), which scsam, like ITK, does not read; '
-               'resample the volume and its label to right-angled axes')
+        why = _SHEARED
     elif (isinstance(e, (EOFError, zlib.error, gzip.BadGzipFile)) or 'not read completely' in str(e)
           or 'data ended' in str(e).lower()):
         why = 'it is cut off or its bytes were changed; copy it again from its origin'
@@ -284,7 +319,9 @@ def _image(path: Path):
                 _check_nifti(path)
                 _check_transforms(path)
             _check_length(path, _data_files(path))
-            if not volume_suffix(path) and (what := without_voxels(path)): raise ScsamError(_no_image(path, what))
+            if not volume_suffix(path):
+                if what := without_voxels(path): raise ScsamError(_no_image(path, what))
+                _check_voxels(path)
             im = _reader(path).Execute()
         elif len(files := _dicom_series(path)) == 1:
             im = _reader(files[0]).Execute()
@@ -348,8 +385,29 @@ def read_volume(path: str|Path) -> Volume: # a volume file, or a folder that hol
     if colour is not None:
         a = np.stack([np.asarray(Image.fromarray(s).convert('L')) for s in colour])
     v = Volume(a, im.GetSpacing()[::-1], im.GetOrigin(), im.GetDirection(), _nifti_transforms(path), colour)
+    if path.is_dir() or not volume_suffix(path):
+        v = _as_said(path, v)
     _check_space(path, v)
     return v
+
+# %% ../nbs/02b_volumes.ipynb #48f22684
+def _pixel_steps(tags: dict, spacing: tuple) -> tuple: # mm (slice, row, column)
+    "Spacing with the size of a pixel that a DICOM header says, if it does."
+    return (spacing[0], *map(float, _numbers(tags['mm']))) if 'mm' in tags else spacing
+
+
+def _as_said(path: Path, v: Volume) -> Volume:
+    "A DICOM volume at the place that its header says, where ITK has not followed it."
+    files = _dicom_series(path) if path.is_dir() else [path]
+    first, last = _tags(files[0]), _tags(files[-1])
+    said = replace(v, spacing=_pixel_steps(first, v.spacing))
+    if '0020|0032' in first:
+        at = _numbers(first['0020|0032'])
+        said = replace(said, origin=tuple(map(float, at)))
+        if len(files) > 1 and '0020|0037' in first: # then all are placed, see `_stacked`
+            step = float(np.linalg.norm(_numbers(last['0020|0032']) - at)) / (len(files) - 1)
+            said = replace(said, spacing=(step, *said.spacing[1:]))
+    return said if grid_difference(v, said) else v
 
 # %% ../nbs/02b_volumes.ipynb #ae2365e0
 CLOSE = 0.1 # how far, in voxels, the corners of two grids may lie apart that are called the same
@@ -418,9 +476,12 @@ def _check_space(path: Path, v: Volume):
     "Refuse a volume that cannot lie in space as it was read."
     if not 1e-9 < min(v.spacing):
         raise ScsamError(f'{path} says that its voxels have {_mm(v.spacing[::-1])}, which cannot be; {_AGAIN}')
-    if not np.isfinite(v.affine()).all() or abs(np.linalg.det(np.reshape(v.direction, (3, 3)))) < .9:
+    if not np.isfinite(v.affine()).all() or abs(np.linalg.det(np.reshape(v.direction, (3, 3)))) < .1:
         raise ScsamError(f'{path} says that its axes point to {v.direction} and begin at {v.origin}, which cannot be; '
                          f'{_AGAIN}')
+    axes = np.reshape(v.direction, (3, 3))
+    if abs(axes.T @ axes - np.eye(3)).max() > .01:
+        raise ScsamError(f'{path} is not a readable volume: {_SHEARED}')
     found = _nifti_affines(v.transforms) if v.transforms else {}
     if not found or _used(found, v): return
     name = ' and '.join(found)
@@ -444,6 +505,10 @@ def remark_transforms(path: Path, v: Volume):
         return remark('transforms', f'{path} is an Analyze file, which does not say where left is, nor where its first '
                                     f'voxel lies; it is read as if its axes pointed to the left, back and top')
     affines = _nifti_affines(v.transforms) if v.transforms else {}
+    if v.transforms and not affines:
+        return remark('transforms', f'{path} has neither a qform nor a sform, and does not say where left is, nor '
+                                    f'where its first voxel lies; it is read as if its axes pointed to the left, back '
+                                    f'and top')
     if len(affines) < 2 or len(used := _used(affines, v)) != 1: return
     mm = _apart(*affines.values(), v.array.shape)
     remark('transforms', f'{path}: its qform and its sform place the voxels up to {mm:.3g} mm apart; it is read by its '
@@ -533,39 +598,17 @@ def _write_into(path: Path, suffix: str, array: np.ndarray, like: Volume):
 # %% ../nbs/02b_volumes.ipynb #61201871
 _TAGS = {'0020|000e': 'series', '0028|0010': 'rows', '0028|0011': 'columns', '0028|0004': 'photometric interpretation',
          '0028|0030': 'pixel spacing', '0020|0032': 'position',
-         '0020|0037': 'orientation', '0020|0013': 'instance number', '0020|0012': 'acquisition number',
-         '0020|0100': 'time point',
+         '0020|0037': 'orientation', '0020|0013': 'instance number', '0020|1041': 'slice location',
+         '0020|0012': 'acquisition number', '0020|0100': 'time point',
          '0018|0086': 'echo number', '0018|0081': 'echo time', '0018|1060': 'trigger time', '0018|9087': 'b-value',
          '0008|0032': 'acquisition time',
          '0008|0008': 'image type', '0008|103e': 'series description', '0008|0018': 'instance'}
 
 _SCALE = {'0028|1052': 0, '0028|1053': 1, '0028|0100': 16, '0028|0103': 0} # intercept, slope, bits, sign
+_SIZE = ('0028|0010', '0028|0011', '0028|0002', '0028|0008', '0028|0100') # rows, columns, samples, frames, bits
 
 def _tags(file: Path) -> dict: # tag -> text
     return _tags_at(str(file), (s := os.stat(file)).st_size, s.st_mtime_ns)
-
-@functools.lru_cache(maxsize=20_000)
-def _tags_at(file: str, size: int, changed: int) -> dict:
-    "The header fields of one DICOM file that decide what it is part of."
-    reader = _reader(Path(file))
-    reader.ReadImageInformation()
-    there, size = set(reader.GetMetaDataKeys()), reader.GetSize()
-    frames = f' x {size[2]} frames' if len(size) > 2 and size[2] > 1 else ''
-    read = lambda k: reader.GetMetaData(k).strip('\0 ')
-    out = {k: read(k) for k in _TAGS if k in there}
-    for k, many in (('0028|0030', 2), ('0020|0032', 3), ('0020|0037', 6)):
-        if not out.get(k):
-            out.pop(k, None)
-        elif len(_numbers(out[k])) != many:
-            raise ScsamError(f'{file}: its {_TAGS[k]} is {out[k]!r}, and not {many} numbers; copy it again, or save '
-                             'the series from another program as .nii.gz')
-    if '0028|0030' in out: # 0.50 is 0.5
-        out['0028|0030'] = ' x '.join(f'{v:.4g}' for v in _numbers(out['0028|0030']))
-    scale = [float(k in there and read(k) or v) for k, v in _SCALE.items()]
-    if '0028|0120' in there and out.get('0028|0004') != 'MONOCHROME1' and len(pad := _numbers(read('0028|0120'))):
-        stored = pad[0] - 65536 if scale[3] and pad[0] > 32767 else pad[0]
-        out['padding'] = str(stored * scale[1] + scale[0])
-    return out | {'size': f'{size[0]} x {size[1]}{frames}', 'scale': str(scale)}
 
 
 def _numbers(text: str) -> np.ndarray: # empty where one is none
@@ -576,6 +619,81 @@ def _numbers(text: str) -> np.ndarray: # empty where one is none
 
 
 def _names(files: list) -> str: return listed([f.name for f in files])
+
+# %% ../nbs/02b_volumes.ipynb #dd79fe88
+@functools.lru_cache(maxsize=20_000)
+def _tags_at(file: str, size: int, changed: int) -> dict:
+    "The header fields of one DICOM file that decide what it is part of."
+    reader = _reader(Path(file))
+    reader.ReadImageInformation()
+    there, size = set(reader.GetMetaDataKeys()), reader.GetSize()
+    frames = f' x {size[2]} frames' if len(size) > 2 and size[2] > 1 else ''
+    read = lambda k: reader.GetMetaData(k).strip('\0 ')
+    out = {k: read(k) for k in _TAGS if k in there}
+    if not out.get('0028|0030') and '0018|1164' in there: # at the detector, where nobody has said it of the patient
+        out['0028|0030'] = read('0018|1164')
+    for k, many in (('0028|0030', 2), ('0020|0032', 3), ('0020|0037', 6)):
+        if not out.get(k):
+            out.pop(k, None)
+        elif len(_numbers(out[k])) != many:
+            raise ScsamError(f'{file}: its {_TAGS[k]} is {out[k]!r}, and not {many} numbers; copy it again, or save '
+                             'the series from another program as .nii.gz')
+    if '0028|0030' in out: # 0.50 is 0.5
+        out['mm'], out['0028|0030'] = out['0028|0030'], ' x '.join(f'{v:.4g}' for v in _numbers(out['0028|0030']))
+    scale = [float(k in there and read(k) or v) for k, v in _SCALE.items()]
+    if '0028|0120' in there and out.get('0028|0004') != 'MONOCHROME1' and len(pad := _numbers(read('0028|0120'))):
+        stored = pad[0] - 65536 if scale[3] and pad[0] > 32767 else pad[0]
+        out['padding'] = str(stored * scale[1] + scale[0])
+    number = lambda k, default: v[0] if k in there and len(v := _numbers(read(k))) else default
+    need = math.prod(number(k, 1) or 1 for k in _SIZE) / 8 / (1.5 if out.get('0028|0004') == 'YBR_FULL_422' else 1)
+    highest = number('0028|0101', 16) - 1 # of the bits in use
+    return out | {'size': f'{size[0]} x {size[1]}{frames}', 'scale': str(scale), 'bytes': str(math.ceil(need)),
+                  'highest bit': f'{highest:g}', 'highest bit said': f'{number("0028|0102", highest):g}'}
+
+# %% ../nbs/02b_volumes.ipynb #2f7e9735
+_FORMS = {'': ('<', None), '1.2.840.10008.1.2': ('<', False), '1.2.840.10008.1.2.1': ('<', True),
+          '1.2.840.10008.1.2.2': ('>', True)} # transfer syntax -> (order of bytes, do elements say their type?)
+_LONG = (b'OB', b'OD', b'OF', b'OL', b'OV', b'OW', b'SQ', b'SV', b'UC', b'UN', b'UR', b'UT', b'UV') # have long lengths
+_OPEN = 0xffffffff # in place of a length: up to an end mark
+
+def _voxel_bytes(path: Path) -> int|None: # None = compressed, or not found
+    "How many bytes the voxels of a DICOM file take, by the element that holds them."
+    with open(path, 'rb') as f:
+        f.seek(128)
+        f.seek(132 if f.read(4) == b'DICM' else 0)
+        order, typed, form, within = '<', True, '', None
+        while len(head := f.read(8)) == 8:
+            if within is None and head[:2] != b'\2\0': # the first element that is not of the file itself
+                if form not in _FORMS: return None
+                (order, typed), within = _FORMS[form], []
+                typed = head[4:6].isalpha() if typed is None else typed
+            tag = struct.unpack(f'{order}HH', head[:4])
+            kind = head[4:6] if typed and tag[0] != 0xfffe else b''
+            number = f.read(4) if kind in _LONG else head[6:] if kind else head[4:]
+            length = int.from_bytes(number, 'little' if order == '<' else 'big')
+            if tag == (0x7fe0, 0x10) and not within: return None if length == _OPEN else length
+            if tag in ((0xfffe, 0xe00d), (0xfffe, 0xe0dd)): # the end of an item, and of a sequence
+                if not within: return None
+                typed = within.pop()
+            elif length == _OPEN:
+                within, typed = within + [typed], typed and kind != b'UN'
+            elif tag == (2, 0x10):
+                form = f.read(length).strip(b'\0 ').decode(errors='replace')
+            else:
+                f.seek(length, 1)
+
+
+def _check_voxels(path: Path):
+    "Refuse a DICOM file whose voxels are not of the length, or not in the bits, that its header says."
+    tags, there = _tags(path), _voxel_bytes(path)
+    need = int(tags['bytes'])
+    if there not in (None, need, need + need % 2):
+        raise ScsamError(f'{path} has {there:,} bytes of voxels, and its header says {need:,} (rows x columns x '
+                         f'numbers per pixel x frames x bits): one of them was cut off or changed; copy it again from '
+                         f'its origin')
+    if tags['highest bit said'] != tags['highest bit']:
+        raise ScsamError(f'{path} keeps its numbers in the upper bits (its high bit is {tags["highest bit said"]}, not '
+                         f'{tags["highest bit"]}), which is not read; save it as .nii.gz from a program that shows it')
 
 # %% ../nbs/02b_volumes.ipynb #5743564a
 def _dicom_series(folder: Path) -> list: # of paths, in order of position
@@ -604,6 +722,8 @@ def _series_of(folder: Path, listing: tuple) -> tuple:
     if lost:
         raise ScsamError(f'{_names(lost)} cannot be read as part of the series in {folder}; copy it again, or move it '
                          f'away')
+    for f in files:
+        _check_voxels(f)
     for key in ('0020|000e', 'size', '0028|0004', '0028|0030'):
         parts = _by(files, lambda f: tags[f].get(key, 'none'))
         what = {'0020|000e': 'DICOM series', 'size': 'sizes of slices'}.get(key, f'kinds of {_TAGS.get(key)}')
@@ -674,9 +794,11 @@ def remark_tilt(path: Path, v: Volume):
 def _stacked(folder: Path, files: list, tags: dict) -> list:
     "Files of one series in order of position, if they are one regular stack."
     placed = [f for f in files if '0020|0032' in tags[f] and '0020|0037' in tags[f]]
-    if not placed: # no positions: by number, if every slice has its own, else by name
-        number = {f: int(t) for f in files if (t := tags[f].get('0020|0013', '')).lstrip('-').isdigit()}
-        return sorted(files, key=number.get) if len(set(number.values())) == len(files) else files
+    if not placed: # no positions: by number or distance, if every slice has its own, else by name
+        for key in ('0020|0013', '0020|1041'):
+            number = {f: v[0] for f in files if len(v := _numbers(tags[f].get(key, ''))) == 1}
+            if len(set(number.values())) == len(files): return sorted(files, key=number.get)
+        return files
     if len(placed) < len(files):
         raise ScsamError(f'{folder}: {_names([f for f in files if f not in placed])} has no position, while others '
                          f'have; move it away, or copy the series again')
@@ -827,6 +949,8 @@ def _labels(mask: Path, changed: tuple, image: Path, of: tuple, reader) -> tuple
     label = _volume(mask, changed)[0]
     if label.colour is not None:
         raise ScsamError(f'{mask} has three numbers per voxel (colours, or segments in layers); save one label map')
+    if len(like.array) == 1 and not volume_suffix(image) and '0020|0032' not in _tags(_first_file(image)):
+        like = replace(like, spacing=label.spacing) # an X-ray has no place, and not all programs read its pixels' size
     different = grid_difference(like, label) if reader.labels != 'stored' else \
                 '' if like.array.shape == label.array.shape else grid_difference(like, label)
     with remarks() as said:
@@ -943,7 +1067,8 @@ def _slices_and_spacing(path: Path) -> tuple: # (number of slices, mm (slice, ro
     except RuntimeError:
         return whole(read_volume(path))  # says what is wrong
     if len(reader.GetSize()) != 3: return whole(read_volume(path))
-    return reader.GetSize()[2], reader.GetSpacing()[::-1]
+    spacing = reader.GetSpacing()[::-1]
+    return reader.GetSize()[2], spacing if volume_suffix(path) else _pixel_steps(_tags(path), spacing)
 
 # %% ../nbs/02b_volumes.ipynb #bff2632d
 def volume_patient(path: Path) -> str: # '' where the header does not say
