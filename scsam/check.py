@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 import re
 import numpy as np
-from PIL import Image
-from scipy.ndimage import binary_fill_holes
+from PIL import Image, ImageDraw
 from .config import ScsamError
 from .data import IGNORE, Case, Dataset
 from .datasets import clinic_video, load_dataset
@@ -158,12 +157,18 @@ def _read_mask(case: Case, out: _Look):
             out.faults.append(str(e))
 
 
-def _form(on: np.ndarray, side: int = 128) -> tuple: # bool (H, W) -> (as `_Look.filled`, as `_Look.at`)
+def _form(on: np.ndarray, side: int = 64) -> tuple: # bool (H, W) -> (as `_Look.filled`, as `_Look.at`)
     at = Image.fromarray(on.astype(np.uint8) * 255).resize((32, 32), Image.Resampling.BOX)
+    rows, columns = on.any(1).nonzero()[0], on.any(0).nonzero()[0]
+    on = on[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
     for axis in (0, 1): # thin lines stay closed
         n = on.shape[axis]
         on = np.logical_or.reduceat(on, np.arange(min(n, side)) * n // min(n, side), axis)
-    return float(binary_fill_holes(on).sum() / on.sum()), np.asarray(at)
+    inner = on[1:-1, 1:-1] & on[2:, 1:-1] & on[:-2, 1:-1] & on[1:-1, 2:] & on[1:-1, :-2]
+    if inner.sum() > .2 * on.sum(): return 1., np.asarray(at) # no line
+    around = Image.fromarray(np.pad(on, 1).astype(np.uint8)).copy() # which can be drawn on
+    ImageDraw.floodfill(around, (0, 0), 2)
+    return float((np.asarray(around)[1:-1, 1:-1] != 2).sum() / on.sum()), np.asarray(at)
 
 
 def _twice(masks: list) -> float: # of bool (H, W), of one image; 0 = they lie apart, 1 = the largest holds all others

@@ -289,7 +289,7 @@ def patient_folders(found: list, # of `Found`, the images
             out[path] = (sure + own_name + [0])[0]
     return out
 
-
+# %% ../nbs/01b_layout.ipynb #e8e98987
 def _groups(found: list, names: dict, people: set) -> set: # of tuples of folders; `people`: patients without a number
     "Data sets, hospitals and grades with a number in their names: ROSE-1, CVC-300."
     roles, beside = defaultdict(set), defaultdict(set)

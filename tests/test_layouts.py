@@ -260,7 +260,8 @@ def test_trees(name, tmp_path):
     assert len({c.patient for c in data}) == patients
     number = lambda p: re.sub(r"\D+", " ", p.stem).split()
     for c in data:
-        assert c.has_mask != ("unlabeled" in str(c.image.relative_to(tmp_path))) and (not c.has_mask or number(c.image) == number(c.mask))
+        assert c.has_mask != ("unlabeled" in str(c.image.relative_to(tmp_path)))
+        assert not c.has_mask or number(c.image) == number(c.mask)
     assert check(tmp_path).exit_code < 2
 
 
