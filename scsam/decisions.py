@@ -64,7 +64,7 @@ def image_hash(case: Case) -> str|None: # 64 hex digits; None where the image ca
     "The hash of a case's image, by which a decision knows it again."
     try:
         return case.sha256().get('image')
-    except ScsamError:
+    except (ScsamError, OSError):
         return None
 
 # %% ../nbs/07_decisions.ipynb #50b854e3

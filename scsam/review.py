@@ -98,7 +98,7 @@ def _label_layer(view: CaseView, name: str, style: str) -> np.ndarray: # uint8 (
         out[region, :3] = rgb(colour)
         if style == 'fill':
             out[region, 3] = 110
-        out[edges(region, thick) & dash, 3] = 255
+        out[edges(np.pad(region, thick), thick)[thick:-thick, thick:-thick] & dash, 3] = 255
     return out
 
 # %% ../nbs/40_review.ipynb #bb602771
@@ -314,10 +314,18 @@ class _Images:
         self.ids, self.row = subject.ids, {id: i for i, id in enumerate(subject.ids)}
         self.size, self.classes = subject.recipe.image_size, subject.recipe.num_classes
         self.steps = self.saved.steps if self.saved else []
-        self.image, self.thumb = functools.lru_cache(keep)(self._image), functools.lru_cache(300)(self._thumb)
-        self.truth = functools.lru_cache(keep)(lambda id: self.case(id).read_mask())
-        self.embedding = functools.lru_cache(keep)(self._encode)
-        self._predict = functools.lru_cache(keep)(self._predicted)
+        self.image, self.thumb = self._kept(self._image, keep), self._kept(self._thumb, 300)
+        self.truth = self._kept(lambda id: self.case(id).read_mask(), keep)
+        self.embedding, self._predict = self._kept(self._encode, keep), self._kept(self._predicted, keep)
+
+    def _kept(self, f, n: int): # f(id), kept for the last `n` cases until their images are others
+        kept = functools.lru_cache(n)(lambda id, image: f(id))
+        def get(id): return kept(id, self.hash(id))
+        get.cache_info = kept.cache_info
+        return get
+
+    def hash(self, id: str) -> str|None: # of the image as it is now; None where it cannot be read
+        return image_hash(self.cases[id]) if id in self.cases else None
 
     def case(self, id: str) -> Case:
         if id not in self.cases: raise ScsamError(f'the image of {id} is not in the data')
@@ -520,14 +528,15 @@ class _DraftFiles:
     def __init__(self, folder: str|Path,   # of the decisions
                  seen=lambda id: None):    # id -> hash of its image
         self.folder, self._id, self._now, self._past = Path(folder)/'drafts', None, None, []
-        self._seen = seen
+        self._seen, self._image = seen, None        # `_image`: hash of the image that the draft in hand was begun on
         sweep(self.folder)
 
     def path(self, id: str) -> Path: return self.folder/f'{file_stem(id)}-{mix(id):016x}.png'
 
     def get(self, id: str, size: tuple) -> Draft|None: # (h, w) of the view
         "The draft of a case, of this session or an earlier one."
-        if self._id == id: return self._now
+        now = self._seen(id)
+        if self._id == id and (now is None or self._image in (None, now)): return self._now
         path = self.path(id)
         if not path.exists(): return None
         try:
@@ -539,17 +548,18 @@ class _DraftFiles:
             draft = Draft(mask, tuple(about['prompts']), bool(about['drawn']), about.get('origin', ''), touched)
         except Exception as e:      # a damaged PNG raises whatever its parts happen to raise
             raise ScsamError(f'{path}, a correction begun earlier, is damaged ({e}); remove it') from None
+        if image and now not in (None, image):
+            raise ScsamError(f'{path}, a correction begun earlier, is of another image of that name; it is left out, '
+                             'and "clear" drops it')
         if mask.shape != size:
             raise ScsamError(f'{path}, a correction begun earlier, is {mask.shape[1]} x {mask.shape[0]} pixels, but '
                              f'the image is shown at {size[1]} x {size[0]}; it is left out')
-        if image and self._seen(id) not in (None, image):
-            raise ScsamError(f'{path}, a correction begun earlier, is of another image of that name; it is left out')
-        self._id, self._now, self._past = id, draft, []
+        self._id, self._now, self._past, self._image = id, draft, [], image
         return draft
 
     def _save(self):
         info, d = PngInfo(), self._now
-        about = {'prompts': d.prompts, 'drawn': d.drawn, 'image': self._seen(self._id), 'origin': d.origin}
+        about = {'prompts': d.prompts, 'drawn': d.drawn, 'image': self._image, 'origin': d.origin}
         info.add_text('draft', json.dumps(about))
         touched = np.zeros(d.mask.shape, bool) if d.touched is None else d.touched
         try:
@@ -563,8 +573,9 @@ class Drafts(_DraftFiles):
     "Masks that are being drawn, on the disk after every change."
     def put(self, id: str, draft: Draft, before: Draft):
         "A new state of a draft, and the one that undo brings back."
-        past = self._past if self._id == id else []
-        self._id, self._now, self._past = id, draft, [*past, before][-30:]
+        if self._id != id:
+            self._past, self._image = [], self._seen(id)
+        self._id, self._now, self._past = id, draft, [*self._past, before][-30:]
         self._save()
 
     def undo(self, id: str):
@@ -793,7 +804,7 @@ class Review(_Deciding):
                              '(decisions=...), or make it writable.')
 
     def _drafts(self) -> Drafts:
-        return Drafts(self.decisions.folder, lambda id: image_hash(self.cases[id]) if id in self.cases else None)
+        return Drafts(self.decisions.folder, self.hash)
 
     def _meant(self, folder: Path):
         "Decisions that are all about other images are an error, a few are said."
@@ -801,6 +812,10 @@ class Review(_Deciding):
         if len(changed) == len(mine) > 1:
             raise ScsamError(f'{folder} holds decisions about other images of the same names ({changed[0]}, for one); '
                              'give a folder of its own for these: --decisions DIR (decisions=...)')
+        gone = [i for i, c in self.decisions.cases.items() if i not in self.row and c['status'] != 'undecided']
+        if gone:
+            many = f'{len(gone)} decisions are about images' if len(gone) > 1 else '1 decision is about an image'
+            self.said.append(f'{many} not shown here, such as {gone[0]}.')
         if changed:
             self.said.append(f'The images of {len(changed)} decisions have changed since, such as {changed[0]}: decide '
                              'again; training refuses the old decisions.')
