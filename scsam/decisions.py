@@ -92,11 +92,15 @@ def _check_prompt(p) -> str: # '' = nothing is wrong
 
 def _read(path: Path) -> dict: # 'cases': id -> case
     "A decisions file, or a `ScsamError` that says what is wrong with it."
-    found = read_json(path, {'format': {1}, 'class_names?': [str], 'cases': {...: CASE}})
+    remedy = 'mend it, or move it away and decide again (masks are kept)'
+    try:
+        found = read_json(path, {'format': {1}, 'class_names?': [str], 'cases': {...: CASE}})
+    except ScsamError as e:
+        raise ScsamError(f'{e}; {remedy}') from None
     cases = found['cases']
     wrong = next((w for i, c in cases.items() if (w := _check_case(i, c, path.parent))), '')
     if wrong:
-        raise ScsamError(f'{path} is damaged: {wrong}; fix it, or move it away and decide again (masks are kept)')
+        raise ScsamError(f'{path} is damaged: {wrong}; {remedy}')
     return found
 
 # %% ../nbs/07_decisions.ipynb #ca42a47a

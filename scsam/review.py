@@ -817,8 +817,10 @@ class Review(_Deciding):
             many = f'{len(gone)} decisions are about images' if len(gone) > 1 else '1 decision is about an image'
             self.said.append(f'{many} not shown here, such as {gone[0]}.')
         if changed:
-            self.said.append(f'The images of {len(changed)} decisions have changed since, such as {changed[0]}: decide '
-                             'again; training refuses the old decisions.')
+            one = len(changed) == 1
+            many = 'image of 1 decision has' if one else f'images of {len(changed)} decisions have'
+            self.said.append(f'The {many} changed since, such as {changed[0]}: decide again; training refuses the old '
+                             f'decision{"s" * (not one)}.')
 
     def visitor(self) -> 'Review':
         "The same review for another person: the same images and networks, drafts and undo of their own."
