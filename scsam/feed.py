@@ -41,7 +41,7 @@ class Roles:
         corrected = [c.sha256().get('image') for c in self.labeled[self.drawn:]]
         return self.decided and {**self.decided, 'images': corrected}
 
-
+# %% ../nbs/30_feed.ipynb #9d9eb8c2
 def assign_roles(data: Dataset, recipe: Recipe,
                  decisions: str|Path|Decisions|None = None # the folder that the inspector wrote
                 ) -> Roles:

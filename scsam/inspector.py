@@ -263,9 +263,9 @@ class _Doing(_Drawing):
 # %% ../nbs/41_inspector.ipynb #dd0b814c
 CHANGES = 'prompt', 'stroke', 'start', 'use', 'nothing', 'decide'       # what is done to the image that is shown
 MESSAGE = {'kind': str, 'view?': str, 'id?': str, 'text?': str, 'note?': str, 'name?': str, 'to?': (str, None),
-           'ids?': [str], 'names?': [str], 'layers?': ({...: str}, None), 'sort?': (str, None), 'status?': str, 'search?': str,
-           'step?': (int, None), 'by?': int, 'class?': int, 'label?': int, 'radius?': float, 'points?': [[float]],
-           'box?': ([float], None), 'xy?': ([float], None)}
+           'ids?': [str], 'names?': [str], 'layers?': ({...: str}, None), 'sort?': (str, None), 'status?': str,
+           'search?': str, 'step?': (int, None), 'by?': int, 'class?': int, 'label?': int, 'radius?': float,
+           'points?': [[float]], 'box?': ([float], None), 'xy?': ([float], None)}
 
 def _numbers(m: dict) -> list: # (how many there must be, those of one box or point)
     return [(4, m.get('box') or ()), (2, m.get('xy') or ()), *((2, p) for p in m.get('points', ()))]
