@@ -258,11 +258,13 @@ def decided(data: Dataset, decisions: str|Path|Decisions|None,
         decisions = read_decisions(decisions)
     bare, known = [c for c in data if not c.has_mask], {c.id for c in data}
     stay, corrected = decisions.apply(bare, data.num_classes, known, data.class_names)
-    if unused := decisions.unused(bare):
-        say(f'note: {len(unused)} decisions change nothing here, as their images have masks or are gone: '
-            f'{listed(unused)}')
+    masks = data.where(role='train', has_mask=True)
+    gone = {c.id for c in masks} - {c.id for c in decisions.without_rejected(masks)}
+    if unused := [i for i in decisions.unused(bare) if i not in gone]:
+        change = '1 decision changes' if len(unused) == 1 else f'{len(unused)} decisions change'
+        say(f'note: {change} nothing here, as images have masks or are gone: {listed(unused)}')
     new = {c.id: c for c in stay + corrected}
-    return data._like([new.get(c.id, c) for c in data if c.has_mask or c.id in new], None)
+    return data._like([new.get(c.id, c) for c in data if c.id not in gone and (c.has_mask or c.id in new)], None)
 
 class _Clock:
     "Says before each training how much time is left, by the plan and by what the trainings so far have taken."

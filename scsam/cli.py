@@ -143,10 +143,12 @@ def _told(recipe: Recipe, done: dict, out: Path):
     best, n, s = done['selected'], done['budget'], lambda k: f'{k} step{"s" * (k != 1)}'
     decided = f" ({n['corrected']} corrected, {n['rejected']} rejected by a person)" if 'decisions' in n else ''
     print(f"{recipe.method}: {n['labeled']} labelled, {n['unlabeled']} unlabelled{decided}, {n['validation']} "
-          f"validation images; {s(done['steps'])} in {done['seconds']:.0f} s on {done['device']}")
+          f"validation image{'s' * (n['validation'] != 1)}; {s(done['steps'])} in {done['seconds']:.0f} s on "
+          f"{done['device']}")
     if n.get('unused'):
-        print(f"note: {n['unused']} decisions change nothing here: their images have masks of their own, are set "
-              'aside for validation or test, or are gone')
+        change = '1 decision changes' if n['unused'] == 1 else f"{n['unused']} decisions change"
+        print(f'note: {change} nothing here, as images have masks of their own, are set aside for validation or test, '
+              f"or are gone: {n.get('unused_ids', '')}")
     dice = f", validation Dice {best['dice']:.3f}" if best['dice'] is not None else ''
     print(f"selected: step {best['step']} ({best['by']}), branch {best['branch']}{dice}")
     if best['by'] == 'validation' and n['validation'] < FEW:

@@ -64,7 +64,7 @@ def image_hash(case: Case) -> str|None: # 64 hex digits; None where the image ca
     "The hash of a case's image, by which a decision knows it again."
     try:
         return case.sha256().get('image')
-    except ScsamError:
+    except (ScsamError, OSError):
         return None
 
 # %% ../nbs/07_decisions.ipynb #50b854e3
@@ -92,11 +92,15 @@ def _check_prompt(p) -> str: # '' = nothing is wrong
 
 def _read(path: Path) -> dict: # 'cases': id -> case
     "A decisions file, or a `ScsamError` that says what is wrong with it."
-    found = read_json(path, {'format': {1}, 'class_names?': [str], 'cases': {...: CASE}})
+    remedy = 'mend it, or move it away and decide again (masks are kept)'
+    try:
+        found = read_json(path, {'format': {1}, 'class_names?': [str], 'cases': {...: CASE}})
+    except ScsamError as e:
+        raise ScsamError(f'{e}; {remedy}') from None
     cases = found['cases']
     wrong = next((w for i, c in cases.items() if (w := _check_case(i, c, path.parent))), '')
     if wrong:
-        raise ScsamError(f'{path} is damaged: {wrong}; fix it, or move it away and decide again (masks are kept)')
+        raise ScsamError(f'{path} is damaged: {wrong}; {remedy}')
     return found
 
 # %% ../nbs/07_decisions.ipynb #ca42a47a
@@ -164,6 +168,18 @@ class ReadDecisions(_Decided):
         ids = {c.id for c in unlabeled}
         return [i for s in ('rejected', 'corrected') for i in self.ids(s) if i not in ids]
 
+    def _same(self, cases):
+        "The images of decided cases must be those that were decided about."
+        if other := self.changed(cases):
+            raise ScsamError(f'{self.path}: {len(other)} images are not those that were decided about, such as '
+                             f'{other[0]!r}: their files have changed since; put the old ones back, or decide again')
+
+    def without_rejected(self, cases) -> list: # of Case
+        "The cases that nobody has rejected, whether they have masks or not."
+        gone = {i for i in self.ids('rejected')}
+        self._same(c for c in cases if c.id in gone)
+        return [c for c in cases if c.id not in gone]
+
     def apply(self, unlabeled,              # sequence of Case
               num_classes: int = 2,
               known=None,           # ids of the whole dataset
@@ -177,9 +193,7 @@ class ReadDecisions(_Decided):
                              f'{len(strange)} others, such as {strange[0]!r}; are they about another dataset? If '
                              'not, leave --decisions out')
         is_ = lambda c, *which: (self[c.id] or {}).get('status') in which
-        if other := self.changed(c for c in unlabeled if is_(c, 'rejected', 'corrected')):
-            raise ScsamError(f'{self.path}: {len(other)} images are not those that were decided about, such as '
-                             f'{other[0]!r}: their files have changed since; put the old ones back, or decide again')
+        self._same(c for c in unlabeled if is_(c, 'rejected', 'corrected'))
         fix = lambda c: replace(c, mask=self.folder/self[c.id]['mask'], reader=CorrectedReader(c.reader, num_classes))
         return ([c for c in unlabeled if not is_(c, 'rejected', 'corrected')],
                 [fix(c) for c in unlabeled if is_(c, 'corrected')])

@@ -28,26 +28,28 @@ class Roles:
     unlabeled: list
     val: list
     decided: dict = field(default_factory=dict) # how many were rejected and corrected, and a hash of all decisions
+    budget: list = field(default_factory=list)  # labelled by the data, also those that were rejected since
+    unused: list = field(default_factory=list)  # ids of decisions that change nothing
 
     @property
     def drawn(self) -> int: return len(self.labeled) - self.decided.get('corrected', 0) # labelled by the data itself
 
-    def manifest(self) -> dict: return self.data.manifest(labeled=self.labeled[:self.drawn])
+    def manifest(self) -> dict: return self.data.manifest(labeled=self.budget)
 
     def kept(self) -> dict: # {} without decisions
         "What a run keeps of the decisions, with the hashes of the images that it has learnt from because of them."
         corrected = [c.sha256().get('image') for c in self.labeled[self.drawn:]]
         return self.decided and {**self.decided, 'images': corrected}
 
-
+# %% ../nbs/30_feed.ipynb #9d9eb8c2
 def assign_roles(data: Dataset, recipe: Recipe,
-                 decisions: str|Path|Decisions|None = None # about unlabelled cases: the folder that the inspector wrote
+                 decisions: str|Path|Decisions|None = None # the folder that the inspector wrote
                 ) -> Roles:
     """Validation part, labelled and unlabelled cases, by the recipe's `val`, `labeled`, `data_seed` and the decisions.
 
-    `decisions`: about unlabelled cases: a folder that the inspector wrote, or what was read from it. A rejected case
-    is left out, a corrected one becomes labelled. No case may have two roles; a decision about an unknown case is a
-    `ScsamError`.
+    `decisions`: a folder that the inspector wrote, or what was read from it. A rejected case is left out, also one
+    with a mask of its own; a corrected one becomes labelled, unless it has a mask of its own. No case may have two
+    roles; a decision about an unknown case is a `ScsamError`.
     """
     if recipe.val and not len(data.where(role='val')):
         data = data.split(val=recipe.val, seed=recipe.data_seed)
@@ -56,15 +58,16 @@ def assign_roles(data: Dataset, recipe: Recipe,
     ids = {c.id for c in labeled}
     unlabeled = [c for c in data.where(role='train') if c.id not in ids]
     val = [c for c in data.where(role='val') if c.has_mask]
-    if decisions is None: return Roles(data, labeled, unlabeled, val)
+    if decisions is None: return Roles(data, labeled, unlabeled, val, budget=labeled)
     if not isinstance(decisions, Decisions):
         decisions = read_decisions(decisions)
     stay, corrected = decisions.apply(unlabeled, data.num_classes, {c.id for c in data}, data.class_names)
-    decided = {'rejected': len(unlabeled) - len(stay) - len(corrected), 'corrected': len(corrected),
-               'decisions': decisions.sha256}
-    if unused := decisions.unused(unlabeled):
-        decided['unused'] = len(unused)
-    return Roles(data, labeled + corrected, stay, val, decided)
+    teach, test = map(decisions.without_rejected, (labeled, val))
+    gone = {c.id for c in [*labeled, *val]} - {c.id for c in [*teach, *test]}
+    unused = [i for i in decisions.unused(unlabeled) if i not in gone]
+    decided = {'rejected': len(unlabeled) - len(stay) - len(corrected) + len(gone), 'corrected': len(corrected),
+               'decisions': decisions.sha256, **({'unused': len(unused)} if unused else {})}
+    return Roles(data, teach + corrected, stay, test, decided, labeled, unused)
 
 # %% ../nbs/30_feed.ipynb #cd4f0c80
 class _Kept:

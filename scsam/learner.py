@@ -19,7 +19,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 from tqdm.auto import tqdm
 from .config import Recipe, ScsamError, mix, nearest, seed_step
-from .files import atomic, locked, sweep, write_json
+from .files import atomic, listed, locked, sweep, write_json
 from .rundir import check_run, finished, own_place, read_decided, read_recipe, read_training, write_training
 from .data import Dataset, as_seen, file_sha256, load_arrays, other_classes, read_manifest
 from .sam import Sam
@@ -508,6 +508,8 @@ def _summary(meta: dict, recipe: Recipe, roles: Roles, method: nn.Module, sam: S
     unlabeled = len(roles.unlabeled) if method.needs_unlabeled else 0
     images = recipe.steps * recipe.accumulate * (recipe.batch_labeled + (recipe.batch_unlabeled if unlabeled else 0))
     budget = {'labeled': len(roles.labeled), 'unlabeled': unlabeled, 'validation': len(roles.val), **roles.decided}
+    if roles.unused:
+        budget['unused_ids'] = listed(roles.unused)
     weights = None
     if sam is not None:
         weights = {'name': sam.name, 'sha256': sam.sha256, 'saw_similar_data': sam.saw_similar_data}

@@ -173,7 +173,9 @@ def part_cases(run: Run, record: dict, sets: dict) -> str:
         picked = [(what, by_id[i], d) for what, i, d in listed if i in by_id]
         if not picked: continue
         out += f'<h3>{esc(name)}</h3>' + case_rows(run, picked, branch)
-    return section('Cases', said('From left to right: image, truth, mask, errors.'), out) if out else ''
+    legend = ('From left to right: image, truth, mask, errors. Yellow is marked and should not be, sky blue is missed, '
+              'and the white line is the truth.')
+    return section('Cases', said(legend), out) if out else ''
 
 # %% ../nbs/44_report.ipynb #a5ea0551
 def part_sizes(record: dict, sets: dict) -> str:

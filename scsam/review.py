@@ -23,7 +23,7 @@ from .data import IGNORE, Case, Dataset, as_seen, read_manifest, read_resized, r
 from .datasets import load_dataset
 from .metrics import dice_maps
 from .viz import BRANCHES, CLASSES, YELLOW, disagreement, draw_boxes, draw_points, edges, heat, rgb, uncertainty
-from .decisions import PROMPT, Decisions, file_stem, image_hash
+from .decisions import PROMPT, Decisions, file_stem, image_hash, read_mask
 from .sam import load_sam
 from .prompts import mask_box, released_points
 from .method import evaluating, find_method, image_seeds, mirrored, predict_batch
@@ -98,7 +98,7 @@ def _label_layer(view: CaseView, name: str, style: str) -> np.ndarray: # uint8 (
         out[region, :3] = rgb(colour)
         if style == 'fill':
             out[region, 3] = 110
-        out[edges(region, thick) & dash, 3] = 255
+        out[edges(np.pad(region, thick), thick)[thick:-thick, thick:-thick] & dash, 3] = 255
     return out
 
 # %% ../nbs/40_review.ipynb #bb602771
@@ -314,10 +314,18 @@ class _Images:
         self.ids, self.row = subject.ids, {id: i for i, id in enumerate(subject.ids)}
         self.size, self.classes = subject.recipe.image_size, subject.recipe.num_classes
         self.steps = self.saved.steps if self.saved else []
-        self.image, self.thumb = functools.lru_cache(keep)(self._image), functools.lru_cache(300)(self._thumb)
-        self.truth = functools.lru_cache(keep)(lambda id: self.case(id).read_mask())
-        self.embedding = functools.lru_cache(keep)(self._encode)
-        self._predict = functools.lru_cache(keep)(self._predicted)
+        self.image, self.thumb = self._kept(self._image, keep), self._kept(self._thumb, 300)
+        self.truth = self._kept(lambda id: self.case(id).read_mask(), keep)
+        self.embedding, self._predict = self._kept(self._encode, keep), self._kept(self._predicted, keep)
+
+    def _kept(self, f, n: int): # f(id), kept for the last `n` cases until their images are others
+        kept = functools.lru_cache(n)(lambda id, image: f(id))
+        def get(id): return kept(id, self.hash(id))
+        get.cache_info = kept.cache_info
+        return get
+
+    def hash(self, id: str) -> str|None: # of the image as it is now; None where it cannot be read
+        return image_hash(self.cases[id]) if id in self.cases else None
 
     def case(self, id: str) -> Case:
         if id not in self.cases: raise ScsamError(f'the image of {id} is not in the data')
@@ -496,7 +504,7 @@ def score_truth(gallery: Gallery) -> int: # cases that have a mask to compare wi
     return int(np.isfinite(scores).sum())
 
 # %% ../nbs/40_review.ipynb #fb7b2e27
-DRAFT = {'prompts': [PROMPT], 'drawn': bool, 'image?': (str, None)}
+DRAFT = {'prompts': [PROMPT], 'drawn': bool, 'image?': (str, None), 'origin?': str}
 
 @dataclass(frozen=True)
 class Draft:
@@ -505,6 +513,14 @@ class Draft:
     prompts: tuple = ()         # in fractions of the image: {'class': c, 'box': [left, top, right, bottom]},
                                 # or {'class': c, 'xy': [x, y], 'label': 1 or 0}
     drawn: bool = False         # changed by hand since SAM answered
+    origin: str = ''            # where it began: '' = with what is at the view's size only, 'truth', or the file of a
+                                # corrected mask; what nobody touches keeps its pixels
+    touched: np.ndarray|None = None # bool (h, w): changed since; None = nowhere
+
+    def changed(self, mask, touched, **more) -> 'Draft':
+        "The draft with another mask, and the place of the change."
+        old = np.zeros(mask.shape, bool) if self.touched is None else self.touched
+        return replace(self, mask=mask, touched=old | touched, **more)
 
 # %% ../nbs/40_review.ipynb #dde5aa0c
 class _DraftFiles:
@@ -512,37 +528,43 @@ class _DraftFiles:
     def __init__(self, folder: str|Path,   # of the decisions
                  seen=lambda id: None):    # id -> hash of its image
         self.folder, self._id, self._now, self._past = Path(folder)/'drafts', None, None, []
-        self._seen = seen
+        self._seen, self._image = seen, None        # `_image`: hash of the image that the draft in hand was begun on
         sweep(self.folder)
 
     def path(self, id: str) -> Path: return self.folder/f'{file_stem(id)}-{mix(id):016x}.png'
 
     def get(self, id: str, size: tuple) -> Draft|None: # (h, w) of the view
         "The draft of a case, of this session or an earlier one."
-        if self._id == id: return self._now
+        now = self._seen(id)
+        if self._id == id and (now is None or self._image in (None, now)): return self._now
         path = self.path(id)
         if not path.exists(): return None
         try:
             with Image.open(path) as im:
-                mask, about = np.array(im), parse_json(im.text['draft'], path, DRAFT)
-            if mask.dtype != np.uint8: raise ScsamError(f'{mask.dtype} instead of bytes')
-            draft, image = Draft(mask, tuple(about['prompts']), bool(about['drawn'])), about.get('image')
+                both, about = np.array(im), parse_json(im.text['draft'], path, DRAFT)
+            if both.dtype != np.uint8: raise ScsamError(f'{both.dtype} instead of bytes')
+            mask, touched = (both, None) if both.ndim == 2 else (both[..., 0], both[..., 1] > 0)
+            image = about.get('image')
+            draft = Draft(mask, tuple(about['prompts']), bool(about['drawn']), about.get('origin', ''), touched)
         except Exception as e:      # a damaged PNG raises whatever its parts happen to raise
             raise ScsamError(f'{path}, a correction begun earlier, is damaged ({e}); remove it') from None
+        if image and now not in (None, image):
+            raise ScsamError(f'{path}, a correction begun earlier, is of another image of that name; it is left out, '
+                             'and "clear" drops it')
         if mask.shape != size:
             raise ScsamError(f'{path}, a correction begun earlier, is {mask.shape[1]} x {mask.shape[0]} pixels, but '
                              f'the image is shown at {size[1]} x {size[0]}; it is left out')
-        if image and self._seen(id) not in (None, image):
-            raise ScsamError(f'{path}, a correction begun earlier, is of another image of that name; it is left out')
-        self._id, self._now, self._past = id, draft, []
+        self._id, self._now, self._past, self._image = id, draft, [], image
         return draft
 
     def _save(self):
         info, d = PngInfo(), self._now
-        info.add_text('draft', json.dumps({'prompts': d.prompts, 'drawn': d.drawn, 'image': self._seen(self._id)}))
+        about = {'prompts': d.prompts, 'drawn': d.drawn, 'image': self._image, 'origin': d.origin}
+        info.add_text('draft', json.dumps(about))
+        touched = np.zeros(d.mask.shape, bool) if d.touched is None else d.touched
         try:
             with atomic(self.path(self._id)) as tmp:
-                Image.fromarray(d.mask).save(tmp, 'PNG', pnginfo=info)
+                Image.fromarray(np.stack([d.mask, touched * np.uint8(255)], 2)).save(tmp, 'PNG', pnginfo=info)
         except ScsamError as e:
             raise ScsamError(f'The correction is not saved while you draw: {e}') from None
 
@@ -551,8 +573,9 @@ class Drafts(_DraftFiles):
     "Masks that are being drawn, on the disk after every change."
     def put(self, id: str, draft: Draft, before: Draft):
         "A new state of a draft, and the one that undo brings back."
-        past = self._past if self._id == id else []
-        self._id, self._now, self._past = id, draft, [*past, before][-30:]
+        if self._id != id:
+            self._past, self._image = [], self._seen(id)
+        self._id, self._now, self._past = id, draft, [*self._past, before][-30:]
         self._save()
 
     def undo(self, id: str):
@@ -676,15 +699,18 @@ class _Drawing(_Listed):
         if draft := self.draft(id): return draft
         corrected, _ = self._corrected(id, image.shape[:2], native)
         if corrected is None: return Draft(np.zeros(image.shape[:2], np.uint8))
-        made = self.decisions[id].get('made', {'prompts': (), 'drawn': True, 'by': ''})
-        return Draft(corrected, tuple(made['prompts']), made['drawn'] or made['by'] != self.subject.answerer)
+        c = self.decisions[id]
+        made = c.get('made', {'prompts': (), 'drawn': True, 'by': ''})
+        drawn = made['drawn'] or made['by'] != self.subject.answerer
+        return Draft(corrected, tuple(made['prompts']), drawn, c['mask'])
 
     def _answered(self, id: str, prompts: list, c: int, old: Draft) -> Draft:
         "The draft where SAM's answer for class `c` has changed; what a hand drew elsewhere stays."
         was, now, mask = self.ask(id, old.prompts, c), self.ask(id, prompts, c), old.mask.copy()
-        mask[was & ~now & (mask == c)] = 0
-        mask[now & ~was] = c
-        return Draft(mask, tuple(prompts), old.drawn)
+        less, more = was & ~now & (mask == c), now & ~was
+        mask[less] = 0
+        mask[more] = c
+        return old.changed(mask, less | more, prompts=tuple(prompts))
 
     def prompt(self, id: str, xy=None, label: int = 1, box=None, c: int = 1):
         "Add a point or a box."
@@ -704,7 +730,8 @@ class _Drawing(_Listed):
         "One stroke of the brush or the eraser."
         if not 0 <= c < self.classes: raise ScsamError(f'class {c} is not one of 0 … {self.classes - 1}')
         old = self._begun(id)
-        self.drafts.put(id, Draft(_painted(old.mask, xy, radius, c), old.prompts, True), old)
+        there = _painted(np.zeros_like(old.mask), xy, radius, 1) > 0
+        self.drafts.put(id, old.changed(np.where(there, np.uint8(c), old.mask), there, drawn=True), old)
 
 # %% ../nbs/40_review.ipynb #f730a9da
 class _Deciding(_Drawing):
@@ -722,7 +749,15 @@ class _Deciding(_Drawing):
         if d is None: raise ScsamError('nothing is drawn yet: drag a box, click, draw, or begin with one of the masks')
         if not confirmed and oddness(d.mask): raise Unusual(oddness(d.mask))
         made = {'prompts': list(d.prompts), 'by': self.subject.answerer, 'drawn': d.drawn} if d.prompts else None
-        self._label(id, resize_mask(d.mask, native), note, made)
+        self._label(id, self._full(id, d, native), note, made)
+
+    def _full(self, id, d: Draft, size) -> np.ndarray: # uint8 (H, W)
+        "A draft at the image's own size; where nobody touched it, the pixels that it began with."
+        mask = resize_mask(d.mask, size)
+        if not d.origin: return mask
+        began = self.truth(id) if d.origin == 'truth' else read_mask(self.decisions.folder/d.origin, id, self.classes)
+        if d.touched is None: return began
+        return np.where(resize_mask(d.touched.astype(np.uint8), size) > 0, mask, began)
 
     def nothing(self, id: str, note: str = ''):
         "Say that there is nothing to see in this image: an empty mask is its label."
@@ -769,7 +804,7 @@ class Review(_Deciding):
                              '(decisions=...), or make it writable.')
 
     def _drafts(self) -> Drafts:
-        return Drafts(self.decisions.folder, lambda id: image_hash(self.cases[id]) if id in self.cases else None)
+        return Drafts(self.decisions.folder, self.hash)
 
     def _meant(self, folder: Path):
         "Decisions that are all about other images are an error, a few are said."
@@ -777,9 +812,15 @@ class Review(_Deciding):
         if len(changed) == len(mine) > 1:
             raise ScsamError(f'{folder} holds decisions about other images of the same names ({changed[0]}, for one); '
                              'give a folder of its own for these: --decisions DIR (decisions=...)')
+        gone = [i for i, c in self.decisions.cases.items() if i not in self.row and c['status'] != 'undecided']
+        if gone:
+            many = f'{len(gone)} decisions are about images' if len(gone) > 1 else '1 decision is about an image'
+            self.said.append(f'{many} not shown here, such as {gone[0]}.')
         if changed:
-            self.said.append(f'The images of {len(changed)} decisions have changed since, such as {changed[0]}: decide '
-                             'again; training refuses the old decisions.')
+            one = len(changed) == 1
+            many = 'image of 1 decision has' if one else f'images of {len(changed)} decisions have'
+            self.said.append(f'The {many} changed since, such as {changed[0]}: decide again; training refuses the old '
+                             f'decision{"s" * (not one)}.')
 
     def visitor(self) -> 'Review':
         "The same review for another person: the same images and networks, drafts and undo of their own."
@@ -803,7 +844,11 @@ class Review(_Deciding):
         view = self.view(id, step)[0]
         masks = [n for n in view.layers if n not in MAPS]
         if name not in masks: raise ScsamError(f'{id} has no mask {name!r}{nearest(name, masks)}')
-        self.drafts.put(id, Draft(view.labels(name).copy(), (), True), self._begun(id))
+        old = self._begun(id)
+        new = replace(old, prompts=(), drawn=True)
+        if name != 'edit':
+            new = Draft(view.labels(name).copy(), (), True, 'truth' if name == 'truth' else '')
+        self.drafts.put(id, new, old)
 
     def undo_change(self, id: str):
         "Take the last point, box or stroke back."

@@ -262,7 +262,7 @@ def test_masks_that_a_person_drew_were_learnt_from(tmp_path):
     Path(bare[0].image).unlink()                                       # what is gone does not spoil the rest
     code, said = scsam("train", "--data", data, *TRAIN, "--val", "0", "--decisions", tmp_path / "made", "--out",
                        tmp_path / "fewer")
-    assert code == 0 and "1 corrected" in said and "1 decisions change nothing here" in said, said
+    assert code == 0 and "1 corrected" in said and "1 decision changes nothing here" in said, said
     (data / "classes.txt").write_text("background\nc1\nc2\nc3")        # nobody was asked for the fourth
     code, said = scsam("train", "--data", data, *TRAIN, "--decisions", tmp_path / "made", "--out", tmp_path / "other")
     assert code == 2 and "would not mean the same" in said, said

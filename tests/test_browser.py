@@ -538,6 +538,33 @@ def test_by_keyboard_alone_at_150_percent(scheme, run, browser, tmp_path):
             page.keyboard.press("n")
         w.idle()
         assert w.root.locator(".count").inner_text().startswith(f"{place + 3} of ")
+        page.evaluate("() => { const f = window.FAST = window.fetch.bind(window); window.fetch = (...a) => "
+                      "new Promise(r => setTimeout(r, 700)).then(() => f(...a)) }")
+        shown, known = w.case, decisions(folder, "")
+        for key in ("n", "r"):  # the next image is still coming: this one is not rejected, nor is the next
+            page.keyboard.press(key)
+        assert "nothing was decided" in w.message
+        w.idle()
+        assert w.case != shown and w.status == "undecided" and decisions(folder, "") == known
+        assert "still coming" in w.message  # and not forgotten when it is there
+        w.root.locator(".row").nth(0).click()
+        page.keyboard.press("y")
+        w.idle()
+        assert decisions(folder, "") == known, w.message
+        onward = w.root.get_by_label("next image after a decision")
+        onward.check()
+        w.find(shown)
+        for key in "aaa":  # one image is decided about, and the next one is shown
+            page.keyboard.press(key)
+        w.idle()
+        new = decisions(folder, "")
+        assert {k for k in new if new[k] != known.get(k)} == {shown} and w.status == "undecided", (shown, w.case)
+        assert w.root.locator("[role=listbox]").get_attribute("aria-activedescendant")
+        onward.uncheck()
+        w.press("u", "Shift+A")  # as with Caps Lock
+        assert w.status == "accepted", w.message
+        w.press("u")
+        page.evaluate("() => { window.fetch = window.FAST }")
         before = w.picture()
         w.press("+", "+", "m", "Shift+ArrowRight", "Shift+ArrowRight")  # zoom and pan
         panned = w.picture()

@@ -442,10 +442,12 @@ def test_decisions_that_change_nothing_are_said(tmp_path):
     decisions = Decisions(tmp_path / "decisions")
     decisions.set("0", "rejected")
     decisions.set("3", "rejected")
+    decisions.set("1", "corrected", np.zeros((24, 32), np.uint8))
     code, said = scsam("train", "--data", tmp_path / "d", "--preset", "smoke", "--method", "unet", "--steps", "1",
                        "--val", "0", "--labeled", "100%", "--decisions", tmp_path / "decisions", "--out",
                        tmp_path / "run", "--quiet")
-    assert code == 0 and "1 rejected" in said and "1 decisions change nothing here" in said, said
+    assert code == 0 and "2 labelled" in said and "2 rejected" in said, said   # whether it has a mask or not
+    assert "1 decision changes nothing here" in said and "gone: 1\n" in said, said
 
 
 def test_a_plugin_stays_with_its_run(tmp_path):

@@ -2,6 +2,7 @@
 // colours and sentences; the page stacks and zooms them and sends back what was drawn. Text only ever becomes text.
 
 const ROW = 72, THUMBS = 300                         // pixels of a row of the list; thumbnails kept
+const ANY = '*'                                      // an image is asked for, and Python says which
 const SIGN = { undecided: '·', accepted: '✓', rejected: '✕', corrected: '✎' }
 const KEYS = [['n → ↓', 'next image'], ['p ← ↑', 'previous image'], ['a · r · u', 'accept · reject · undo'],
   ['l, Enter', 'make the correction the label'], ['y', 'yes, nothing to see here'], ['x v b e m', 'tools'],
@@ -85,7 +86,7 @@ function render({ model, el, app = false }) {
   }
   const lost = app ? 'No answer. If the app was stopped, start it again: what you did is on the disk.'
     : 'The kernel does not answer. If it was restarted, run the cell again: what you did is on the disk.'
-  const busy = () => { root.dataset.busy = waiting.size ? 1 : 0 }
+  const busy = () => { root.dataset.busy = waiting.size ? 1 : 0; if (!waiting.size) S.want = null }
   const say = (text, level = 'info') => { message.textContent = text; message.dataset.level = level }
   const bitmap = (buffer, type = 'image/png') => createImageBitmap(new Blob([buffer], { type }))
   const visible = () =>
@@ -114,8 +115,9 @@ function render({ model, el, app = false }) {
     status(); draw()
     if (m.view !== ME) return
     clearTimeout(waiting.get(m.seq)); waiting.delete(m.seq); busy()
-    if (!waiting.size) S.want = null
-    if (m.decided && m.decided === S.case?.id && onward.checked && m.advance) go(1)
+    if (S.want === ANY && (m.case || m.list)) S.want = null
+    const stays = m.decided === S.case?.id && (S.want ?? m.decided) === m.decided
+    if (m.decided && stays && onward.checked && m.advance) go(1, m.decided)
   }
   model.on('msg:custom', (m, buffers) => {
     const failed = e => say(`This cannot be shown: ${e.message}`, 'error')
@@ -133,6 +135,7 @@ function render({ model, el, app = false }) {
     if (sort.value === 'dice') say('Reading the true masks, once …')
     if (sort.value === 'diverse') say('Reading all images, once …')
     const which = { sort: sort.value, status: filter.value, search: search.value, reverse: reverse.checked }
+    S.want = ANY
     send('list', { ...which, first: !!first })
   }
   const sort = select('order', [], () => list(true))
@@ -168,9 +171,17 @@ function render({ model, el, app = false }) {
     button('clear', 'c', 'drop the correction', () => edit('clear')),
     button('use as label', 'l', 'make the correction the label of this image', use),
     button('nothing here', 'y', 'there is nothing to see in this image: an empty mask is its label', nothing))
-  const slice = range('slice', 0, 0, 1, 0, () => send('go', { id: S.case.slices[+slice.value] })), sliceText = h('span')
+  const visit = (id, more = {}) => { S.want = id; send('go', { id, ...more }) }
+  const wanted = () => S.want && S.want !== ANY ? S.want : S.case.id
+  function early() {                                 // what is shown is not what was asked for
+    if (!S.want || S.want === S.case.id) return false
+    S.late = 'The next image was still coming, so that key or click did nothing.'
+    say('The next image is still coming; nothing was decided.', 'warn')
+    return true
+  }
+  const slice = range('slice', 0, 0, 1, 0, () => visit(S.case.slices[+slice.value])), sliceText = h('span')
   const slices = h('label', { class: 'slider' }, 'slice ', slice, sliceText)
-  const time = range('snapshot', 0, 0, 1, 0, () => send('go', { id: S.case.id, step: +time.value }))
+  const time = range('snapshot', 0, 0, 1, 0, () => visit(wanted(), { step: +time.value }))
   const timeText = h('span')
   const times = h('label', { class: 'slider' }, 'time ', time, timeText)
   const introText = h('div'), intro = h('div', { class: 'intro', role: 'note', hidden: true }, introText,
@@ -188,11 +199,14 @@ function render({ model, el, app = false }) {
     onchange: () => S.case && send('note', { id: S.case.id, text: note.value }) })
   const onward = h('input', { type: 'checkbox' }), verdict = h('strong')
   const decide = to => {
-    if (!S.case) return
-    send('decide', { id: S.case.id, to, note: note.value })
-    if (onward.checked) go(1)
+    if (!S.case || early()) return
+    const id = S.case.id
+    send('decide', { id, to, note: note.value })
+    if (onward.checked) go(1, id)
   }
-  const accept = button('accept', 'a', 'accept this pseudo-label', () => decide('accepted'))
+  const accept = button('accept', 'a', 'note that this pseudo-label is good; it does not become a label: l does that',
+    () => decide('accepted'))
+  const undo = () => { S.want = ANY; send('undo') }
   const help = h('details', {}, h('summary', {}, 'keys'),
     h('div', { class: 'keys' }, ...KEYS.map(([k, t]) => h('div', {}, h('kbd', {}, k), ' ' + t))))
   const curtainBar = h('div', { class: 'bar' }, h('label', {}, curtain, ' curtain'), curtainAt, left, right)
@@ -209,7 +223,7 @@ function render({ model, el, app = false }) {
       h('div', { class: 'side' },
         h('div', { class: 'verdict' }, verdict, h('div', { class: 'bar' }, accept,
           button('reject', 'r', 'leave this image out of training', () => decide('rejected')),
-          button('undo', 'u', 'take the last decision back', () => send('undo'))),
+          button('undo', 'u', 'take the last decision back', undo)),
         h('label', {}, onward, ' next image after a decision'), note), layers, curtainBar, scores, curve, help)))
   el.append(root)
 
@@ -290,7 +304,8 @@ function render({ model, el, app = false }) {
   async function showCase(c, buffers) {
     const fresh = !S.case || S.case.id !== c.id, i = S.ids.indexOf(c.id), row = i * ROW
     S.image = await bitmap(buffers[c.image]); S.bitmaps = {}; S.case = c
-    if (fresh) { S.zoom = 0; S.corner = null; message.textContent = ''; note.value = c.note }
+    if (fresh) { S.zoom = 0; S.corner = null; say(S.late || '', S.late ? 'warn' : 'info'); note.value = c.note }
+    if (fresh) S.late = null
     layersPanel()
     title.textContent = c.id; root.dataset.case = c.id; root.dataset.step = c.step
     slices.hidden = c.slices.length < 2; slice.max = c.slices.length - 1; slice.value = c.slices.indexOf(c.id)
@@ -318,9 +333,9 @@ function render({ model, el, app = false }) {
     const s = S.status[id] || 'undecided', url = S.thumbs.get(id), v = S.values[i]
     const shown = v === null ? (sort.value === 'disagreement' ? S.about.unknown : '')
       : sort.value === 'size' ? `${(100 * v).toFixed(1)} %` : v.toFixed(2)
-    return h('div', { class: 'row', role: 'option', 'aria-selected': id === S.case?.id,
+    return h('div', { class: 'row', role: 'option', id: `${ME}-${i}`, 'aria-selected': id === S.case?.id,
       style: `top:${i * ROW}px`, 'data-status': s,
-      onclick: () => { send('go', { id }); canvas.focus({ preventScroll: true }) } },
+      onclick: () => { visit(id); canvas.focus({ preventScroll: true }) } },
     h('div', { class: 'thumb' }, ...(url ? [h('img', { src: url, alt: '' })] : [])),
     h('div', {}, h('div', { class: 'id', title: id }, id),
       h('div', { class: 'state' }, `${SIGN[s]} ${s === 'undecided' ? '' : S.about.words[s] || s} ${shown}`)))
@@ -333,6 +348,9 @@ function render({ model, el, app = false }) {
     const from = Math.max(0, Math.floor(scroller.scrollTop / ROW) - 1)
     const seen = S.ids.slice(from, from + Math.ceil((scroller.clientHeight || 600) / ROW) + 3)
     rows.replaceChildren(...seen.map((id, k) => listRow(id, from + k)))
+    const on = rows.querySelector('[aria-selected=true]')
+    if (on) scroller.setAttribute('aria-activedescendant', on.id)
+    else scroller.removeAttribute('aria-activedescendant')
     const ids = seen.filter(id => !S.thumbs.has(id) && !S.asked.has(id))
     if (!ids.length) return
     ids.forEach(id => S.asked.add(id))
@@ -441,7 +459,7 @@ function render({ model, el, app = false }) {
   // ---- the canvas: drawing on it
   const brushing = () => S.tool === 'brush' || S.tool === 'eraser'
   const edit = (kind, more = {}) => {
-    if (!S.case) return
+    if (!S.case || early()) return
     S.show.edit.on = true
     send(kind, { id: S.case.id, ...more })
   }
@@ -500,11 +518,11 @@ function render({ model, el, app = false }) {
   }, { passive: false })
 
   // ---- the keyboard
-  const go = by => {                                 // from where a quick hand already is, not from what is painted
+  const go = (by, start) => {                        // from where a quick hand already is, not from what is painted
     if (!S.case) return
-    const from = S.want || S.case.id, i = S.ids.indexOf(from), id = S.ids[i + by]
+    const from = start || wanted(), i = S.ids.indexOf(from), id = S.ids[i + by]
     if (i < 0 || !id) send('go', { id: from, by })
-    else { S.want = id; send('go', { id }) }
+    else visit(id)
   }
   const move = (input, by) => {
     const v = +input.value + by
@@ -527,7 +545,7 @@ function render({ model, el, app = false }) {
   const ACTS = {
     n: () => go(1), ArrowRight: () => go(1), ArrowDown: () => go(1),
     p: () => go(-1), ArrowLeft: () => go(-1), ArrowUp: () => go(-1),
-    a: () => { if (!accept.hidden) decide('accepted') }, r: () => decide('rejected'), u: () => send('undo'),
+    a: () => { if (!accept.hidden) decide('accepted') }, r: () => decide('rejected'), u: undo,
     l: use, y: nothing,
     z: () => edit('undo_change'), c: () => edit('clear'), x: () => setTool('box'), v: () => setTool('point'),
     b: () => setTool('brush'),
@@ -560,11 +578,12 @@ function render({ model, el, app = false }) {
     if (e.key === 'Escape') { S.cursor = S.corner = null; canvas.focus(); draw(); return }
     if (!meant(e)) return
     const arrow = ARROWS[e.key], layer = S.case.layers.find(n => `${S.about.numbers[n]}` === e.key)
+    const act = ACTS[e.key] || ACTS[e.key.toLowerCase()]               // Caps Lock changes nothing
     const step = e.altKey ? 1 : Math.max(2, Math.round(size()[0] / 64))
     e.stopPropagation()
     if (e.shiftKey && arrow) crosshair(arrow, step)
     else if (layer) toggle(layer)
-    else if (ACTS[e.key]) ACTS[e.key]()
+    else if (act) act()
     else return
     e.preventDefault()
   }
