@@ -45,7 +45,7 @@ def stem_of(path: Path) -> str: return path.name.removesuffix(suffix_of(path))
 
 # %% ../nbs/01a_names.ipynb #8503c9ad
 MASK_WORDS = ('mask|masks|seg|segs|segm|segmentation|segmentations|label|labels|labelmap|gt|gts|groundtruth|'
-              'ground_truth|annotation|anno|annot|manual|msk|msks|dseg')
+              'ground_truth|annotation|anno|annot|manual|msk|msks|dseg|laendo') # the last one: of the atria of 2018
 _SOFT = 'lesion|lesions|roi|contour|truth|target|tumor|tumour|binary|bin|bw|matte|label_map'
 # at the end of a mask's name, perhaps with a number
 MARK = re.compile(rf'[ _.-]({MASK_WORDS})([ _.-]?\(?\d+\)?)?$', re.IGNORECASE)
