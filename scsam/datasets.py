@@ -481,7 +481,8 @@ def guess_kind(path: str|Path) -> str: # a key of `KINDS`
     except OSError as e:
         raise ScsamError(f'{path} cannot be listed: {e.strerror}; change its permissions') from None
     if not names: raise ScsamError(f'{path} is an empty folder; put images into it, or name another')
-    if {'TrainDataset', 'TestDataset'} & set(names): return 'polyp'
+    sets = [path/'TrainDataset', *(path/'TestDataset').glob('*')]
+    if any(subfolder(d, IMAGE_DIRS) for d in sets if d.is_dir()): return 'polyp'
     if any(re.fullmatch(r'Case\d+\.mhd', f.name) for d in [path, *_split_folders(path)] for f in d.iterdir()):
         return 'promise12'
     if any('image' in table_header(f) for f in path.iterdir() if f.suffix.lower() in LISTS): return 'folder'

@@ -412,10 +412,13 @@ def _name_tests(found: list):
         # patients or classes, not sets
         if f.test and (alone or alike[re.sub(r'\d+', '#', f.test)] > 2 or words_in(f.test, CLASS_WORDS)):
             f.above, f.test = (*f.above, f.test), ''
-    several = len({f.words for f in tests if f.thing != 'mask' and not f.test}) > 1
+    words = {t: {f.words for f in tests if f.thing != 'mask' and f.test == t} for t in {f.test for f in tests}}
     for f in tests:
-        words = '-'.join(f.words) if several else ''
-        f.test = f.test or (words if len(words) > 1 and not words.isdigit() else f'test{words}')
+        own = '-'.join(f.words) if len(words[f.test]) > 1 else ''
+        if f.test: # TestEasy/Seen and TestHard/Seen are two
+            f.test = f'{own}-{f.test}'.lstrip('-')
+        else:
+            f.test = own if len(own) > 1 and not own.isdigit() else f'test{own}'
 
 # %% ../nbs/01b_layout.ipynb #2a9b0e0d
 def _by_word(images: list, masks: list) -> tuple: # (images, masks), of `Found`

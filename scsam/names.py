@@ -188,7 +188,7 @@ def folder_means(name: str) -> Means:
     # x_train and y_train
     if role and not thing and len(rest) == 1 and rest[0].lower() in ('x', 'y'):
         thing, rest = {'x': 'image', 'y': 'mask'}[rest[0].lower()], ()
-    if not thing and not role and len(words) == 1 and words[0][0] in ('frames', 'scans', 'volumes', 'slices'):
+    if not thing and not role and len(words) == 1 and words[0][0] in ('frame', 'frames', 'scans', 'volumes', 'slices'):
         thing = 'image'
     return Means(role, thing, rest)
 

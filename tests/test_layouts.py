@@ -234,6 +234,7 @@ PAIRS = {
     "other words around the number": (["images/bus_000{i}-x.png", "masks/lesions_000{i}-y.png"], {"train": 4}, {""}, 4),
     "called by what they are": (["Training Set/AB{i}CD/lgemri.png", "Training Set/AB{i}CD/laendo.png"], {"train": 4},
                                 {""}, 4),
+    "frames of videos": (["TrainDataset/Frame/case{i}/a.png", "TrainDataset/GT/case{i}/a.png"], {"train": 4}, {""}, 4),
     "a folder more": (["images/i{i}.png", "masks/0/i{i}.png"], {"train": 4}, {""}, 4),
     "splits in the middle of names": (["img/{i}_train_0_.png", "masks/{i}_train_0_.png", "img/{i}_test_0_.png",
                                        "masks/{i}_test_0_.png"], {"train": 4, "test:test": 4}, {""}, 8),
@@ -253,7 +254,7 @@ def test_trees(name, tmp_path):
     files, roles, sources, patients = PAIRS[name]
     t = Tree(tmp_path)
     for i in range(4):
-        images = [f for f in files if not re.search("(?i)mask|label[^e]|gt/|truth|laendo", f.removeprefix("Lung Seg"))]
+        images = [f for f in files if not re.search("(?i)mask|label[^e]|gt/|truth|/GT|laendo", f.removeprefix("Lung Seg"))]
         for f in images:
             masks = [m.format(i=i) for m in files[files.index(f) + 1:][:1] if m not in images]
             t.image(f.format(i=i), *masks)
