@@ -303,7 +303,8 @@ def _groups(found: list, names: dict, people: set) -> set: # of tuples of folder
     cases = lambda p: {m[0].lower() for k in names[p] if (m := CASE.match(k.split('/')[-1]))}
     few = {p for p, some in beside.items() if sum(map(numbered, some)) <= sum(not numbered(q) for q in some - people)}
     like = lambda p: (p[:-1], re.sub(r'\d+', '#', p[-1]))
-    groups = {like(p) for p in named if len(roles[p]) > 1 or len(cases(p)) > 1 or p[:-1] in few and numbered(p)}
+    word = lambda p: numbered(p) and re.search(r'[^\W\d_]{2}', p[-1])              # CVC-300, and not P07
+    groups = {like(p) for p in named if len(roles[p]) > 1 or len(cases(p)) > 1 or p[:-1] in few and word(p)}
     return {p for p in named if like(p) in groups}
 
 # %% ../nbs/01b_layout.ipynb #aca6313f
