@@ -399,7 +399,8 @@ def pair_queue(mode: str) -> dict[str, Recipe]:
         return Recipe.preset('pair', **base, **slow).replace(**what)
     first = ('unet', 'sam', 'pair', 'alone', 'alone-15', 'pair-15-both', 'scsam-15', 'scsam-15-alone', 'alone-15-box',
              'pair-15-both-box', 'scsam-15-box', 'alone-15-live', 'pair-15-surer-live', 'pair-15-own-live',
-             'alone-5-live', 'pair-5-surer-live', 'pair-5-own-live', 'alone-preset-fine', 'pair-preset-fine')
+             'alone-5-live', 'pair-5-surer-live', 'pair-5-own-live', 'alone-preset-fine', 'pair-preset-fine',
+             'own-preset-fine', 'mean-teacher-preset-fine', 'scsam-preset-fine')
     rest = [v for v in PAIR_VARIANTS if v not in first]
     order = [(v, s) for s in range(5) for v in first] + [(v, s) for s in range(3) for v in rest]
     return {f'{v}-s{s}': run(v, s) for v, s in order}
