@@ -601,6 +601,9 @@ def _loosely(images: list, masks: list, notes: list) -> bool: # have all masks f
         by_key, names = dict(zip(keys, images)), _Names(keys)
         of = [names.of(k) for k in _loose_keys(masks, letters)]
         if len(by_key) < len(keys) or not all(len(n) == 1 for n in of) or len({n[0] for n in of}) < len(of): continue
+        said = [{w for w in re.findall(r'[^\W\d_]+', f.name.lower()) if folder_means(w).thing != thing}
+                for f, thing in ((by_key[of[0][0]], 'image'), (masks[0], 'mask'))]
+        if said[0] - said[1] and said[1] - said[0]: continue                 # siteA_1 and siteB_1 are two
         for m, (n,) in zip(masks, of):
             m.name, m.above, m.below = by_key[n].name, by_key[n].above, by_key[n].below
         notes.append(f'masks are told by what their names differ in: {masks[0].path.name} is taken for the mask of '

@@ -231,7 +231,7 @@ PAIRS = {
                                     {"train": 4}, {""}, 4),
     "suffix of one reader": (["images/im000{i}.png", "labels/im000{i}.ah.png"], {"train": 4}, {""}, 4),
     "letter before the number": (["img/{i}.png", "Ground Truth/p{i}.png"], {"train": 4}, {""}, 4),
-    "other words around the number": (["images/bus_000{i}-x.png", "masks/lesions_000{i}-y.png"], {"train": 4}, {""}, 4),
+    "other words around the number": (["images/bus_000{i}-x.png", "masks/mask_000{i}-x.png"], {"train": 4}, {""}, 4),
     "called by what they are": (["Training Set/AB{i}CD/lgemri.png", "Training Set/AB{i}CD/laendo.png"], {"train": 4},
                                 {""}, 4),
     "frames of videos": (["TrainDataset/Frame/case{i}/a.png", "TrainDataset/GT/case{i}/a.png"], {"train": 4}, {""}, 4),
