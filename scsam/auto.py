@@ -258,8 +258,7 @@ def decided(data: Dataset, decisions: str|Path|Decisions|None,
         decisions = read_decisions(decisions)
     bare, known = [c for c in data if not c.has_mask], {c.id for c in data}
     stay, corrected = decisions.apply(bare, data.num_classes, known, data.class_names)
-    masks = data.where(role='train', has_mask=True)
-    gone = {c.id for c in masks} - {c.id for c in decisions.without_rejected(masks)}
+    gone = decisions.rejected(data.where(role='train', has_mask=True))
     if unused := [i for i in decisions.unused(bare) if i not in gone]:
         change = '1 decision changes' if len(unused) == 1 else f'{len(unused)} decisions change'
         say(f'note: {change} nothing here, as images have masks or are gone: {listed(unused)}')

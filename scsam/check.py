@@ -94,7 +94,7 @@ class _Look:
     classes: tuple = ()      # label values that occur
     filled: float = 1.       # its foreground with holes filled, over the foreground
     at: np.ndarray|None = None # uint8 (32, 32), where the foreground is
-    twice: float|None = None # of several masks that are joined: how much of the smaller ones lies in others, too
+    twice: float = 0.        # of several masks that are joined: how much of the smaller ones lies in others, too
     remarks: tuple = ()      # what the readers noticed
 
 
@@ -360,7 +360,7 @@ TWICE, FILLED, SAME = .5, 4., .97 # from which masks are called of several reade
 def _drawings(cases, looks, add):
     "Masks of several readers, outlines, and one mask for all images."
     masked = [(c, l) for c, l in zip(cases, looks) if l.labels]
-    if len(odd := [c for c, l in masked if l.twice is not None and l.twice > TWICE]) > len(masked) / 2:
+    if len(odd := [c for c, l in masked if l.twice > TWICE]) > len(masked) / 2:
         add('readers', f'{len(odd)} of {len(masked)} images have such masks: {odd[0].mask} and '
                        f'{odd[0].reader.others[0]}', *[c.id for c in odd[:2]])
     for role in dict.fromkeys(c.role for c in cases):

@@ -293,35 +293,36 @@ def _tells_split(rows: list, k: str) -> bool: # of a column
     return len({m.role for m in means}) > 1 and all(m.only_role for m in means)
 
 
-def _split_tables(data: Dataset):
-    "A table that tells a split and that nobody reads: test images would be trained on."
-    if any(c.role != 'train' for c in data): return
+def _left_tables(data: Dataset) -> dict: # Path -> rows
+    "The tables beside a dataset that are not the list of its cases."
+    out = {}
     for p in [p for p, why in data.left.items() if why.startswith('a table without')]:
         with contextlib.suppress(ScsamError):
-            rows = table_rows(p)
-            if k := next((k for k in (rows or [{}])[0] if _tells_split(rows, k)), None):
-                break
-    else:
-        return
-    fault(f'{p} tells a split in its column "{k}", and no column "image" says of which files; call these columns '
-          f'"role" and "image" (and "mask", where there is one), or move the table away')
+            out[p] = table_rows(p)
+    return {p: rows for p, rows in out.items() if rows}
 
 
-def _patient_tables(data: Dataset):
+def _split_tables(data: Dataset, tables: dict):
+    "A table that tells a split and that nobody reads: test images would be trained on."
+    if any(c.role != 'train' for c in data): return
+    for p, rows in tables.items():
+        if k := next((k for k in rows[0] if _tells_split(rows, k)), None):
+            return fault(f'{p} tells a split in its column "{k}", and no column "image" says of which files; call '
+                         f'these columns "role" and "image" (and "mask", where there is one), or move the table away')
+
+
+def _patient_tables(data: Dataset, tables: dict):
     "A table that tells which images are of one patient, and that nobody reads: they may come into two splits."
     names = {c.id.rsplit('/', 1)[-1]: c.patient for c in data}
     known = f"({'|'.join(_COLUMNS['patient'])}|patient|lesion(id)?|sequence(id)?|video(id)?|case(id)?)"
-    for p in [p for p, why in data.left.items() if why.startswith('a table without')]:
-        with contextlib.suppress(ScsamError):
-            rows = table_rows(p)
-            who = next((k for k in (rows or [{}])[0] if re.fullmatch(known, re.sub('[ _-]', '', k))), None)
-            for k in rows[0] if who else ():
-                own = {n: r[who] for r in rows if r.get(who) and (n := Path(r.get(k) or '').stem) in names}
-                if len(own) > len({*own.values()}) < len({names[n] for n in own}):
-                    data.notes += (f'{p} tells in its column "{who}" which images belong together, and is not read; '
-                                   f'call "{who}" "patient" and "{k}" "image", or images of one may come into two '
-                                   'splits',)
-                    break
+    for p, rows in tables.items():
+        who = next((k for k in rows[0] if re.fullmatch(known, re.sub('[ _-]', '', k))), None)
+        for k in rows[0] if who else ():
+            own = {n: r[who] for r in rows if r.get(who) and (n := Path(r.get(k) or '').stem) in names}
+            if len(own) > len({*own.values()}) < len({names[n] for n in own}):
+                data.notes += (f'{p} tells in its column "{who}" which images belong together, and is not read; call '
+                               f'"{who}" "patient" and "{k}" "image", or images of one may come into two splits',)
+                break
 
 # %% ../nbs/02c_datasets.ipynb #9e24710b
 def _role(said: str) -> str: # as cases have it, or 'unlabeled'
@@ -560,8 +561,9 @@ def load_dataset(path: str|Path,      # a folder, a CSV, an image, a volume, or 
     if kind.startswith('polyp') and not path.is_dir():
         raise ScsamError(f'{path} is not a folder; the polyp layout is one that holds TrainDataset and TestDataset')
     data = KINDS[kind](path, **options)
-    _split_tables(data)
-    _patient_tables(data)
+    tables = _left_tables(data)
+    _split_tables(data, tables)
+    _patient_tables(data, tables)
     if labels == 'same': return data
     told = lambda c: replace(c, reader=replace(c.reader, labels=labels)) if isinstance(c.reader, SliceReader) else c
     return data._like(map(told, data), data.base)

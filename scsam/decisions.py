@@ -174,11 +174,11 @@ class ReadDecisions(_Decided):
             raise ScsamError(f'{self.path}: {len(other)} images are not those that were decided about, such as '
                              f'{other[0]!r}: their files have changed since; put the old ones back, or decide again')
 
-    def without_rejected(self, cases) -> list: # of Case
-        "The cases that nobody has rejected, whether they have masks or not."
-        gone = {i for i in self.ids('rejected')}
+    def rejected(self, cases) -> set: # of ids
+        "Those of some cases that somebody has rejected, whether they have masks or not."
+        gone = {c.id for c in cases} & {*self.ids('rejected')}
         self._same(c for c in cases if c.id in gone)
-        return [c for c in cases if c.id not in gone]
+        return gone
 
     def apply(self, unlabeled,              # sequence of Case
               num_classes: int = 2,

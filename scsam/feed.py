@@ -62,8 +62,8 @@ def assign_roles(data: Dataset, recipe: Recipe,
     if not isinstance(decisions, Decisions):
         decisions = read_decisions(decisions)
     stay, corrected = decisions.apply(unlabeled, data.num_classes, {c.id for c in data}, data.class_names)
-    teach, test = map(decisions.without_rejected, (labeled, val))
-    gone = {c.id for c in [*labeled, *val]} - {c.id for c in [*teach, *test]}
+    gone = decisions.rejected([*labeled, *val])
+    teach, test = ([c for c in part if c.id not in gone] for part in (labeled, val))
     unused = [i for i in decisions.unused(unlabeled) if i not in gone]
     decided = {'rejected': len(unlabeled) - len(stay) - len(corrected) + len(gone), 'corrected': len(corrected),
                'decisions': decisions.sha256, **({'unused': len(unused)} if unused else {})}

@@ -786,6 +786,25 @@ class _Deciding(_Drawing):
             self.drafts.put(id, drawn, drawn)
         return id
 
+# %% ../nbs/40_review.ipynb #5d1f0c7e
+def _meant(decisions: Decisions, cases: dict, row: dict) -> list: # of sentences; `cases` and `row` by id
+    "Decisions that are all about other images are an error, a few are said."
+    changed, mine = decisions.changed(cases.values()), [i for i in decisions.cases if i in row]
+    if len(changed) == len(mine) > 1:
+        raise ScsamError(f'{decisions.folder.absolute()} holds decisions about other images of the same names '
+                         f'({changed[0]}, for one); give a folder of its own for these: --decisions DIR '
+                         '(decisions=...)')
+    said, gone = [], [i for i, c in decisions.cases.items() if i not in row and c['status'] != 'undecided']
+    if gone:
+        many = f'{len(gone)} decisions are about images' if len(gone) > 1 else '1 decision is about an image'
+        said.append(f'{many} not shown here, such as {gone[0]}.')
+    if changed:
+        one = len(changed) == 1
+        many = 'image of 1 decision has' if one else f'images of {len(changed)} decisions have'
+        said.append(f'The {many} changed since, such as {changed[0]}: decide again; training refuses the old '
+                    f'decision{"s" * (not one)}.')
+    return said
+
 # %% ../nbs/40_review.ipynb #cd1065a0
 class Review(_Deciding):
     "A subject, and what a person makes of it."
@@ -797,7 +816,7 @@ class Review(_Deciding):
         super().__init__(subject if isinstance(subject, Subject) else run_subject(subject, data), decisions, side, keep)
         self.said, self._done, self.drafts = list(self.subject.said), [], self._drafts()
         folder = self.decisions.folder.absolute()
-        self._meant(folder)
+        self.said += _meant(self.decisions, self.cases, self.row)
         there = next(p for p in (folder, *folder.parents) if p.exists())
         if not os.access(there, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
             self.said.append(f'Decisions cannot be saved: {there} may not be written. Give another folder '
@@ -805,22 +824,6 @@ class Review(_Deciding):
 
     def _drafts(self) -> Drafts:
         return Drafts(self.decisions.folder, self.hash)
-
-    def _meant(self, folder: Path):
-        "Decisions that are all about other images are an error, a few are said."
-        changed, mine = self.decisions.changed(self.cases.values()), [i for i in self.decisions.cases if i in self.row]
-        if len(changed) == len(mine) > 1:
-            raise ScsamError(f'{folder} holds decisions about other images of the same names ({changed[0]}, for one); '
-                             'give a folder of its own for these: --decisions DIR (decisions=...)')
-        gone = [i for i, c in self.decisions.cases.items() if i not in self.row and c['status'] != 'undecided']
-        if gone:
-            many = f'{len(gone)} decisions are about images' if len(gone) > 1 else '1 decision is about an image'
-            self.said.append(f'{many} not shown here, such as {gone[0]}.')
-        if changed:
-            one = len(changed) == 1
-            many = 'image of 1 decision has' if one else f'images of {len(changed)} decisions have'
-            self.said.append(f'The {many} changed since, such as {changed[0]}: decide again; training refuses the old '
-                             f'decision{"s" * (not one)}.')
 
     def visitor(self) -> 'Review':
         "The same review for another person: the same images and networks, drafts and undo of their own."
